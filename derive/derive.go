@@ -1,0 +1,180 @@
+// Package derive says how keys follow from keys, without ever holding one.
+//
+// A Key is a reference: the root is an object inside a PKCS#11 token, and each
+// Step says by which function and public input the next key follows. Nothing is
+// computed when a Key is built. A Token computes, inside, when the key is used:
+//
+//	master ── Step(KDF3, card) ──▶ K-MAC ── Step(SP 800-108, challenges) ──▶ S-MAC ── MAC(message)
+//
+// Because a Key is a recipe and not a handle, a token may forget the object at
+// any time (its store is full, the session was lost, the process restarted) and
+// make it again, and a Key may cross a process boundary. Only MACs, cryptograms
+// and ciphertexts come back from a Token as bytes; no function here or below
+// returns the value of a key.
+//
+// The sub-packages each follow one document: diversify (card keys from masters),
+// scp03 (session keys and secure messaging). derivetest computes the same over
+// plain keys, for tests only.
+//
+// Keys are immutable and may be shared by goroutines.
+package derive
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+
+	"cardkms/kms/key"
+)
+
+// Class says what a key may do inside the token, and nothing else.
+type Class byte
+
+// The classes. A token turns each into one explicit template.
+const (
+	// Static keys only derive: masters and the card keys K-ENC, K-MAC, K-UPD.
+	Static Class = iota + 1
+	// SessionENC encrypts and decrypts with AES-CBC: S-ENC.
+	SessionENC
+	// SessionMAC computes AES-CMAC: S-MAC, S-RMAC and K_mac of a package.
+	SessionMAC
+	// PackageENC encrypts with AES-CBC and never decrypts: K_enc of a package.
+	PackageENC
+	// DataEncryption wraps new card keys for PUT KEY: K-DEK.
+	DataEncryption
+	// Transport is a new card key on its way into a card: it can be wrapped by a
+	// DataEncryption key, once, and do nothing else.
+	Transport
+)
+
+// Function is the pseudo-random function of a Step.
+type Function byte
+
+// The functions.
+const (
+	// CMACCounter is the counter mode of [SP 800-108] NIST SP 800-108 Revision 1,
+	// Section 4.1, with PRF CMAC under AES: output block i is
+	// CMAC(K, Before | i | After), i = 1, 2, … as one byte.
+	CMACCounter Function = iota + 1
+	// CMACTwoBlocks is the variant of [AN10922] NXP AN10922, Section 2: output
+	// block i is CMAC(K, Messages[i]) over a message that is always two cipher
+	// blocks, the padding of a short one spanning both.
+	CMACTwoBlocks
+	// ECB encrypts Messages[0], a multiple of the block length, block by block.
+	ECB
+)
+
+// Step derives one key from another. All its fields are public values.
+type Step struct {
+	Function      Function
+	Before, After []byte   // CMACCounter
+	Messages      [][]byte // CMACTwoBlocks, ECB
+	Class         Class
+	Algorithm     key.Algorithm // of the derived key
+}
+
+// Root names a key object of the token.
+type Root struct {
+	Label     string // CKA_LABEL, unique in the token
+	Algorithm key.Algorithm
+	Class     Class
+	KCV       key.KCV // compared whenever the object is found again
+}
+
+// Key refers to a key inside a token.
+type Key struct {
+	root   Root
+	parent *Key
+	step   Step
+	id     [sha256.Size]byte
+}
+
+// FromRoot refers to an object of the token.
+func FromRoot(r Root) *Key {
+	h := sha256.New()
+	writeFields(h.Write, []byte("root"), []byte(r.Label), []byte(r.KCV.Value))
+	k := &Key{root: r}
+	h.Sum(k.id[:0])
+	return k
+}
+
+// Derive refers to the key that follows from k by s. It costs nothing but a
+// hash; the caller must not change the step's slices afterwards.
+func (k *Key) Derive(s Step) *Key {
+	h := sha256.New()
+	fields := append([][]byte{k.id[:], {byte(s.Function), byte(s.Class)}, []byte(s.Algorithm), s.Before, s.After}, s.Messages...)
+	writeFields(h.Write, fields...)
+	child := &Key{parent: k, step: s}
+	h.Sum(child.id[:0])
+	return child
+}
+
+// writeFields hashes fields with their lengths, so that no two lists of fields
+// give the same input.
+func writeFields(write func([]byte) (int, error), fields ...[]byte) {
+	var n [4]byte
+	for _, f := range fields {
+		binary.BigEndian.PutUint32(n[:], uint32(len(f)))
+		_, _ = write(n[:])
+		_, _ = write(f)
+	}
+}
+
+// ID identifies the recipe: equal recipes have equal IDs. It is not secret.
+func (k *Key) ID() [sha256.Size]byte { return k.id }
+
+// Parent returns the key that k follows from, nil for a root.
+func (k *Key) Parent() *Key { return k.parent }
+
+// Root returns the object that a root refers to.
+func (k *Key) Root() Root { return k.root }
+
+// Step returns how k follows from its parent.
+func (k *Key) Step() Step { return k.step }
+
+// Class returns what the key may do.
+func (k *Key) Class() Class {
+	if k.parent == nil {
+		return k.root.Class
+	}
+	return k.step.Class
+}
+
+// Algorithm returns the key's type and size.
+func (k *Key) Algorithm() key.Algorithm {
+	if k.parent == nil {
+		return k.root.Algorithm
+	}
+	return k.step.Algorithm
+}
+
+// Token computes with keys that never leave it. Every method derives the keys
+// it needs inside the token first, refuses a key of another class, is safe for
+// concurrent use, and returns a *fault.Error with TokenUnavailable when the
+// token is busy until ctx ends or is lost.
+type Token interface {
+	// MAC returns the 16 bytes of AES-CMAC over message under a SessionMAC key.
+	MAC(ctx context.Context, k *Key, message []byte) ([]byte, error)
+	// Encrypt returns AES-CBC with a zero IV over data, a multiple of 16 bytes,
+	// under a SessionENC or PackageENC key.
+	Encrypt(ctx context.Context, k *Key, data []byte) ([]byte, error)
+	// Decrypt inverts AES-CBC with this IV over data, a multiple of 16 bytes,
+	// under a SessionENC key.
+	Decrypt(ctx context.Context, k *Key, iv, data []byte) ([]byte, error)
+	// Matches reports, in constant time, whether the leading bytes of what s
+	// would derive from the Static key base equal value, a public value such as a
+	// pseudo-random card challenge of 8 or 16 bytes. It returns no other bytes.
+	Matches(ctx context.Context, base *Key, s Step, value []byte) (bool, error)
+	// Release destroys the objects of these keys, now and not when room is
+	// needed. A released key may be used again and is then derived again.
+	Release(keys ...*Key)
+}
+
+// Wrapper encrypts new card keys for PUT KEY.
+type Wrapper interface {
+	// Wrap returns AES-CBC with a zero IV over the value of the Transport key k,
+	// zero-padded to a multiple of 16 bytes, under the DataEncryption key dek.
+	Wrap(ctx context.Context, dek, k *Key) ([]byte, error)
+	// KCV returns the key check value of k by the method of its algorithm.
+	KCV(ctx context.Context, k *Key) (key.KCV, error)
+}

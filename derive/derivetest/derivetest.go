@@ -1,0 +1,178 @@
+// Package derivetest computes derivations over plain keys, so that published
+// vectors run without PKCS#11. Tests import it and nothing else may: it is the
+// one place where derived keys are values in Go memory.
+package derivetest
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/des"
+	"crypto/subtle"
+	"fmt"
+	"sync"
+
+	"cardkms/derive"
+	"cardkms/kms/apdu"
+	"cardkms/kms/key"
+)
+
+// Token is a derive.Token and derive.Wrapper over plain root keys.
+type Token struct {
+	mu    sync.Mutex
+	roots map[string][]byte
+	Calls int // token operations so far, guarded by mu
+}
+
+// Add makes a root key of this value and class and returns its reference.
+func (t *Token) Add(label string, alg key.Algorithm, class derive.Class, value []byte) *derive.Key {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.roots == nil {
+		t.roots = map[string][]byte{}
+	}
+	t.roots[label] = value
+	return derive.FromRoot(derive.Root{Label: label, Algorithm: alg, Class: class, KCV: KCV(alg, value)})
+}
+
+// Value computes the value of a key. Only tests may ask.
+func (t *Token) Value(k *derive.Key) []byte {
+	if k.Parent() == nil {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		return t.roots[k.Root().Label]
+	}
+	if c := k.Parent().Class(); c != derive.Static {
+		panic(fmt.Sprintf("derivetest: a key of class %d derives", c))
+	}
+	s := k.Step()
+	return t.output(k.Parent(), s)[:s.Algorithm.Size()]
+}
+
+func (t *Token) output(base *derive.Key, s derive.Step) []byte {
+	alg := base.Algorithm()
+	block := Cipher(alg, t.Value(base))
+	var out []byte
+	for _, m := range s.Inputs(alg) {
+		switch s.Function {
+		case derive.CMACCounter:
+			out = append(out, CMAC(block, m, 1)...)
+		case derive.CMACTwoBlocks:
+			out = append(out, CMAC(block, m, 2)...)
+		case derive.ECB:
+			enc := make([]byte, len(m))
+			for i := 0; i < len(m); i += block.BlockSize() {
+				block.Encrypt(enc[i:], m[i:])
+			}
+			out = append(out, enc...)
+		}
+	}
+	return out
+}
+
+func (t *Token) use(k *derive.Key, classes ...derive.Class) cipher.Block {
+	for _, c := range classes {
+		if k.Class() == c {
+			t.mu.Lock()
+			t.Calls++
+			t.mu.Unlock()
+			return Cipher(k.Algorithm(), t.Value(k))
+		}
+	}
+	panic(fmt.Sprintf("derivetest: a key of class %d used as one of %v", k.Class(), classes))
+}
+
+// MAC implements derive.Token.
+func (t *Token) MAC(_ context.Context, k *derive.Key, message []byte) ([]byte, error) {
+	return CMAC(t.use(k, derive.SessionMAC), message, 1), nil
+}
+
+// Encrypt implements derive.Token.
+func (t *Token) Encrypt(_ context.Context, k *derive.Key, data []byte) ([]byte, error) {
+	b := t.use(k, derive.SessionENC, derive.PackageENC)
+	out := make([]byte, len(data))
+	cipher.NewCBCEncrypter(b, make([]byte, b.BlockSize())).CryptBlocks(out, data)
+	return out, nil
+}
+
+// Decrypt implements derive.Token.
+func (t *Token) Decrypt(_ context.Context, k *derive.Key, iv, data []byte) ([]byte, error) {
+	out := make([]byte, len(data))
+	cipher.NewCBCDecrypter(t.use(k, derive.SessionENC), iv).CryptBlocks(out, data)
+	return out, nil
+}
+
+// Matches implements derive.Token.
+func (t *Token) Matches(_ context.Context, base *derive.Key, s derive.Step, value []byte) (bool, error) {
+	t.use(base, derive.Static)
+	return subtle.ConstantTimeCompare(t.output(base, s)[:len(value)], value) == 1, nil
+}
+
+// Release implements derive.Token.
+func (t *Token) Release(...*derive.Key) {}
+
+// Wrap implements derive.Wrapper.
+func (t *Token) Wrap(_ context.Context, dek, k *derive.Key) ([]byte, error) {
+	b := t.use(dek, derive.DataEncryption)
+	v := t.Value(k)
+	padded := append(append([]byte{}, v...), make([]byte, (16-len(v)%16)%16)...)
+	out := make([]byte, len(padded))
+	cipher.NewCBCEncrypter(b, make([]byte, 16)).CryptBlocks(out, padded)
+	return out, nil
+}
+
+// KCV implements derive.Wrapper.
+func (t *Token) KCV(_ context.Context, k *derive.Key) (key.KCV, error) {
+	return KCV(k.Algorithm(), t.Value(k)), nil
+}
+
+// KCV computes the key check value of a plain key by its algorithm's method.
+func KCV(alg key.Algorithm, value []byte) key.KCV {
+	b := Cipher(alg, value)
+	in := make([]byte, b.BlockSize())
+	if !alg.TDEA() {
+		for i := range in {
+			in[i] = 1
+		}
+	}
+	b.Encrypt(in, in)
+	return key.KCV{Method: key.MethodFor(alg), Value: apdu.Hex(in[:3])}
+}
+
+// Cipher returns the block cipher of a plain key; a 16-byte 3DES key is K1|K2|K1.
+func Cipher(alg key.Algorithm, value []byte) cipher.Block {
+	var b cipher.Block
+	var err error
+	if alg.TDEA() {
+		full := append(append([]byte{}, value...), value[:24-len(value)]...)
+		b, err = des.NewTripleDESCipher(full)
+	} else {
+		b, err = aes.NewCipher(value)
+	}
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// CMAC computes [SP 800-38B] CMAC over a message padded to at least this many
+// blocks.
+func CMAC(b cipher.Block, message []byte, blocks int) []byte {
+	n := b.BlockSize()
+	head, last, padded := derive.LastBlock(message, n, blocks)
+	sub := make([]byte, n)
+	b.Encrypt(sub, sub)
+	derive.Double(sub)
+	if padded {
+		derive.Double(sub)
+	}
+	x := make([]byte, n)
+	for i := 0; i < len(head); i += n {
+		subtle.XORBytes(x, x, head[i:i+n])
+		b.Encrypt(x, x)
+	}
+	subtle.XORBytes(x, x, last)
+	subtle.XORBytes(x, x, sub)
+	b.Encrypt(x, x)
+	return x
+}

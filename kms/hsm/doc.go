@@ -1,0 +1,49 @@
+// Package hsm is the PKCS#11 adapter: a derive.Token whose keys live in a token.
+//
+// It follows [P11] PKCS #11 Cryptographic Token Interface, version 2.40, plus the
+// mechanism CKM_SP800_108_COUNTER_KDF of version 3.0, and is the only package
+// that talks to a PKCS#11 module.
+//
+// # Keys
+//
+// A root key is a token object, found once per life of the library by CKA_ID and
+// CKA_LABEL together and compared by its key check value. A derived key is a
+// recipe (derive.Key); its object is made inside the token when it is used, kept
+// in a table of bounded size, and destroyed when it is released or when room is
+// needed. Handles never leave this package and never outlive the initialisation
+// of the library that gave them: SoftHSM2 gives old handle numbers to other keys
+// after C_Finalize, and a MAC under the wrong key looks like any other.
+//
+// # Plans
+//
+// AES-CMAC key derivation runs by one of two plans, found by trying and not from
+// the mechanism list. The native plan is CKM_SP800_108_COUNTER_KDF. The composed
+// plan computes the last block of the CMAC with CKM_AES_ECB_ENCRYPT_DATA: with
+// E the block cipher under the base key, M1…Mn the padded message and K the CMAC
+// subkey,
+//
+//	CMAC = E(Mn xor K xor C), C = the CBC chain over M1…Mn-1, K from E(0)
+//
+// E(0) and C are computed by the token and come to this process. They are not
+// keys, but they are treated as secrets: fixed arrays, wiped with the object,
+// never logged. Then the token computes the last E into a key object.
+//
+// # What it promises
+//
+// No template, mechanism or attribute comes from a caller: templates.go makes
+// every template, and an object is used only after its protecting attributes were
+// read back. No key value is read: the one readable object is the oracle of
+// compose.go, whose value is E of blocks of public input. All methods are safe
+// for concurrent use; a PKCS#11 session is never used by two goroutines at once;
+// the library is never finalised while a call runs; waiting for a session ends
+// with its context. After any error the session that saw it is closed. One wrong
+// PIN stops the token until the operator acts.
+//
+// BUG: a call that hangs inside the module cannot be cancelled. It holds its
+// session; callers who wait for one get fault.TokenUnavailable at their deadline,
+// and a supervisor has to restart the process.
+//
+// BUG: SoftHSM2 and NSS let whoever has the PIN derive an extractable key from a
+// never-extractable one. There the boundary is kept by this package, not by the
+// token; Capabilities says which of the two holds.
+package hsm

@@ -1,0 +1,294 @@
+package hsm
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"fmt"
+	"sync"
+
+	"github.com/miekg/pkcs11"
+
+	"cardkms/derive"
+	"cardkms/kms/fault"
+	"cardkms/kms/key"
+	"cardkms/kms/secret"
+)
+
+// roots knows the token objects that were found in this life of the library,
+// and the session objects that a vector run imported.
+type roots struct {
+	mu     sync.Mutex
+	found  map[string]*object // by label
+	twins  map[string]*derive.Key
+	finder sync.Mutex // one search at a time: C_FindObjects is slow
+}
+
+func (r *roots) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, o := range r.found {
+		o.oracle.wipe()
+	}
+	clear(r.found)
+	clear(r.twins)
+}
+
+func (r *roots) get(label string) *object {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.found[label]
+}
+
+func (r *roots) put(label string, o *object) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.found == nil {
+		r.found = map[string]*object{}
+	}
+	r.found[label] = o
+}
+
+func (r *roots) twin(k *derive.Key) *derive.Key {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.twins[k.Root().Label]
+}
+
+// rootID returns the CKA_ID that belongs to a label. Both must match, so that an
+// object whose label was changed is not taken for another.
+func rootID(label string) []byte {
+	sum := sha256.Sum256([]byte(label))
+	return sum[:16]
+}
+
+// root returns the object of a root key, searched at most once per life of the
+// library: two objects of one name, another check value or another template
+// than ours are refused.
+func (t *Token) root(s pkcs11.SessionHandle, k *derive.Key) (*object, error) {
+	r := k.Root()
+	if o := t.roots.get(r.Label); o != nil {
+		if o.key.ID() != k.ID() {
+			return nil, fmt.Errorf("hsm: %s is not the key that was asked for", r.Label)
+		}
+		return o, nil
+	}
+	t.roots.finder.Lock()
+	defer t.roots.finder.Unlock()
+	if o := t.roots.get(r.Label); o != nil && o.key.ID() == k.ID() {
+		return o, nil
+	}
+	h, err := t.find(s, r.Label, pkcs11.CKO_SECRET_KEY)
+	if err != nil {
+		return nil, err
+	}
+	o := &object{handle: h, key: k}
+	if err := t.plan.verify(t.ctx, s, h, r.Class, r.Algorithm, true); err != nil {
+		return nil, fmt.Errorf("checking %s: %w", r.Label, err)
+	}
+	got, err := t.rootKCV(s, o)
+	if err != nil {
+		return nil, fmt.Errorf("checking %s: %w", r.Label, err)
+	}
+	if subtle.ConstantTimeCompare([]byte(got.Value), []byte(r.KCV.Value)) != 1 || got.Method != r.KCV.Method {
+		return nil, fault.New(fault.KeyState, "the token holds another key under the name "+r.Label)
+	}
+	t.roots.put(r.Label, o)
+	return o, nil
+}
+
+// rootKCV computes the check value of a root by what its class may do.
+func (t *Token) rootKCV(s pkcs11.SessionHandle, o *object) (key.KCV, error) {
+	if o.key.Class() != derive.SessionMAC {
+		return t.staticKCV(s, o)
+	}
+	// [X9.24-1] ANSI X9.24-1:2017, Annex A.3: CMAC over a zero block.
+	mac, err := t.sign(s, o.handle, pkcs11.CKM_AES_CMAC, make([]byte, 16))
+	if err != nil {
+		return key.KCV{}, err
+	}
+	return key.KCV{Method: key.KCVCMAC, Value: fmt.Sprintf("%X", mac[:3])}, nil
+}
+
+func (t *Token) find(s pkcs11.SessionHandle, label string, class uint) (pkcs11.ObjectHandle, error) {
+	hs, err := t.findAll(s, []*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, class),
+		pkcs11.NewAttribute(pkcs11.CKA_LABEL, label),
+		pkcs11.NewAttribute(pkcs11.CKA_ID, rootID(label)),
+	})
+	if err != nil {
+		return 0, err
+	}
+	if len(hs) != 1 {
+		return 0, fault.New(fault.KeyState, fmt.Sprintf("the token holds %d objects named %s, want one", len(hs), label))
+	}
+	return hs[0], nil
+}
+
+func (t *Token) findAll(s pkcs11.SessionHandle, template []*pkcs11.Attribute) ([]pkcs11.ObjectHandle, error) {
+	if err := t.ctx.FindObjectsInit(s, template); err != nil {
+		return nil, failed("C_FindObjectsInit", err)
+	}
+	hs, _, err := t.ctx.FindObjects(s, 2)
+	if ferr := t.ctx.FindObjectsFinal(s); err == nil {
+		err = ferr
+	}
+	return hs, failed("C_FindObjects", err)
+}
+
+// name returns label and CKA_ID.
+func name(label string) []*pkcs11.Attribute {
+	return []*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_LABEL, label),
+		pkcs11.NewAttribute(pkcs11.CKA_ID, rootID(label)),
+	}
+}
+
+// ceremony runs f in a read-write session of its own, which only the making of
+// token objects needs.
+func (t *Token) ceremony(f func(pkcs11.SessionHandle) error) error {
+	t.life.RLock()
+	defer t.life.RUnlock()
+	if t.sealed != nil {
+		return t.sealed
+	}
+	s, err := t.ctx.OpenSession(t.slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
+	if err != nil {
+		return report(failed("C_OpenSession", err))
+	}
+	defer func() { _ = t.ctx.CloseSession(s) }()
+	return report(f(s))
+}
+
+// unused refuses a label that the token has already.
+func (t *Token) unused(s pkcs11.SessionHandle, label string) error {
+	hs, err := t.findAll(s, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_LABEL, label)})
+	if err == nil && len(hs) > 0 {
+		return fault.New(fault.Conflict, "the token holds a key of this name already")
+	}
+	return err
+}
+
+// Generate makes a root key inside the token and returns its check value. A
+// label that is in use is fault.Conflict.
+func (t *Token) Generate(_ context.Context, label string, a key.Algorithm, c derive.Class) (derive.Root, error) {
+	mech := uint(pkcs11.CKM_AES_KEY_GEN)
+	switch a {
+	case key.TDEA2:
+		mech = pkcs11.CKM_DES2_KEY_GEN
+	case key.TDEA3:
+		mech = pkcs11.CKM_DES3_KEY_GEN
+	}
+	return t.create(label, a, c, func(s pkcs11.SessionHandle, name []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
+		template := t.plan.template(c, a, true, append(name, size(a)...)...)
+		h, err := t.ctx.GenerateKey(s, []*pkcs11.Mechanism{pkcs11.NewMechanism(mech, nil)}, template)
+		return h, failed("C_GenerateKey", err)
+	})
+}
+
+// Import makes a root key from a value that a key ceremony combined, wipes the
+// value whatever happens, and returns the check value.
+func (t *Token) Import(_ context.Context, label string, a key.Algorithm, c derive.Class, value secret.Bytes) (derive.Root, error) {
+	defer value.Wipe()
+	if value.Len() != a.Size() {
+		return derive.Root{}, fault.New(fault.InvalidInput, fmt.Sprintf("a key of type %s has %d bytes", a, a.Size()))
+	}
+	return t.create(label, a, c, func(s pkcs11.SessionHandle, name []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
+		v := pkcs11.NewAttribute(pkcs11.CKA_VALUE, value.Reveal())
+		h, err := t.ctx.CreateObject(s, t.plan.template(c, a, true, append(name, v)...))
+		return h, failed("C_CreateObject", err)
+	})
+}
+
+// maker makes a token object with this name.
+type maker func(s pkcs11.SessionHandle, name []*pkcs11.Attribute) (pkcs11.ObjectHandle, error)
+
+func (t *Token) create(label string, a key.Algorithm, c derive.Class, make maker) (derive.Root, error) {
+	root := derive.Root{Label: label, Algorithm: a, Class: c}
+	err := t.ceremony(func(s pkcs11.SessionHandle) error {
+		if err := t.unused(s, label); err != nil {
+			return err
+		}
+		h, err := make(s, name(label))
+		if err != nil {
+			return err
+		}
+		if err := t.plan.verify(t.ctx, s, h, c, a, true); err != nil {
+			_ = t.ctx.DestroyObject(s, h)
+			return err
+		}
+		root.KCV, err = t.rootKCV(s, &object{handle: h, key: derive.FromRoot(root)})
+		return err
+	})
+	return root, err
+}
+
+// Check finds a root in the token and compares what protects it and its check
+// value, as the first use would.
+func (t *Token) Check(ctx context.Context, r derive.Root) error {
+	return t.do(ctx, derive.FromRoot(r), func(pkcs11.SessionHandle, *object) error { return nil })
+}
+
+// ImportVolatile makes a root of a known value as a session object, for known
+// answers only: the object ends with the library, cannot be made again after a
+// loss, and its twin serves KCV. forget destroys both.
+func (t *Token) ImportVolatile(ctx context.Context, label string, a key.Algorithm, c derive.Class, value []byte) (k *derive.Key, forget func(), err error) {
+	if len(value) != a.Size() {
+		return nil, nil, fault.New(fault.InvalidInput, fmt.Sprintf("a key of type %s has %d bytes", a, a.Size()))
+	}
+	root := derive.FromRoot(derive.Root{Label: label, Algorithm: a, Class: c})
+	twin := derive.FromRoot(derive.Root{Label: label + "#twin", Algorithm: a, Class: derive.Static})
+	var objects []*object
+	err = t.do(ctx, nil, func(pkcs11.SessionHandle, *object) error {
+		for _, k := range []*derive.Key{root, twin} {
+			o, err := t.volatile(k, value)
+			if err != nil {
+				return err
+			}
+			objects = append(objects, o)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	t.roots.mu.Lock()
+	defer t.roots.mu.Unlock()
+	if t.roots.twins == nil {
+		t.roots.twins = map[string]*derive.Key{}
+	}
+	t.roots.twins[label] = twin
+	return root, func() { t.dropVolatile(objects) }, nil
+}
+
+func (t *Token) volatile(k *derive.Key, value []byte) (*object, error) {
+	template := t.plan.template(k.Class(), k.Algorithm(), false, pkcs11.NewAttribute(pkcs11.CKA_VALUE, value))
+	w := t.owners[0]
+	w.mu.Lock()
+	h, err := t.ctx.CreateObject(w.handle, template)
+	w.mu.Unlock()
+	if err != nil {
+		return nil, failed("C_CreateObject", err)
+	}
+	o := &object{handle: h, key: k, owner: w}
+	t.roots.put(k.Root().Label, o)
+	return o, nil
+}
+
+func (t *Token) dropVolatile(objects []*object) {
+	t.life.RLock()
+	defer t.life.RUnlock()
+	if t.sealed != nil {
+		return
+	}
+	t.roots.mu.Lock()
+	defer t.roots.mu.Unlock()
+	for _, o := range objects {
+		delete(t.roots.found, o.key.Root().Label)
+		delete(t.roots.twins, o.key.Root().Label)
+		o.oracle.wipe()
+		o.owner.mu.Lock()
+		_ = t.ctx.DestroyObject(o.owner.handle, o.handle)
+		o.owner.mu.Unlock()
+	}
+}

@@ -1,0 +1,211 @@
+package hsm
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/sha256"
+	"encoding/asn1"
+	"encoding/hex"
+	"fmt"
+	"math/big"
+
+	"github.com/miekg/pkcs11"
+
+	"cardkms/kms/fault"
+	"cardkms/kms/key"
+)
+
+// probeKCV is the check value of the key in tryDerivation.
+const probeKCV = "6C9FC8"
+
+func unhex(s string) []byte {
+	b, err := hex.DecodeString(s)
+	if err != nil {
+		panic("hsm: " + s + " is not hexadecimal")
+	}
+	return b
+}
+
+// curves gives CKA_EC_PARAMS: edwards25519 as a PrintableString, the form that
+// SoftHSM2 and [P11] 3.0 know, and the object identifier of P-256.
+var curves = map[key.Algorithm][]byte{
+	key.Ed25519: append([]byte{0x13, 0x0C}, "edwards25519"...),
+	key.P256:    {0x06, 0x08, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x03, 0x01, 0x07},
+}
+
+// SigningKey is a key pair of the token that signs checkpoints of the audit log.
+type SigningKey struct {
+	token     *Token
+	label     string
+	Algorithm key.Algorithm
+	Public    []byte // Ed25519: 32 bytes; ECDSA P-256: 65 bytes, uncompressed
+}
+
+// PreferredSigning returns Ed25519 where the token has it, else ECDSA P-256.
+func (t *Token) PreferredSigning(_ context.Context) key.Algorithm {
+	for _, c := range t.caps {
+		if c.Plan == "CKM_EDDSA" && c.Err == nil {
+			return key.Ed25519
+		}
+	}
+	return key.P256
+}
+
+func keyPairTemplates(a key.Algorithm, token bool) (mech uint, public, private []*pkcs11.Attribute) {
+	mech, kt, sign := uint(pkcs11.CKM_EC_KEY_PAIR_GEN), uint(pkcs11.CKK_EC), uint(pkcs11.CKM_ECDSA)
+	if a == key.Ed25519 {
+		mech, kt, sign = ckmEdwardsKeyPair, ckkECEdwards, ckmEDDSA
+	}
+	public = []*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PUBLIC_KEY),
+		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, kt),
+		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, token),
+		pkcs11.NewAttribute(pkcs11.CKA_VERIFY, true),
+		pkcs11.NewAttribute(pkcs11.CKA_EC_PARAMS, curves[a]),
+	}
+	private = []*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY),
+		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, kt),
+		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, token),
+		pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, true),
+		pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true),
+		pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, false),
+		pkcs11.NewAttribute(pkcs11.CKA_SIGN, true),
+		pkcs11.NewAttribute(pkcs11.CKA_DECRYPT, false),
+		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP, false),
+		pkcs11.NewAttribute(pkcs11.CKA_DERIVE, false),
+		pkcs11.NewAttribute(pkcs11.CKA_ALLOWED_MECHANISMS, ulongs([]uint{sign})),
+	}
+	return mech, public, private
+}
+
+func (t *Token) keyPair(s pkcs11.SessionHandle, a key.Algorithm, label string, token bool) (pub, priv pkcs11.ObjectHandle, err error) {
+	mech, public, private := keyPairTemplates(a, token)
+	if !t.plan.allowed {
+		private = private[:len(private)-1]
+	}
+	pub, priv, err = t.ctx.GenerateKeyPair(s, []*pkcs11.Mechanism{pkcs11.NewMechanism(mech, nil)}, locked(append(public, name(label)...)), locked(append(private, name(label)...)))
+	return pub, priv, failed("C_GenerateKeyPair", err)
+}
+
+// tryKeyPair signs with a throw-away pair and verifies outside the token.
+func (t *Token) tryKeyPair(a key.Algorithm) error {
+	return t.ceremony(func(s pkcs11.SessionHandle) error {
+		pub, priv, err := t.keyPair(s, a, "cardkms-probe-sign", false)
+		if err != nil {
+			return err
+		}
+		defer func() { _, _ = t.ctx.DestroyObject(s, pub), t.ctx.DestroyObject(s, priv) }()
+		point, err := t.publicPoint(s, pub, a)
+		if err != nil {
+			return err
+		}
+		message := []byte("cardkms signature check")
+		sig, err := t.signWith(s, priv, a, message)
+		if err != nil {
+			return err
+		}
+		if !verifySignature(a, point, message, sig) {
+			return fault.New(fault.TokenUnable, "the token's signature does not verify")
+		}
+		return nil
+	})
+}
+
+func verifySignature(a key.Algorithm, point, message, sig []byte) bool {
+	if a == key.Ed25519 {
+		return len(point) == ed25519.PublicKeySize && ed25519.Verify(point, message, sig)
+	}
+	pub, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point)
+	sum := sha256.Sum256(message)
+	return err == nil && ecdsa.VerifyASN1(pub, sum[:], sig)
+}
+
+// publicPoint reads CKA_EC_POINT, which tokens give as an OCTET STRING or raw.
+func (t *Token) publicPoint(s pkcs11.SessionHandle, h pkcs11.ObjectHandle, a key.Algorithm) ([]byte, error) {
+	got, err := t.ctx.GetAttributeValue(s, h, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_EC_POINT, nil)})
+	if err != nil {
+		return nil, failed("C_GetAttributeValue", err)
+	}
+	want := 65
+	if a == key.Ed25519 {
+		want = ed25519.PublicKeySize
+	}
+	p := got[0].Value
+	var octets []byte
+	if rest, err := asn1.Unmarshal(p, &octets); err == nil && len(rest) == 0 {
+		p = octets
+	}
+	if len(p) != want {
+		return nil, fmt.Errorf("hsm: the public key has %d bytes, want %d", len(p), want)
+	}
+	return bytes.Clone(p), nil
+}
+
+// signWith returns an Ed25519 signature, or an ASN.1 ECDSA signature over
+// SHA-256 of the message.
+func (t *Token) signWith(s pkcs11.SessionHandle, h pkcs11.ObjectHandle, a key.Algorithm, message []byte) ([]byte, error) {
+	if a == key.Ed25519 {
+		return t.sign(s, h, ckmEDDSA, message)
+	}
+	sum := sha256.Sum256(message)
+	raw, err := t.sign(s, h, pkcs11.CKM_ECDSA, sum[:])
+	if err != nil {
+		return nil, err
+	}
+	n := len(raw) / 2
+	return asn1.Marshal(struct{ R, S *big.Int }{new(big.Int).SetBytes(raw[:n]), new(big.Int).SetBytes(raw[n:])})
+}
+
+// GenerateSigning makes a signing key pair as token objects. A label that is in
+// use is fault.Conflict.
+func (t *Token) GenerateSigning(ctx context.Context, label string, a key.Algorithm) (*SigningKey, error) {
+	err := t.ceremony(func(s pkcs11.SessionHandle) error {
+		if err := t.unused(s, label); err != nil {
+			return err
+		}
+		_, _, err := t.keyPair(s, a, label, true)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return t.Signing(ctx, label, a)
+}
+
+// Signing finds a signing key pair.
+func (t *Token) Signing(ctx context.Context, label string, a key.Algorithm) (*SigningKey, error) {
+	k := &SigningKey{token: t, label: label, Algorithm: a}
+	err := t.do(ctx, nil, func(s pkcs11.SessionHandle, _ *object) error {
+		h, err := t.find(s, label, pkcs11.CKO_PUBLIC_KEY)
+		if err != nil {
+			return err
+		}
+		k.Public, err = t.publicPoint(s, h, a)
+		return err
+	})
+	return k, err
+}
+
+// Sign signs a message. The handle is searched each time: checkpoints are signed
+// about once a second, and a handle kept here could outlive the library's life.
+func (k *SigningKey) Sign(ctx context.Context, message []byte) (sig []byte, err error) {
+	err = k.token.do(ctx, nil, func(s pkcs11.SessionHandle, _ *object) error {
+		h, err := k.token.find(s, k.label, pkcs11.CKO_PRIVATE_KEY)
+		if err != nil {
+			return err
+		}
+		sig, err = k.token.signWith(s, h, k.Algorithm, message)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if !verifySignature(k.Algorithm, k.Public, message, sig) {
+		return nil, fault.New(fault.KeyState, "the token signed with another key than "+k.label)
+	}
+	return sig, nil
+}

@@ -1,0 +1,327 @@
+package hsm
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/subtle"
+	"fmt"
+
+	"github.com/miekg/pkcs11"
+
+	"cardkms/derive"
+	"cardkms/kms/apdu"
+	"cardkms/kms/fault"
+	"cardkms/kms/key"
+)
+
+var (
+	_ derive.Token   = (*Token)(nil)
+	_ derive.Wrapper = (*Token)(nil)
+)
+
+// zeroIV is the parameter of every CBC encryption.
+var zeroIV = make([]byte, 16)
+
+// acquire returns the live object of k with a reference that the caller
+// releases, deriving it and what it follows from as needed. The caller holds
+// life for reading and owns session s.
+func (t *Token) acquire(s pkcs11.SessionHandle, k *derive.Key) (*object, error) {
+	if k.Parent() == nil {
+		return t.root(s, k)
+	}
+	if o := t.objects.get(k); o != nil {
+		return o, nil
+	}
+	if k.Parent().Class() != derive.Static {
+		return nil, fmt.Errorf("hsm: a key of class %d derives nothing", k.Parent().Class())
+	}
+	base, err := t.acquire(s, k.Parent())
+	if err != nil {
+		return nil, err
+	}
+	defer t.objects.release(base)
+	o, err := t.deriveObject(s, base, k)
+	if err != nil {
+		return nil, err
+	}
+	return t.objects.put(o), nil
+}
+
+// deriveObject makes the object of k from its parent's and reads back what
+// protects it before anybody can use it.
+func (t *Token) deriveObject(s pkcs11.SessionHandle, base *object, k *derive.Key) (*object, error) {
+	step := k.Step()
+	mech, done, err := t.mechanism(s, base, step)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	w := t.owners[int(k.ID()[0])%len(t.owners)]
+	template := t.plan.template(step.Class, step.Algorithm, false, size(step.Algorithm)...)
+	w.mu.Lock()
+	h, err := t.ctx.DeriveKey(w.handle, []*pkcs11.Mechanism{mech}, base.handle, template)
+	w.mu.Unlock()
+	if err != nil {
+		err = failed("C_DeriveKey", err)
+		if r := remedyFor(err); r == newSession {
+			t.replaceOwner(w)
+		}
+		return nil, err
+	}
+	if err := t.plan.verify(t.ctx, s, h, step.Class, step.Algorithm, false); err != nil {
+		_ = t.ctx.DestroyObject(s, h)
+		return nil, err
+	}
+	return &object{handle: h, key: k, owner: w}, nil
+}
+
+// replaceOwner opens a new session for an owner whose session is spoilt, after
+// forgetting the objects that end with the old one.
+func (t *Token) replaceOwner(w *owner) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t.objects.forgetOwned(w)
+	_ = t.ctx.CloseSession(w.handle)
+	if h, err := t.openSession(); err == nil {
+		w.handle = h
+	}
+}
+
+// mechanism returns how the token derives by a step, and a function that lets go
+// of the parameter's memory.
+func (t *Token) mechanism(s pkcs11.SessionHandle, base *object, step derive.Step) (*pkcs11.Mechanism, func(), error) {
+	a := base.key.Algorithm()
+	if step.Function == derive.CMACCounter && t.plan.native && !a.TDEA() {
+		m, done := counterMechanism(step.Before, step.After)
+		return m, done, nil
+	}
+	data, err := t.ecbInput(s, base, step)
+	if err != nil {
+		return nil, nil, err
+	}
+	m, done := stringDataMechanism(ecbMechanism(a), data)
+	return m, done, nil
+}
+
+// ecbInput returns the blocks whose encryption under base is the derived value;
+// the token keeps as many leading bytes as the key needs.
+func (t *Token) ecbInput(s pkcs11.SessionHandle, base *object, step derive.Step) ([]byte, error) {
+	switch step.Function {
+	case derive.ECB:
+		return step.Messages[0], nil
+	case derive.CMACCounter:
+		return t.lastBlocks(s, base, step.Inputs(base.key.Algorithm()), 1)
+	case derive.CMACTwoBlocks:
+		return t.lastBlocks(s, base, step.Messages, 2)
+	}
+	return nil, fmt.Errorf("hsm: no derivation function %d", step.Function)
+}
+
+// require refuses a key of another class before the token sees it.
+func require(k *derive.Key, classes ...derive.Class) error {
+	for _, c := range classes {
+		if k.Class() == c {
+			return nil
+		}
+	}
+	return fmt.Errorf("hsm: a key of class %d is used as one of %v", k.Class(), classes)
+}
+
+// MAC implements derive.Token.
+func (t *Token) MAC(ctx context.Context, k *derive.Key, message []byte) (mac []byte, err error) {
+	if err := require(k, derive.SessionMAC); err != nil {
+		return nil, err
+	}
+	err = t.do(ctx, k, func(s pkcs11.SessionHandle, o *object) error {
+		mac, err = t.sign(s, o.handle, pkcs11.CKM_AES_CMAC, message)
+		return err
+	})
+	if err == nil && len(mac) != 16 {
+		return nil, fmt.Errorf("hsm: the token computed a CMAC of %d bytes", len(mac))
+	}
+	return mac, err
+}
+
+func (t *Token) sign(s pkcs11.SessionHandle, h pkcs11.ObjectHandle, mech uint, message []byte) ([]byte, error) {
+	if err := t.ctx.SignInit(s, []*pkcs11.Mechanism{pkcs11.NewMechanism(mech, nil)}, h); err != nil {
+		return nil, failed("C_SignInit", err)
+	}
+	out, err := t.ctx.Sign(s, message)
+	return out, failed("C_Sign", err)
+}
+
+// Encrypt implements derive.Token.
+func (t *Token) Encrypt(ctx context.Context, k *derive.Key, data []byte) (out []byte, err error) {
+	if err := require(k, derive.SessionENC, derive.PackageENC); err != nil {
+		return nil, err
+	}
+	if len(data) == 0 || len(data)%16 != 0 {
+		return nil, fmt.Errorf("hsm: AES-CBC takes whole blocks, not %d bytes", len(data))
+	}
+	err = t.do(ctx, k, func(s pkcs11.SessionHandle, o *object) error {
+		m := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_CBC, zeroIV)}
+		if err := t.ctx.EncryptInit(s, m, o.handle); err != nil {
+			return failed("C_EncryptInit", err)
+		}
+		out, err = t.ctx.Encrypt(s, data)
+		return failed("C_Encrypt", err)
+	})
+	return out, err
+}
+
+// Decrypt implements derive.Token.
+func (t *Token) Decrypt(ctx context.Context, k *derive.Key, iv, data []byte) (out []byte, err error) {
+	if err := require(k, derive.SessionENC); err != nil {
+		return nil, err
+	}
+	if len(iv) != 16 || len(data) == 0 || len(data)%16 != 0 {
+		return nil, fmt.Errorf("hsm: AES-CBC takes whole blocks, not %d bytes", len(data))
+	}
+	err = t.do(ctx, k, func(s pkcs11.SessionHandle, o *object) error {
+		m := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_CBC, iv)}
+		if err := t.ctx.DecryptInit(s, m, o.handle); err != nil {
+			return failed("C_DecryptInit", err)
+		}
+		out, err = t.ctx.Decrypt(s, data)
+		return failed("C_Decrypt", err)
+	})
+	return out, err
+}
+
+// Matches implements derive.Token. Under the native plan the token derives a
+// generic secret of the value's length, and an HMAC under it is compared with an
+// HMAC under the public value; under the composed plan the bytes are compared.
+func (t *Token) Matches(ctx context.Context, base *derive.Key, step derive.Step, value []byte) (ok bool, err error) {
+	if err := require(base, derive.Static); err != nil {
+		return false, err
+	}
+	err = t.do(ctx, base, func(s pkcs11.SessionHandle, o *object) error {
+		if t.plan.native && step.Function == derive.CMACCounter {
+			ok, err = t.matchesNative(s, o, step, value)
+			return err
+		}
+		x, err := t.ecbInput(s, o, step)
+		if err != nil {
+			return err
+		}
+		out, err := t.encryptBlocks(s, o, x)
+		if err != nil {
+			return err
+		}
+		ok = len(out) >= len(value) && subtle.ConstantTimeCompare(out[:len(value)], value) == 1
+		clear(out)
+		return nil
+	})
+	return ok, err
+}
+
+func (t *Token) matchesNative(s pkcs11.SessionHandle, base *object, step derive.Step, value []byte) (bool, error) {
+	m, done := counterMechanism(step.Before, step.After)
+	defer done()
+	h, err := t.ctx.DeriveKey(s, []*pkcs11.Mechanism{m}, base.handle, []*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
+		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_GENERIC_SECRET),
+		pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, len(value)),
+		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false),
+		pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, true),
+		pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true),
+		pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, false),
+		pkcs11.NewAttribute(pkcs11.CKA_SIGN, true),
+		pkcs11.NewAttribute(pkcs11.CKA_DERIVE, false),
+	})
+	if err != nil {
+		return false, failed("C_DeriveKey", err)
+	}
+	message := []byte("cardkms public value check")
+	got, err := t.sign(s, h, pkcs11.CKM_SHA256_HMAC, message)
+	_ = t.ctx.DestroyObject(s, h)
+	if err != nil {
+		return false, err
+	}
+	want := hmac.New(sha256.New, value)
+	want.Write(message)
+	return hmac.Equal(got, want.Sum(nil)), nil
+}
+
+// Wrap implements derive.Wrapper. Tokens that cannot wrap this size answer with
+// fault.TokenUnable.
+func (t *Token) Wrap(ctx context.Context, dek, k *derive.Key) (out []byte, err error) {
+	if err := require(dek, derive.DataEncryption); err != nil {
+		return nil, err
+	}
+	if err := require(k, derive.Transport); err != nil {
+		return nil, err
+	}
+	err = t.do(ctx, dek, func(s pkcs11.SessionHandle, o *object) error {
+		transport, err := t.acquire(s, k)
+		if err != nil {
+			return err
+		}
+		defer t.objects.release(transport)
+		m := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_CBC, zeroIV)}
+		out, err = t.ctx.WrapKey(s, m, o.handle, transport.handle)
+		return failed("C_WrapKey", err)
+	})
+	t.Release(k)
+	if size := k.Algorithm().Size(); err != nil && size%16 != 0 {
+		return nil, fault.Because(fault.TokenUnable, fmt.Sprintf("the token cannot wrap a key of %d bytes", size), err)
+	}
+	return out, err
+}
+
+// KCV implements derive.Wrapper. The value of a key that is not Static itself is
+// checked through a Static twin of the same recipe.
+func (t *Token) KCV(ctx context.Context, k *derive.Key) (kcv key.KCV, err error) {
+	if k.Class() != derive.Static {
+		if k = t.twin(k); k == nil {
+			return key.KCV{}, fault.New(fault.TokenUnable, "a key of this class has no check value")
+		}
+		defer t.Release(k)
+	}
+	err = t.do(ctx, k, func(s pkcs11.SessionHandle, o *object) error {
+		kcv, err = t.staticKCV(s, o)
+		return err
+	})
+	return kcv, err
+}
+
+// twin returns the Static key of the same value as k, nil where there is none.
+func (t *Token) twin(k *derive.Key) *derive.Key {
+	if k.Parent() == nil {
+		return t.roots.twin(k)
+	}
+	s := k.Step()
+	s.Class = derive.Static
+	return k.Parent().Derive(s)
+}
+
+// staticKCV computes a check value: 3 bytes of E over the method's block.
+// [GPCS] GlobalPlatform Card Specification 2.3, Section B.6.
+func (t *Token) staticKCV(s pkcs11.SessionHandle, o *object) (key.KCV, error) {
+	a := o.key.Algorithm()
+	block := make([]byte, derive.BlockSize(a))
+	if !a.TDEA() {
+		for i := range block {
+			block[i] = 0x01
+		}
+	}
+	enc, err := t.encryptBlocks(s, o, block)
+	if err != nil {
+		return key.KCV{}, err
+	}
+	defer clear(enc)
+	return key.KCV{Method: key.MethodFor(a), Value: apdu.Hex(enc[:3])}, nil
+}
+
+// Random returns n bytes of the token's random number generator.
+func (t *Token) Random(ctx context.Context, n int) (out []byte, err error) {
+	err = t.do(ctx, nil, func(s pkcs11.SessionHandle, _ *object) error {
+		out, err = t.ctx.GenerateRandom(s, n)
+		return failed("C_GenerateRandom", err)
+	})
+	if err == nil && len(out) != n {
+		return nil, fmt.Errorf("hsm: the token gave %d random bytes instead of %d", len(out), n)
+	}
+	return out, err
+}

@@ -1,0 +1,171 @@
+// Package key names master keys and says what each of them may do.
+//
+// A key belongs to one issuer and has a usage fixed at its creation; a version
+// of it is one value (or, without diversification, one value each for K-ENC,
+// K-MAC and K-DEK) inside the token. Nothing here holds a key value or does I/O.
+//
+// Life-cycle states are those of [SP 800-57] NIST SP 800-57 Part 1 Revision 5,
+// Section 7. What each state may still do is decided here and nowhere else.
+package key
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// Usage says which protocol a key serves. It never changes.
+type Usage string
+
+// The usages that this version serves.
+const (
+	GPSCP03    Usage = "gp-scp03"    // card static keys K-ENC, K-MAC, K-DEK of SCP03
+	CardUpdate Usage = "card-update" // K-UPD, the update key of a card
+	LogSigning Usage = "log-signing" // Ed25519 or ECDSA P-256, signs checkpoints of the audit log
+)
+
+// Algorithm is the type and size of a key value.
+type Algorithm string
+
+// The algorithms of master and card keys.
+const (
+	AES128  Algorithm = "aes-128"
+	AES192  Algorithm = "aes-192"
+	AES256  Algorithm = "aes-256"
+	TDEA2   Algorithm = "tdea-2key" // 16 bytes, K1|K2|K1
+	TDEA3   Algorithm = "tdea-3key" // 24 bytes
+	Ed25519 Algorithm = "ed25519"
+	P256    Algorithm = "ecdsa-p256"
+)
+
+// Size returns the length of a symmetric key value in bytes, 0 for others.
+func (a Algorithm) Size() int {
+	switch a {
+	case AES128, TDEA2:
+		return 16
+	case AES192, TDEA3:
+		return 24
+	case AES256:
+		return 32
+	}
+	return 0
+}
+
+// TDEA reports whether the algorithm is 3DES.
+func (a Algorithm) TDEA() bool { return a == TDEA2 || a == TDEA3 }
+
+// AESOfSize returns the AES algorithm with keys of n bytes.
+func AESOfSize(n int) (Algorithm, error) {
+	switch n {
+	case 16:
+		return AES128, nil
+	case 24:
+		return AES192, nil
+	case 32:
+		return AES256, nil
+	}
+	return "", fmt.Errorf("key: no AES key has %d bytes", n)
+}
+
+// State is a life-cycle state of [SP 800-57], Section 7.
+type State string
+
+// The states of a key version.
+const (
+	PreActivation State = "pre-activation"
+	Active        State = "active"
+	Suspended     State = "suspended"
+	Deactivated   State = "deactivated"
+	Compromised   State = "compromised"
+	Destroyed     State = "destroyed"
+)
+
+// Serves reports whether a key in this state may serve cards that carry its
+// KVN. A deactivated master still serves them, because a card that still has
+// the old keys must be reached to receive the new ones.
+func (s State) Serves() bool { return s == Active || s == Deactivated }
+
+// KCVMethod names how a key check value was computed; a value without its
+// method cannot be compared.
+type KCVMethod string
+
+// The methods of key check values.
+const (
+	KCVGPAES KCVMethod = "gp-aes"    // first 3 bytes of AES over 16 bytes 01
+	KCVTDEA  KCVMethod = "tdea-zero" // first 3 bytes of 3DES over 8 zero bytes
+	KCVCMAC  KCVMethod = "aes-cmac"  // first 3 bytes of AES-CMAC over a zero block
+)
+
+// KCV is a key check value with its method.
+type KCV struct {
+	Method KCVMethod `json:"method"`
+	Value  string    `json:"value"` // 6 upper-case hex digits
+}
+
+// MethodFor returns the method that the field uses for an algorithm.
+func MethodFor(a Algorithm) KCVMethod {
+	if a.TDEA() {
+		return KCVTDEA
+	}
+	return KCVGPAES
+}
+
+// Part is one key value of a version inside the token.
+type Part string
+
+// The parts of a version. A diversified version has only a Master; a version
+// without diversification holds the card keys themselves.
+const (
+	Master Part = "master"
+	ENC    Part = "enc"
+	MAC    Part = "mac"
+	DEK    Part = "dek"
+)
+
+// ID names one version of a key.
+type ID struct {
+	Issuer  string
+	Name    string
+	Version int
+}
+
+// String returns the resource name issuers/{issuer}/keys/{key}/versions/{n}.
+func (id ID) String() string {
+	return fmt.Sprintf("issuers/%s/keys/%s/versions/%d", id.Issuer, id.Name, id.Version)
+}
+
+// Label returns the CKA_LABEL of one part of the version inside the token.
+func (id ID) Label(p Part) string { return id.String() + "#" + string(p) }
+
+var nameRE = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
+
+// ValidName reports whether s can name an issuer, a key, an image or a profile:
+// 1 to 63 lower-case letters, digits and hyphens, a letter first.
+func ValidName(s string) bool { return nameRE.MatchString(s) }
+
+// ParseID parses what String returns.
+func ParseID(s string) (ID, error) {
+	f := strings.Split(s, "/")
+	if len(f) != 6 || f[0] != "issuers" || f[2] != "keys" || f[4] != "versions" {
+		return ID{}, fmt.Errorf("key: %q is not a version's resource name", s)
+	}
+	n, err := strconv.Atoi(f[5])
+	id := ID{Issuer: f[1], Name: f[3], Version: n}
+	if err != nil || n < 1 || !ValidName(id.Issuer) || !ValidName(id.Name) || id.String() != s {
+		return ID{}, fmt.Errorf("key: %q is not a version's resource name", s)
+	}
+	return id, nil
+}
+
+// Version is what the service knows of one version: everything but its value.
+type Version struct {
+	ID              ID           `json:"id"`
+	Usage           Usage        `json:"usage"`
+	Algorithm       Algorithm    `json:"algorithm"`
+	CardAlgorithm   Algorithm    `json:"cardAlgorithm"`   // of the card keys derived from it
+	Diversification string       `json:"diversification"` // a method of derive/diversify
+	KVN             byte         `json:"kvn"`             // Key Version Number on the cards
+	State           State        `json:"state"`
+	KCVs            map[Part]KCV `json:"kcvs"`
+}
