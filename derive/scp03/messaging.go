@@ -22,6 +22,9 @@ type Options struct {
 	// SkipEmpty leaves the encryption counter as it is for a command without
 	// data: the "buggy counter" of some cards.
 	SkipEmpty bool
+	// ShortOnly refuses a command that fits the short form only without its
+	// protection; otherwise such a command is sent in extended form.
+	ShortOnly bool
 }
 
 // State is what one command leaves for the next.
@@ -62,6 +65,9 @@ func (m Messaging) Wrap(ctx context.Context, s State, c apdu.Command) (apdu.Comm
 	}
 	if c.CLA&0x40 != 0 || c.CLA&0x0C != 0 {
 		return apdu.Command{}, s, fault.New(fault.InvalidInput, "this CLA is secured already or cannot be")
+	}
+	if len(c.Data) > m.DataMax(apdu.ShortDataMax) && !m.ShortOnly {
+		c.Extended = true
 	}
 	if room := m.DataMax(c.DataMax()); len(c.Data) > room {
 		return apdu.Command{}, s, fault.New(fault.InvalidInput, fmt.Sprintf("at this security level the command has room for %d data bytes", room))

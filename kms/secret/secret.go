@@ -53,3 +53,16 @@ func (s Bytes) MarshalText() ([]byte, error) { return []byte(Redacted), nil }
 
 // LogValue implements slog.LogValuer.
 func (s Bytes) LogValue() slog.Value { return slog.StringValue(Redacted) }
+
+// XOR combines key components of one length into a new secret, the sum of all of
+// them. The caller wipes the components. It panics on components of different
+// lengths, which their check excludes.
+func XOR(components ...Bytes) Bytes {
+	out := make([]byte, components[0].Len())
+	for _, c := range components {
+		if subtle.XORBytes(out, out, c.Reveal()) != len(out) || c.Len() != len(out) {
+			panic("secret: components of different lengths")
+		}
+	}
+	return New(out)
+}

@@ -1,0 +1,229 @@
+// Package channel is the Secure Channel Session as a state machine.
+//
+//	Opened ──Answer──▶ Answered ──Authenticate──▶ Authenticated ──Wrap, Unwrap──▶ …
+//	   └───────────────────┴────────── any failure, Close, life time ──▶ Closed
+//
+// It knows counters, chaining values and what may follow what; how a MAC is
+// computed is derive/scp03's, who asks is the service's. A host challenge is used
+// for one answer and no longer than AnswerWithin; nothing that lets anybody
+// authenticate to the card exists before the card cryptogram verified. A failed
+// proof closes the channel. Input that is malformed leaves it as it was, because
+// nothing was sent: the counter and the chaining value move only with commands
+// that are returned.
+//
+// A Channel is not safe for concurrent use, because a session is strictly
+// sequential; its owner serialises. Time is passed in.
+package channel
+
+import (
+	"bytes"
+	"context"
+	"time"
+
+	"cardkms/derive"
+	"cardkms/derive/scp03"
+	"cardkms/kms/apdu"
+	"cardkms/kms/fault"
+)
+
+// Profile is what a card product needs to know of its Secure Channel Protocol,
+// where real cards differ.
+type Profile struct {
+	Mode scp03.Mode // S8 unless the product uses 16-byte challenges and MACs
+	// AID of the Security Domain, 5 to 16 bytes. With it, a pseudo-random card
+	// challenge is checked; without it, it is taken as random.
+	AID []byte
+	scp03.Options
+}
+
+// Limits bound a channel's life.
+type Limits struct {
+	AnswerWithin time.Duration // from opening to the card's answer; at most a minute
+	Idle         time.Duration // between two uses
+	Absolute     time.Duration // from opening
+	PendingMax   int           // commands whose responses are still out
+}
+
+// DefaultLimits returns the limits that a configuration may only tighten.
+func DefaultLimits() Limits {
+	return Limits{AnswerWithin: time.Minute, Idle: 5 * time.Minute, Absolute: time.Hour, PendingMax: 8192}
+}
+
+type phase int
+
+const (
+	opened phase = iota
+	answered
+	authenticated
+	closed
+)
+
+// Channel is one Secure Channel Session, seen from the host.
+type Channel struct {
+	profile       Profile
+	limits        Limits
+	phase         phase
+	openedAt      time.Time
+	usedAt        time.Time
+	kvn           byte
+	hostChallenge []byte
+	answer        scp03.Answer
+	messaging     scp03.Messaging
+	state         scp03.State
+	pending       []scp03.State // of commands whose responses are still out, oldest first
+}
+
+// Open starts a channel with a host challenge that the token made, and returns
+// INITIALIZE UPDATE for the keys of version kvn (00: the card's default).
+func Open(p Profile, l Limits, kvn byte, hostChallenge []byte, now time.Time) (*Channel, apdu.Command) {
+	c := &Channel{profile: p, limits: l, openedAt: now, usedAt: now, kvn: kvn, hostChallenge: bytes.Clone(hostChallenge)}
+	return c, scp03.InitializeUpdate(kvn, c.hostChallenge)
+}
+
+// alive refuses a channel that ended or is not in the phase that an operation
+// needs.
+func (c *Channel) alive(want phase, now time.Time) error {
+	late := now.Sub(c.openedAt) > c.limits.Absolute || now.Sub(c.usedAt) > c.limits.Idle ||
+		(c.phase == opened && now.Sub(c.openedAt) > c.limits.AnswerWithin) || now.Before(c.openedAt)
+	switch {
+	case c.phase == closed || late:
+		c.phase = closed
+		return fault.New(fault.ChannelClosed, "the channel has ended; open a new one")
+	case c.phase != want:
+		return fault.New(fault.ChannelState, "the channel is not at this step")
+	}
+	c.usedAt = now
+	return nil
+}
+
+// Expired reports whether the channel ended, so that its owner can forget it.
+func (c *Channel) Expired(now time.Time) bool { return c.alive(c.phase, now) != nil }
+
+// Answer takes the card's answer to INITIALIZE UPDATE and uses the host
+// challenge up: whatever it returns, no other answer is accepted. An answer for
+// another KVN than was asked for is a failed proof.
+func (c *Channel) Answer(r apdu.Response, now time.Time) (scp03.Answer, error) {
+	if err := c.alive(opened, now); err != nil {
+		return scp03.Answer{}, err
+	}
+	c.phase = closed
+	if r.SW != apdu.Success {
+		return scp03.Answer{}, fault.New(fault.CardRefused, "the card answered INITIALIZE UPDATE with "+r.SW.String())
+	}
+	a, err := scp03.ParseAnswer(r.Data, c.profile.Mode)
+	if err != nil {
+		return scp03.Answer{}, err
+	}
+	if c.kvn != 0 && a.KVN != c.kvn {
+		return a, fault.Proof()
+	}
+	c.answer, c.phase = a, answered
+	return a, nil
+}
+
+// Authenticate verifies the card and returns EXTERNAL AUTHENTICATE at this
+// security level. Any failure closes the channel and releases its keys.
+func (c *Channel) Authenticate(ctx context.Context, t derive.Token, s scp03.Static, l scp03.Level, now time.Time) (apdu.Command, error) {
+	if err := c.alive(answered, now); err != nil {
+		return apdu.Command{}, err
+	}
+	c.phase = closed
+	if !scp03.ValidLevel(l, c.answer.I) {
+		return apdu.Command{}, fault.New(fault.InvalidInput, "the card's i parameter does not allow this security level")
+	}
+	keys := scp03.SessionKeys(s, c.hostChallenge, c.answer.CardChallenge)
+	cmd, err := c.prove(ctx, t, s, keys, l)
+	t.Release(s.ENC, s.MAC)
+	if err != nil {
+		t.Release(keys.ENC, keys.MAC, keys.RMAC)
+		return apdu.Command{}, err
+	}
+	c.messaging = scp03.Messaging{Token: t, Keys: keys, Level: l, Mode: c.profile.Mode, Options: c.profile.Options}
+	c.phase = authenticated
+	return cmd, nil
+}
+
+// prove verifies first and only then makes what proves the host.
+func (c *Channel) prove(ctx context.Context, t derive.Token, s scp03.Static, keys scp03.Session, l scp03.Level) (cmd apdu.Command, err error) {
+	if err := scp03.VerifyCard(ctx, t, keys, c.hostChallenge, c.answer); err != nil {
+		return cmd, err
+	}
+	if c.answer.CounterIncluded && len(c.profile.AID) > 0 {
+		if err := scp03.VerifyChallenge(ctx, t, s.ENC, c.answer, c.profile.AID); err != nil {
+			return cmd, err
+		}
+	}
+	cmd, c.state, err = scp03.ExternalAuthenticate(ctx, t, keys, l, c.hostChallenge, c.answer.CardChallenge)
+	return cmd, err
+}
+
+// Wrap secures a script, all of it or nothing.
+func (c *Channel) Wrap(ctx context.Context, script []apdu.Command, now time.Time) ([]apdu.Command, error) {
+	if err := c.alive(authenticated, now); err != nil {
+		return nil, err
+	}
+	if len(c.pending)+len(script) > c.limits.PendingMax {
+		return nil, fault.New(fault.TooLarge, "too many commands are out without their responses; unwrap those first")
+	}
+	state, pending := c.state, c.pending
+	out := make([]apdu.Command, len(script))
+	for i, cmd := range script {
+		w, next, err := c.messaging.Wrap(ctx, state, cmd)
+		if err != nil {
+			return nil, err
+		}
+		out[i], state, pending = w, next, append(pending, next)
+	}
+	c.state, c.pending = state, pending
+	return out, nil
+}
+
+// Unwrap checks and decrypts responses in the order in which their commands were
+// wrapped. A response that does not verify closes the channel.
+func (c *Channel) Unwrap(ctx context.Context, responses []apdu.Response, now time.Time) ([]apdu.Response, error) {
+	if err := c.alive(authenticated, now); err != nil {
+		return nil, err
+	}
+	if len(responses) > len(c.pending) {
+		return nil, fault.New(fault.ChannelState, "more responses than commands are out")
+	}
+	out := make([]apdu.Response, len(responses))
+	for i, r := range responses {
+		u, err := c.messaging.Unwrap(ctx, c.pending[i], r)
+		if fault.CodeOf(err) == fault.ProofFailed {
+			c.phase = closed
+		}
+		if err != nil {
+			return nil, err
+		}
+		out[i] = u
+	}
+	c.pending = append(c.pending[:0:0], c.pending[len(responses):]...)
+	return out, nil
+}
+
+// Close ends the channel and destroys its session keys. It may be called twice.
+func (c *Channel) Close(t derive.Token) {
+	c.phase = closed
+	k := c.messaging.Keys
+	t.Release(k.ENC, k.MAC, k.RMAC)
+}
+
+// Authenticated reports whether the card was verified and the channel is open.
+func (c *Channel) Authenticated() bool { return c.phase == authenticated }
+
+// Level returns the security level, meaningful once authenticated.
+func (c *Channel) Level() scp03.Level { return c.messaging.Level }
+
+// Card returns the card's answer, meaningful once authenticated.
+func (c *Channel) Card() scp03.Answer { return c.answer }
+
+// Context returns host challenge | card challenge.
+func (c *Channel) Context() []byte {
+	return append(bytes.Clone(c.hostChallenge), c.answer.CardChallenge...)
+}
+
+// DataMax returns how many data bytes one command of this channel can carry.
+func (c *Channel) DataMax(extended bool) int {
+	return c.messaging.DataMax(apdu.Command{Extended: extended}.DataMax())
+}
