@@ -103,25 +103,27 @@ func (t *Token) tryKeyPair(a key.Algorithm) error {
 		if err != nil {
 			return err
 		}
-		message := []byte("cardkms signature check")
-		sig, err := t.signWith(s, priv, a, message)
+		message := sha256.Sum256([]byte("cardkms signature check"))
+		sig, err := t.signWith(s, priv, a, message[:])
 		if err != nil {
 			return err
 		}
-		if !verifySignature(a, point, message, sig) {
+		if !verifySignature(a, point, message[:], sig) {
 			return fault.New(fault.TokenUnable, "the token's signature does not verify")
 		}
 		return nil
 	})
 }
 
-func verifySignature(a key.Algorithm, point, message, sig []byte) bool {
+func verifySignature(a key.Algorithm, point, input, sig []byte) bool {
 	if a == key.Ed25519 {
-		return len(point) == ed25519.PublicKeySize && ed25519.Verify(point, message, sig)
+		return len(point) == ed25519.PublicKeySize && ed25519.Verify(point, input, sig)
 	}
 	pub, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point)
-	sum := sha256.Sum256(message)
-	return err == nil && ecdsa.VerifyASN1(pub, sum[:], sig)
+	if err != nil || len(sig) != 64 {
+		return false
+	}
+	return ecdsa.Verify(pub, input, new(big.Int).SetBytes(sig[:32]), new(big.Int).SetBytes(sig[32:]))
 }
 
 // publicPoint reads CKA_EC_POINT, which tokens give as an OCTET STRING or raw.
@@ -145,19 +147,13 @@ func (t *Token) publicPoint(s pkcs11.SessionHandle, h pkcs11.ObjectHandle, a key
 	return bytes.Clone(p), nil
 }
 
-// signWith returns an Ed25519 signature, or an ASN.1 ECDSA signature over
-// SHA-256 of the message.
-func (t *Token) signWith(s pkcs11.SessionHandle, h pkcs11.ObjectHandle, a key.Algorithm, message []byte) ([]byte, error) {
+// signWith returns an Ed25519 signature over a message, or an ECDSA signature
+// r | s, 32 bytes each, over a SHA-256 digest.
+func (t *Token) signWith(s pkcs11.SessionHandle, h pkcs11.ObjectHandle, a key.Algorithm, input []byte) ([]byte, error) {
 	if a == key.Ed25519 {
-		return t.sign(s, h, ckmEDDSA, message)
+		return t.sign(s, h, ckmEDDSA, input)
 	}
-	sum := sha256.Sum256(message)
-	raw, err := t.sign(s, h, pkcs11.CKM_ECDSA, sum[:])
-	if err != nil {
-		return nil, err
-	}
-	n := len(raw) / 2
-	return asn1.Marshal(struct{ R, S *big.Int }{new(big.Int).SetBytes(raw[:n]), new(big.Int).SetBytes(raw[n:])})
+	return t.sign(s, h, pkcs11.CKM_ECDSA, input)
 }
 
 // GenerateSigning makes a signing key pair as token objects. A label that is in
@@ -190,21 +186,22 @@ func (t *Token) Signing(ctx context.Context, label string, a key.Algorithm) (*Si
 	return k, err
 }
 
-// Sign signs a message. The handle is searched each time: checkpoints are signed
+// Sign signs a message with Ed25519, or its SHA-256 digest with ECDSA P-256; the
+// signature has 64 bytes. The handle is searched each time: checkpoints are signed
 // about once a second, and a handle kept here could outlive the library's life.
-func (k *SigningKey) Sign(ctx context.Context, message []byte) (sig []byte, err error) {
+func (k *SigningKey) Sign(ctx context.Context, input []byte) (sig []byte, err error) {
 	err = k.token.do(ctx, nil, func(s pkcs11.SessionHandle, _ *object) error {
 		h, err := k.token.find(s, k.label, pkcs11.CKO_PRIVATE_KEY)
 		if err != nil {
 			return err
 		}
-		sig, err = k.token.signWith(s, h, k.Algorithm, message)
+		sig, err = k.token.signWith(s, h, k.Algorithm, input)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	if !verifySignature(k.Algorithm, k.Public, message, sig) {
+	if !verifySignature(k.Algorithm, k.Public, input, sig) {
 		return nil, fault.New(fault.KeyState, "the token signed with another key than "+k.label)
 	}
 	return sig, nil

@@ -1,0 +1,428 @@
+package kms
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"cardkms/derive"
+	"cardkms/derive/scp03"
+	"cardkms/kms/apdu"
+	"cardkms/kms/channel"
+	"cardkms/kms/fault"
+	"cardkms/kms/key"
+	"cardkms/kms/store"
+)
+
+// openChannel is a channel with what the service knows beside the protocol.
+type openChannel struct {
+	mu       sync.Mutex // held during a request on this channel
+	id       string
+	caller   string
+	issuer   string
+	key      string // name of the gp-scp03 key
+	profile  Profile
+	ch       *channel.Channel
+	version  string   // resource name of the key version that proved the card
+	packaged string   // id of the package that this channel opened
+	last     replayed // guards against the repetition of one request
+}
+
+// replayed is the last answer on a channel, for a caller whose connection broke.
+type replayed struct {
+	idempotency string
+	digest      [32]byte
+	answer      [][]byte
+}
+
+func (o *openChannel) object() string { return "channels/" + o.id }
+
+// channels are the open channels of this process.
+type channels struct {
+	mu   sync.Mutex
+	max  int
+	byID map[string]*openChannel
+}
+
+func (c *channels) init(max int) { c.max, c.byID = max, map[string]*openChannel{} }
+
+func (c *channels) add(o *openChannel, now time.Time, t derive.Token) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.byID) >= c.max {
+		c.sweep(now, t)
+	}
+	if len(c.byID) >= c.max {
+		return fault.New(fault.RateLimited, "too many channels are open")
+	}
+	c.byID[o.id] = o
+	return nil
+}
+
+// sweep forgets channels whose life ended. One that a request holds is left.
+func (c *channels) sweep(now time.Time, t derive.Token) {
+	for id, o := range c.byID {
+		if !o.mu.TryLock() {
+			continue
+		}
+		if o.ch.Expired(now) {
+			o.ch.Close(t)
+			delete(c.byID, id)
+		}
+		o.mu.Unlock()
+	}
+}
+
+// Sweep ends the channels whose life time is over, and destroys their keys. The
+// program calls it every few seconds.
+func (s *Service) Sweep() {
+	s.channels.mu.Lock()
+	defer s.channels.mu.Unlock()
+	s.channels.sweep(s.cfg.Now(), s.cfg.Token)
+}
+
+// ChannelsOpen returns how many channels this process holds.
+func (s *Service) ChannelsOpen() int {
+	s.channels.mu.Lock()
+	defer s.channels.mu.Unlock()
+	return len(s.channels.byID)
+}
+
+func (c *channels) remove(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.byID, id)
+}
+
+// closeAll waits for the request that holds a channel. It takes one lock at a
+// time: a request that ends its channel takes them in the other order.
+func (c *channels) closeAll(t derive.Token) {
+	c.mu.Lock()
+	all := slices.Collect(maps.Values(c.byID))
+	clear(c.byID)
+	c.mu.Unlock()
+	for _, o := range all {
+		o.mu.Lock()
+		o.ch.Close(t)
+		o.mu.Unlock()
+	}
+}
+
+// lock returns a caller's own channel, locked. The channel of another caller
+// answers like one that does not exist.
+func (s *Service) lock(r Request, issuer, id string) (*openChannel, error) {
+	s.channels.mu.Lock()
+	o := s.channels.byID[id]
+	s.channels.mu.Unlock()
+	if o == nil || o.caller != r.Caller.ID || o.issuer != issuer {
+		return nil, fault.New(fault.NotFound, "no such channel; it may have ended")
+	}
+	o.mu.Lock()
+	return o, nil
+}
+
+// end closes a channel for good; its caller holds it.
+func (s *Service) end(o *openChannel) {
+	o.ch.Close(s.cfg.Token)
+	s.channels.remove(o.id)
+}
+
+// OpenChannelInput says which card keys to use.
+type OpenChannelInput struct {
+	Issuer  string
+	Key     string // name of a gp-scp03 key
+	KVN     byte   // 00: the card's default
+	Profile string // name of a card profile; empty for "default"
+}
+
+// OpenedChannel is a channel with the command to send to the card.
+type OpenedChannel struct {
+	ID               string
+	InitializeUpdate []byte
+	ExpiresAt        time.Time // for the card's answer
+}
+
+// OpenChannel starts a channel with a host challenge of the token.
+func (s *Service) OpenChannel(ctx context.Context, r Request, in OpenChannelInput) (out OpenedChannel, err error) {
+	e, err := s.start(ctx, r, ChannelOpen, in.Issuer, "keys/"+in.Key)
+	if err != nil {
+		return out, err
+	}
+	o, cmd, err := s.newChannel(ctx, r, in)
+	if err != nil {
+		return out, s.refuse(ctx, e, err)
+	}
+	e.object, e.detail = o.object(), map[string]string{"kvn": fmt.Sprintf("%02X", in.KVN)}
+	if err := s.log(ctx, &e, nil); err != nil {
+		return out, err
+	}
+	now := s.cfg.Now()
+	if err := s.channels.add(o, now, s.cfg.Token); err != nil {
+		return out, err
+	}
+	return OpenedChannel{ID: o.id, InitializeUpdate: cmd.Bytes(), ExpiresAt: now.Add(s.cfg.Limits.AnswerWithin)}, nil
+}
+
+func (s *Service) newChannel(ctx context.Context, r Request, in OpenChannelInput) (*openChannel, apdu.Command, error) {
+	if in.Profile == "" {
+		in.Profile = "default"
+	}
+	p, ok := s.cfg.Profiles[in.Profile]
+	if !ok {
+		return nil, apdu.Command{}, fault.New(fault.NotFound, "no such card profile")
+	}
+	if err := s.exists(ctx, in.Issuer, in.Key, key.GPSCP03); err != nil {
+		return nil, apdu.Command{}, err
+	}
+	if in.KVN != 0 {
+		if _, err := s.version(ctx, in.Issuer, in.Key, key.GPSCP03, in.KVN); err != nil {
+			return nil, apdu.Command{}, err
+		}
+	}
+	challenge, err := s.cfg.Token.Random(ctx, int(p.Mode))
+	if err != nil {
+		return nil, apdu.Command{}, err
+	}
+	o := &openChannel{id: newID(), caller: r.Caller.ID, issuer: in.Issuer, key: in.Key, profile: p}
+	var cmd apdu.Command
+	o.ch, cmd = channel.Open(p.Profile, s.cfg.Limits, in.KVN, challenge, s.cfg.Now())
+	return o, cmd, nil
+}
+
+// AuthenticateInput is the card's answer to INITIALIZE UPDATE.
+type AuthenticateInput struct {
+	Issuer, Channel string
+	Response        []byte       // R-APDU
+	Level           *scp03.Level // nil: the profile's
+}
+
+// AuthenticatedChannel is a channel whose card is proved.
+type AuthenticatedChannel struct {
+	ExternalAuthenticate []byte // C-APDU to send to the card
+	KDD                  []byte
+	KVN, I               byte
+	Counter              *uint32
+	Level                scp03.Level
+	DataMax              int    // data bytes that one command can carry
+	KeyVersion           string // resource name
+}
+
+// Authenticate verifies the card and returns EXTERNAL AUTHENTICATE. Three wrong
+// card cryptograms in a row quarantine the card. Whatever fails ends the channel;
+// an unknown Key Version Number and a wrong cryptogram look the same.
+func (s *Service) Authenticate(ctx context.Context, r Request, in AuthenticateInput) (out AuthenticatedChannel, err error) {
+	e, err := s.start(ctx, r, ChannelAuthenticate, in.Issuer, "channels/"+in.Channel)
+	if err != nil {
+		return out, err
+	}
+	o, err := s.lock(r, in.Issuer, in.Channel)
+	if err != nil {
+		return out, err
+	}
+	defer o.mu.Unlock()
+	response, err := apdu.ParseResponse(in.Response)
+	if err != nil {
+		return out, err // the challenge is not used up by what cannot be an answer
+	}
+	answer, err := o.ch.Answer(response, s.cfg.Now())
+	if err != nil {
+		if fault.CodeOf(err) != fault.ChannelState {
+			s.end(o)
+		}
+		return out, s.refuse(ctx, e, err)
+	}
+	e.card = answer.KDD
+	if !r.Caller.Cards.Holds(answer.KDD) {
+		s.end(o)
+		return out, s.refuse(ctx, e, fault.New(fault.Forbidden, "this card is not in your card range"))
+	}
+	level := o.profile.Level
+	if in.Level != nil {
+		level = *in.Level
+	}
+	cmd, proof := s.prove(ctx, o, answer, level)
+	e.key, e.detail = o.version, map[string]string{"kvn": fmt.Sprintf("%02X", answer.KVN), "level": fmt.Sprintf("%02X", byte(level))}
+	if err := s.book(ctx, &e, answer, proof); err != nil {
+		s.end(o)
+		return out, err
+	}
+	out = AuthenticatedChannel{
+		ExternalAuthenticate: cmd.Bytes(), KDD: answer.KDD, KVN: answer.KVN, I: answer.I,
+		Level: level, DataMax: o.ch.DataMax(o.profile.Extended), KeyVersion: o.version,
+	}
+	if answer.CounterIncluded {
+		out.Counter = &answer.Counter
+	}
+	return out, nil
+}
+
+// prove finds the card's keys and has the channel verify the card.
+func (s *Service) prove(ctx context.Context, o *openChannel, a scp03.Answer, l scp03.Level) (apdu.Command, error) {
+	v, err := s.version(ctx, o.issuer, o.key, key.GPSCP03, a.KVN)
+	if fault.CodeOf(err) == fault.NotFound {
+		return apdu.Command{}, fault.Proof()
+	}
+	if err != nil {
+		return apdu.Command{}, err
+	}
+	o.version = v.ID.String()
+	static, err := staticKeys(v, a.KDD)
+	if err != nil {
+		return apdu.Command{}, err
+	}
+	return o.ch.Authenticate(ctx, s.cfg.Token, static, l, s.cfg.Now())
+}
+
+// book writes the result of a proof into the card's row, together with its
+// entry.
+func (s *Service) book(ctx context.Context, e *event, a scp03.Answer, proof error) error {
+	ref := cardRef(e.issuer, a.KDD)
+	now := s.cfg.Now().UTC()
+	return s.log(ctx, e, func(tx store.Tx) error {
+		c := Card{KDD: ref.ID, Issuer: e.issuer}
+		n, err := get(tx, ref, &c)
+		if err != nil {
+			return err
+		}
+		before := c
+		e.outcome = c.proved(a, proof, now)
+		if c == before {
+			return nil
+		}
+		return put(tx, ref, n, c)
+	})
+}
+
+// ScriptInput is a list of APDUs for one channel.
+type ScriptInput struct {
+	Issuer, Channel string
+	APDUs           [][]byte
+}
+
+// ScriptMax bounds the APDUs of one request.
+const ScriptMax = 1024
+
+// Wrap secures a script of plain C-APDUs, all of it or nothing.
+func (s *Service) Wrap(ctx context.Context, r Request, in ScriptInput) ([][]byte, error) {
+	return s.onChannel(ctx, r, ChannelWrap, in, func(o *openChannel) ([][]byte, error) {
+		script := make([]apdu.Command, len(in.APDUs))
+		for i, b := range in.APDUs {
+			c, err := apdu.ParseCommand(b)
+			if err != nil {
+				return nil, err
+			}
+			script[i] = c
+		}
+		wrapped, err := o.ch.Wrap(ctx, script, s.cfg.Now())
+		return encode(wrapped), err
+	})
+}
+
+// Unwrap checks and decrypts R-APDUs, in the order of their commands. One that
+// does not verify ends the channel.
+func (s *Service) Unwrap(ctx context.Context, r Request, in ScriptInput) ([][]byte, error) {
+	return s.onChannel(ctx, r, ChannelUnwrap, in, func(o *openChannel) ([][]byte, error) {
+		responses := make([]apdu.Response, len(in.APDUs))
+		for i, b := range in.APDUs {
+			r, err := apdu.ParseResponse(b)
+			if err != nil {
+				return nil, err
+			}
+			responses[i] = r
+		}
+		plain, err := o.ch.Unwrap(ctx, responses, s.cfg.Now())
+		return encode(plain), err
+	})
+}
+
+// encode turns commands or responses into bytes.
+func encode[T interface{ Bytes() []byte }](in []T) [][]byte {
+	out := make([][]byte, len(in))
+	for i, a := range in {
+		out[i] = a.Bytes()
+	}
+	return out
+}
+
+// onChannel runs one request on a channel: check, act, log, answer. If the log
+// refuses after the channel moved on, the answer is lost and the channel ends.
+func (s *Service) onChannel(ctx context.Context, r Request, op Operation, in ScriptInput, act func(*openChannel) ([][]byte, error)) ([][]byte, error) {
+	e, err := s.start(ctx, r, op, in.Issuer, "channels/"+in.Channel)
+	if err != nil {
+		return nil, err
+	}
+	if len(in.APDUs) == 0 || len(in.APDUs) > ScriptMax {
+		return nil, fault.New(fault.TooLarge, fmt.Sprintf("a script has 1 to %d APDUs", ScriptMax))
+	}
+	o, err := s.lock(r, in.Issuer, in.Channel)
+	if err != nil {
+		return nil, err
+	}
+	defer o.mu.Unlock()
+	digest := requestDigest(op, in.APDUs)
+	if answer, err := o.last.repeat(r.Idempotency, digest); answer != nil || err != nil {
+		return answer, err
+	}
+	e.card, e.key = o.ch.Card().KDD, o.version
+	out, err := act(o)
+	if err != nil {
+		return nil, s.failed(ctx, o, e, err)
+	}
+	e.digest = digestOf(out...)
+	e.detail = map[string]string{"apdus": fmt.Sprint(len(out))}
+	if err := s.log(ctx, &e, nil); err != nil {
+		s.end(o)
+		return nil, err
+	}
+	o.last = replayed{idempotency: r.Idempotency, digest: digest, answer: out}
+	return out, nil
+}
+
+// failed ends a channel that is closed already, and logs what is worth an entry:
+// a failed proof and everything but malformed input.
+func (s *Service) failed(ctx context.Context, o *openChannel, e event, why error) error {
+	switch fault.CodeOf(why) {
+	case fault.InvalidInput, fault.TooLarge, fault.ChannelState:
+		return why
+	case fault.ProofFailed, fault.ChannelClosed:
+		s.end(o)
+	}
+	return s.refuse(ctx, e, why)
+}
+
+func requestDigest(op Operation, parts [][]byte) [32]byte {
+	return digestOf(append([][]byte{[]byte(op)}, parts...)...)
+}
+
+// repeat returns the last answer for the same request under the same
+// Idempotency-Key, and refuses another request under it.
+func (l replayed) repeat(idempotency string, digest [sha256.Size]byte) ([][]byte, error) {
+	if idempotency == "" || idempotency != l.idempotency {
+		return nil, nil
+	}
+	if !bytes.Equal(digest[:], l.digest[:]) {
+		return nil, fault.New(fault.IdempotencyMismatch, "this Idempotency-Key belongs to another request")
+	}
+	return l.answer, nil
+}
+
+// CloseChannel ends a channel.
+func (s *Service) CloseChannel(ctx context.Context, r Request, issuer, id string) error {
+	e, err := s.start(ctx, r, ChannelClose, issuer, "channels/"+id)
+	if err != nil {
+		return err
+	}
+	o, err := s.lock(r, issuer, id)
+	if err != nil {
+		return err
+	}
+	defer o.mu.Unlock()
+	e.card, e.key = o.ch.Card().KDD, o.version
+	s.end(o)
+	return s.log(ctx, &e, nil)
+}

@@ -1,0 +1,256 @@
+package kms
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"cardkms/audit"
+	"cardkms/derive"
+	"cardkms/derive/diversify"
+	"cardkms/derive/scp03"
+	"cardkms/kms/fault"
+	"cardkms/kms/key"
+	"cardkms/kms/store"
+)
+
+// keyCacheFor bounds how long a change of a key's state by another process goes
+// unnoticed.
+const keyCacheFor = time.Second
+
+// keyCache keeps the key versions of each issuer for a moment, because every
+// authentication needs one and they hardly ever change.
+type keyCache struct {
+	mu       sync.Mutex
+	byIssuer map[string]cachedKeys
+}
+
+type cachedKeys struct {
+	at       time.Time
+	versions []key.Version
+}
+
+// versions returns the key versions of an issuer, at most keyCacheFor old.
+func (s *Service) versions(ctx context.Context, issuer string) ([]key.Version, error) {
+	now := s.cfg.Now()
+	s.keys.mu.Lock()
+	c, ok := s.keys.byIssuer[issuer]
+	s.keys.mu.Unlock()
+	if age := now.Sub(c.at); ok && age >= 0 && age < keyCacheFor {
+		return c.versions, nil
+	}
+	c = cachedKeys{at: now}
+	err := s.cfg.Store.View(ctx, func(tx store.Tx) (err error) {
+		c.versions, err = allVersions(tx, issuer)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.keys.mu.Lock()
+	defer s.keys.mu.Unlock()
+	if s.keys.byIssuer == nil || len(s.keys.byIssuer) > 10_000 {
+		s.keys.byIssuer = map[string]cachedKeys{}
+	}
+	s.keys.byIssuer[issuer] = c
+	return c.versions, nil
+}
+
+func allVersions(tx store.Rows, issuer string) (all []key.Version, err error) {
+	for after := ""; ; {
+		var some []key.Version
+		if some, after, err = page[key.Version](tx, kindKey, issuer, after, 500); err != nil {
+			return nil, err
+		}
+		if all = append(all, some...); after == "" {
+			return all, nil
+		}
+	}
+}
+
+func versionRef(id key.ID) store.Ref {
+	return store.Ref{Kind: kindKey, Issuer: id.Issuer, ID: fmt.Sprintf("%s/%09d", id.Name, id.Version)}
+}
+
+// Keys returns the key versions of an issuer.
+func (s *Service) Keys(ctx context.Context, r Request, issuer string) ([]key.Version, error) {
+	if err := s.read(ctx, r, KeyRead, issuer, "keys"); err != nil {
+		return nil, err
+	}
+	return s.versions(ctx, issuer)
+}
+
+// version finds the version of a key that has this KVN on the cards. One that
+// may not serve is fault.KeyState.
+func (s *Service) version(ctx context.Context, issuer, name string, usage key.Usage, kvn byte) (key.Version, error) {
+	all, err := s.versions(ctx, issuer)
+	if err != nil {
+		return key.Version{}, err
+	}
+	for _, v := range all {
+		if v.ID.Name != name || v.Usage != usage || v.KVN != kvn {
+			continue
+		}
+		if !v.State.Serves() {
+			return v, fault.New(fault.KeyState, "the key version is "+string(v.State))
+		}
+		return v, nil
+	}
+	return key.Version{}, fault.New(fault.NotFound, "no such key version")
+}
+
+// exists checks that a key of this usage is there at all.
+func (s *Service) exists(ctx context.Context, issuer, name string, usage key.Usage) error {
+	all, err := s.versions(ctx, issuer)
+	if err != nil {
+		return err
+	}
+	for _, v := range all {
+		if v.ID.Name == name && v.Usage == usage {
+			return nil
+		}
+	}
+	return fault.New(fault.NotFound, "no such key")
+}
+
+// Root names the object of one part of a version inside the token.
+func Root(v key.Version, p key.Part) derive.Root {
+	r := derive.Root{Label: v.ID.Label(p), Algorithm: v.Algorithm, Class: derive.Static, KCV: v.KCVs[p]}
+	if p == key.DEK {
+		r.Class = derive.DataEncryption
+	}
+	return r
+}
+
+// Parts returns the parts of a version: the card keys themselves without
+// diversification, else one master.
+func Parts(m diversify.Method, u key.Usage) []key.Part {
+	if m == diversify.None && u == key.GPSCP03 {
+		return []key.Part{key.ENC, key.MAC, key.DEK}
+	}
+	return []key.Part{key.Master}
+}
+
+// cardKey refers to one key of one card.
+func cardKey(v key.Version, p key.Part, kdd []byte, to diversify.Target) (*derive.Key, error) {
+	m := diversify.Method(v.Diversification)
+	if m != diversify.None || v.Usage != key.GPSCP03 {
+		p = key.Master
+	}
+	to.Algorithm = v.CardAlgorithm
+	return diversify.Card(m, derive.FromRoot(Root(v, p)), kdd, to)
+}
+
+// staticKeys refers to K-ENC and K-MAC of one card. K-DEK is for PUT KEY only
+// and is not part of a session.
+func staticKeys(v key.Version, kdd []byte) (st scp03.Static, err error) {
+	if st.ENC, err = cardKey(v, key.ENC, kdd, diversify.Target{Purpose: diversify.ENC, Class: derive.Static}); err != nil {
+		return st, err
+	}
+	st.MAC, err = cardKey(v, key.MAC, kdd, diversify.Target{Purpose: diversify.MAC, Class: derive.Static})
+	return st, err
+}
+
+// updateKey refers to K-UPD of one card.
+func updateKey(v key.Version, kdd []byte) (*derive.Key, error) {
+	return cardKey(v, key.Master, kdd, diversify.Target{Purpose: diversify.Update, Class: derive.Static})
+}
+
+// NewKey describes a key version that a ceremony at the console makes.
+type NewKey struct {
+	Issuer, Name    string
+	Usage           key.Usage
+	Algorithm       key.Algorithm // of the master
+	CardAlgorithm   key.Algorithm // of the card keys
+	Diversification diversify.Method
+	KVN             byte
+}
+
+// Check refuses a description that no token could follow.
+func (n NewKey) Check() error {
+	if !key.ValidName(n.Issuer) || !key.ValidName(n.Name) {
+		return fault.New(fault.InvalidInput, "issuer and key are named by 1 to 63 lower-case letters, digits and hyphens, a letter first")
+	}
+	if n.Usage != key.GPSCP03 && n.Usage != key.CardUpdate {
+		return fault.New(fault.InvalidInput, "the usage of a key is gp-scp03 or card-update")
+	}
+	if n.CardAlgorithm.TDEA() || n.CardAlgorithm.Size() == 0 {
+		return fault.New(fault.InvalidInput, "the card keys of this usage are AES keys")
+	}
+	if n.KVN == 0 || n.KVN > 0x7F {
+		return fault.New(fault.InvalidInput, "a Key Version Number is 01 to 7F")
+	}
+	return diversify.Fits(n.Diversification, n.Algorithm, n.CardAlgorithm)
+}
+
+// Maker puts the value of one part of a new key version into the token.
+type Maker func(ctx context.Context, label string, a key.Algorithm, c derive.Class, p key.Part) (derive.Root, error)
+
+// LoadKey makes the next version of a key: intent, values in the token, then the
+// row with the outcome. by names the person at the console. It is reached from
+// the console only; no caller of the API can. If the process dies in between,
+// the token holds objects without a row: they serve nobody, and the intent in
+// the log names them.
+func (s *Service) LoadKey(ctx context.Context, by string, n NewKey, make Maker) (key.Version, error) {
+	if err := n.Check(); err != nil {
+		return key.Version{}, err
+	}
+	v := key.Version{
+		Usage: n.Usage, Algorithm: n.Algorithm, CardAlgorithm: n.CardAlgorithm, KVN: n.KVN,
+		Diversification: string(n.Diversification), State: key.Active, KCVs: map[key.Part]key.KCV{},
+	}
+	id, err := s.nextVersion(ctx, n)
+	if err != nil {
+		return v, err
+	}
+	v.ID = id
+	e := event{
+		req: Request{Caller: Caller{ID: audit.ActorService, Role: "console"}}, op: "key.load", issuer: n.Issuer,
+		object: id.String(), key: id.String(), detail: map[string]string{"by": by},
+	}
+	if e.intent, err = s.intend(ctx, e); err != nil {
+		return v, err
+	}
+	for _, p := range Parts(n.Diversification, n.Usage) {
+		root, err := make(ctx, id.Label(p), n.Algorithm, Root(v, p).Class, p)
+		if err != nil {
+			return v, s.refuse(ctx, e, err)
+		}
+		v.KCVs[p] = root.KCV
+		e.detail["kcv_"+string(p)] = string(root.KCV.Method) + ":" + root.KCV.Value
+	}
+	err = s.log(ctx, &e, func(tx store.Tx) error { return put(tx, versionRef(id), 0, v) })
+	return v, err
+}
+
+// nextVersion numbers a version and refuses a KVN that another version of the
+// same key has: a card's KVN must name one key.
+func (s *Service) nextVersion(ctx context.Context, n NewKey) (key.ID, error) {
+	id := key.ID{Issuer: n.Issuer, Name: n.Name, Version: 1}
+	err := s.cfg.Store.View(ctx, func(tx store.Tx) error {
+		all, err := allVersions(tx, n.Issuer)
+		for _, v := range all {
+			if v.ID.Name != n.Name {
+				continue
+			}
+			if v.KVN == n.KVN || v.Usage != n.Usage {
+				return fault.New(fault.Conflict, "a version of this key has this KVN, or another usage")
+			}
+			id.Version = max(id.Version, v.ID.Version+1)
+		}
+		return err
+	})
+	return id, err
+}
+
+// intend makes an intent durable and returns its sequence.
+func (s *Service) intend(ctx context.Context, e event) (*int64, error) {
+	entry, err := s.entry(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	entry.Outcome = audit.OutcomePending
+	seq, err := s.cfg.Log.Do(ctx, func(store.Tx) (audit.Entry, error) { return entry, nil })
+	return &seq, err
+}

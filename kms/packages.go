@@ -1,0 +1,517 @@
+package kms
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+
+	"cardkms/derive/scp03"
+	"cardkms/kms/apdu"
+	"cardkms/kms/fault"
+	"cardkms/kms/key"
+	"cardkms/kms/store"
+	"cardkms/kms/update"
+)
+
+// Package states.
+const (
+	PackageOpen      = "open"      // made; the card may hold none, some or all chunks
+	PackageConfirmed = "confirmed" // the card's receipt verified
+)
+
+// Package is one update package for one card. Its manifest never changes; its
+// keys are derived again from what stands here whenever they are needed.
+type Package struct {
+	ID       string          `json:"id"`
+	Issuer   string          `json:"issuer"`
+	State    string          `json:"state"`
+	Card     string          `json:"card"` // KDD, hexadecimal
+	Image    string          `json:"image"`
+	Key      string          `json:"key"` // version of K-UPD's master; empty under suite 00
+	Manifest update.Manifest `json:"manifest"`
+	Encoded  string          `json:"encoded"` // with its MAC, hexadecimal
+}
+
+func packageRef(issuer, id string) store.Ref {
+	return store.Ref{Kind: kindPackage, Issuer: issuer, ID: id}
+}
+
+// CreatePackageInput asks for a package for the card of a channel.
+type CreatePackageInput struct {
+	Issuer, Channel string
+	Image           string
+	UpdateKey       string // name of a card-update key; empty under suite 00
+	KVN             byte   // of K-UPD on the card
+	Status          []byte // R-APDU to the GET DATA for the card's status, as the card sent it
+}
+
+// CreatedPackage is a package with what the card still needs.
+type CreatedPackage struct {
+	Package
+	Chunks  int
+	Missing []int // numbers of the chunks that the card needs, ascending
+	Resumed bool  // the card holds this package already
+}
+
+// CreatePackage makes the package of an image for the card of an authenticated
+// channel, or resumes the one that the card is staging. The card's status must
+// come through the channel, so that nobody in between can have invented it. One
+// channel opens one package: its challenges are the package's context, and a
+// context never encrypts two contents.
+func (s *Service) CreatePackage(ctx context.Context, r Request, in CreatePackageInput) (out CreatedPackage, err error) {
+	e, err := s.start(ctx, r, PackageCreate, in.Issuer, "images/"+in.Image)
+	if err != nil {
+		return out, err
+	}
+	o, err := s.lock(r, in.Issuer, in.Channel)
+	if err != nil {
+		return out, err
+	}
+	defer o.mu.Unlock()
+	e.card = o.ch.Card().KDD
+	out, err = s.makePackage(ctx, &e, o, in)
+	if err != nil {
+		return out, s.failed(ctx, o, e, err)
+	}
+	return out, nil
+}
+
+func (s *Service) makePackage(ctx context.Context, e *event, o *openChannel, in CreatePackageInput) (out CreatedPackage, err error) {
+	im, err := s.registered(ctx, in.Issuer, in.Image)
+	if err != nil {
+		return out, err
+	}
+	status, err := s.cardStatus(ctx, o, in.Status)
+	if err != nil {
+		return out, err
+	}
+	if status.State == update.Staging {
+		out, err := s.resume(ctx, e, o, in, status)
+		if err != nil || out.Resumed {
+			return out, err
+		}
+	}
+	if status.State == update.Pending || status.State == update.Trial {
+		return out, fault.New(fault.Conflict, "the card has committed a package; reset it and authenticate again")
+	}
+	if err := status.Accepts(im.Meta); err != nil {
+		return out, err
+	}
+	if o.packaged != "" {
+		return out, fault.New(fault.Conflict, "this channel opened a package already; authenticate again for another")
+	}
+	out.Package, err = s.newPackage(ctx, e, o, in, im, status)
+	if err != nil {
+		return out, err
+	}
+	o.packaged = out.ID
+	out.Chunks = out.Manifest.Chunks()
+	for i := range out.Chunks {
+		out.Missing = append(out.Missing, i+1)
+	}
+	return out, nil
+}
+
+// registered returns an image whose content is here.
+func (s *Service) registered(ctx context.Context, issuer, name string) (im Image, err error) {
+	err = s.cfg.Store.View(ctx, func(tx store.Tx) error { _, err := need(tx, imageRef(issuer, name), &im); return err })
+	if err == nil && im.State != ImageRegistered {
+		err = fault.New(fault.Conflict, "the image's content has not been uploaded")
+	}
+	return im, err
+}
+
+// cardStatus unwraps and parses a card's status. The level must protect
+// responses, else it would be anybody's word.
+func (s *Service) cardStatus(ctx context.Context, o *openChannel, response []byte) (update.Status, error) {
+	data, err := s.protected(ctx, o, response)
+	if err != nil {
+		return update.Status{}, err
+	}
+	return update.ParseStatus(data)
+}
+
+func (s *Service) protected(ctx context.Context, o *openChannel, response []byte) ([]byte, error) {
+	if !o.ch.Authenticated() || o.ch.Level()&scp03.RMAC == 0 {
+		return nil, fault.New(fault.ChannelState, "an update needs a channel that protects responses (level 11, 13 or 33)")
+	}
+	raw, err := apdu.ParseResponse(response)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := o.ch.Unwrap(ctx, []apdu.Response{raw}, s.cfg.Now())
+	if err != nil {
+		return nil, err
+	}
+	if plain[0].SW != apdu.Success {
+		return nil, fault.New(fault.CardRefused, "the card answered "+plain[0].SW.String())
+	}
+	return plain[0].Data, nil
+}
+
+// resume returns the package that the card stages, if it is ours and of this
+// image. The proof is the status's MAC under the package's key.
+func (s *Service) resume(ctx context.Context, e *event, o *openChannel, in CreatePackageInput, st update.Status) (out CreatedPackage, err error) {
+	var card Card
+	var p Package
+	err = s.cfg.Store.View(ctx, func(tx store.Tx) error {
+		if n, err := get(tx, cardRef(in.Issuer, e.card), &card); err != nil || n == 0 || card.Package == "" {
+			return err
+		}
+		_, err := get(tx, packageRef(in.Issuer, card.Package), &p)
+		return err
+	})
+	if err != nil || p.State != PackageOpen || p.Image != in.Image {
+		return out, err
+	}
+	pkg, err := s.open(ctx, p)
+	if err != nil {
+		return out, err
+	}
+	if pkg.VerifyStatus(ctx, s.cfg.Token, st) != nil {
+		return out, nil
+	}
+	out = CreatedPackage{Package: p, Chunks: p.Manifest.Chunks(), Resumed: true}
+	if out.Missing, err = st.Missing(out.Chunks); err != nil {
+		return out, err
+	}
+	e.object, e.key = "packages/"+p.ID, p.Key
+	e.detail = map[string]string{"resumed": "true", "missing": fmt.Sprint(len(out.Missing))}
+	return out, s.log(ctx, e, nil)
+}
+
+// newPackage makes a manifest and its row. The package's id follows from its
+// context, so that the store refuses a second package of one context.
+func (s *Service) newPackage(ctx context.Context, e *event, o *openChannel, in CreatePackageInput, im Image, st update.Status) (Package, error) {
+	id := digestOf([]byte(in.Issuer), e.card, o.ch.Context())
+	p := Package{
+		ID: hex.EncodeToString(id[:16]), Issuer: in.Issuer, State: PackageOpen, Image: in.Image,
+		Manifest: update.Manifest{Suite: o.profile.Suite, Image: im.Meta, ChunkSize: o.profile.ChunkSize, Context: o.ch.Context()},
+	}
+	copy(p.Manifest.Card[:], e.card)
+	ref := cardRef(in.Issuer, e.card)
+	p.Card = ref.ID
+	var card Card
+	if err := s.cfg.Store.View(ctx, func(tx store.Tx) error { _, err := get(tx, ref, &card); return err }); err != nil {
+		return p, err
+	}
+	p.Manifest.Sequence = max(card.Sequence, st.Sequence) + 1
+	if p.Manifest.Suite != update.Plain {
+		v, err := s.version(ctx, in.Issuer, in.UpdateKey, key.CardUpdate, in.KVN)
+		if err != nil {
+			return p, err
+		}
+		p.Key, p.Manifest.KVN, p.Manifest.Key = v.ID.String(), in.KVN, 1
+	}
+	pkg, err := s.seal(ctx, p)
+	if err != nil {
+		return p, err
+	}
+	p.Encoded = hex.EncodeToString(pkg.Encoded)
+	e.object, e.key, e.digest = "packages/"+p.ID, p.Key, digestOf(pkg.Encoded)
+	e.detail = map[string]string{"image": in.Image, "sequence": fmt.Sprint(p.Manifest.Sequence)}
+	return p, s.log(ctx, e, func(tx store.Tx) error {
+		n, err := get(tx, ref, &card)
+		if err != nil {
+			return err
+		}
+		card.KDD, card.Issuer, card.Sequence, card.Package = ref.ID, in.Issuer, p.Manifest.Sequence, p.ID
+		if err := put(tx, ref, n, card); err != nil {
+			return err
+		}
+		return put(tx, packageRef(in.Issuer, p.ID), 0, p)
+	})
+}
+
+// packageKeys refers to the keys of a package.
+func (s *Service) packageKeys(ctx context.Context, p Package) (update.Keys, error) {
+	if p.Manifest.Suite == update.Plain {
+		return update.Keys{}, nil
+	}
+	id, err := key.ParseID(p.Key)
+	if err != nil {
+		return update.Keys{}, err
+	}
+	v, err := s.version(ctx, p.Issuer, id.Name, key.CardUpdate, p.Manifest.KVN)
+	if err != nil {
+		return update.Keys{}, err
+	}
+	if v.ID != id {
+		return update.Keys{}, fault.New(fault.KeyState, "the package's key version is not the one that serves its KVN")
+	}
+	kUPD, err := updateKey(v, p.Manifest.Card[:])
+	if err != nil {
+		return update.Keys{}, err
+	}
+	return update.PackageKeys(kUPD, p.Manifest.Context), nil
+}
+
+func (s *Service) seal(ctx context.Context, p Package) (*update.Package, error) {
+	k, err := s.packageKeys(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	return update.NewPackage(ctx, s.cfg.Token, p.Manifest, k)
+}
+
+// open takes up a stored package; a manifest that was changed is a failed proof.
+func (s *Service) open(ctx context.Context, p Package) (*update.Package, error) {
+	k, err := s.packageKeys(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	encoded, err := hex.DecodeString(p.Encoded)
+	if err != nil {
+		return nil, errors.New("kms: a stored manifest is not hexadecimal")
+	}
+	return update.OpenPackage(ctx, s.cfg.Token, p.Manifest, k, encoded)
+}
+
+// stored reads a package that a caller named. Cards outside the caller's range
+// do not exist for it.
+func (s *Service) stored(ctx context.Context, r Request, issuer, id string) (p Package, err error) {
+	err = s.cfg.Store.View(ctx, func(tx store.Tx) error { _, err := need(tx, packageRef(issuer, id), &p); return err })
+	if err == nil && r.Caller.Role == UpdateServer && !r.Caller.Cards.Holds(p.Manifest.Card[:]) {
+		return Package{}, fault.New(fault.NotFound, "no such package")
+	}
+	return p, err
+}
+
+// Package returns one package.
+func (s *Service) Package(ctx context.Context, r Request, issuer, id string) (p Package, err error) {
+	if err := s.read(ctx, r, PackageRead, issuer, "packages/"+id); err != nil {
+		return p, err
+	}
+	return s.stored(ctx, r, issuer, id)
+}
+
+// Step is one part of the script that carries a package.
+type Step string
+
+// The steps, in their order.
+const (
+	StepOpen   Step = "open"
+	StepChunks Step = "chunks"
+	StepCommit Step = "commit"
+	StepAbort  Step = "abort"
+)
+
+// ChunksPerScript bounds the chunks of one script.
+const ChunksPerScript = 64
+
+// PackageScriptInput asks for the secured commands of one step.
+type PackageScriptInput struct {
+	Issuer, Channel, Package string
+	Step                     Step
+	Chunks                   []int // StepChunks: which, at most ChunksPerScript
+}
+
+// PackageScript returns the secured STORE DATA commands of one step, for the
+// card of an authenticated channel.
+func (s *Service) PackageScript(ctx context.Context, r Request, in PackageScriptInput) ([][]byte, error) {
+	e, err := s.start(ctx, r, PackageScript, in.Issuer, "packages/"+in.Package)
+	if err != nil {
+		return nil, err
+	}
+	o, err := s.lock(r, in.Issuer, in.Channel)
+	if err != nil {
+		return nil, err
+	}
+	defer o.mu.Unlock()
+	e.card = o.ch.Card().KDD
+	p, err := s.stored(ctx, r, in.Issuer, in.Package)
+	if err != nil {
+		return nil, err
+	}
+	if !o.ch.Authenticated() || cardRef(in.Issuer, e.card).ID != p.Card {
+		return nil, s.refuse(ctx, e, fault.New(fault.Conflict, "the channel is not to the card that the package is for"))
+	}
+	digest := requestDigest(PackageScript, [][]byte{[]byte(in.Package), []byte(in.Step), fmt.Append(nil, in.Chunks)})
+	if answer, err := o.last.repeat(r.Idempotency, digest); answer != nil || err != nil {
+		return answer, err
+	}
+	out, err := s.packageScript(ctx, o, p, in)
+	if err != nil {
+		return nil, s.failed(ctx, o, e, err)
+	}
+	e.key, e.digest = p.Key, digestOf(out...)
+	e.detail = map[string]string{"step": string(in.Step), "apdus": fmt.Sprint(len(out)), "chunks": fmt.Sprint(len(in.Chunks))}
+	if err := s.log(ctx, &e, nil); err != nil {
+		s.end(o)
+		return nil, err
+	}
+	o.last = replayed{idempotency: r.Idempotency, digest: digest, answer: out}
+	return out, nil
+}
+
+func (s *Service) packageScript(ctx context.Context, o *openChannel, p Package, in PackageScriptInput) ([][]byte, error) {
+	pkg, err := s.open(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	objects, err := s.objects(ctx, pkg, p, in)
+	if err != nil {
+		return nil, err
+	}
+	var script []apdu.Command
+	for _, obj := range objects {
+		chain, err := update.StoreData(obj, o.ch.DataMax(o.profile.Extended), o.profile.Extended)
+		if err != nil {
+			return nil, err
+		}
+		script = append(script, chain...)
+	}
+	wrapped, err := o.ch.Wrap(ctx, script, s.cfg.Now())
+	return encode(wrapped), err
+}
+
+// objects returns the objects of one step, chunks sealed as they are read.
+func (s *Service) objects(ctx context.Context, pkg *update.Package, p Package, in PackageScriptInput) ([][]byte, error) {
+	var one []byte
+	var err error
+	switch in.Step {
+	case StepOpen:
+		one = pkg.Encoded
+	case StepCommit:
+		one, err = pkg.Commit(ctx, s.cfg.Token)
+	case StepAbort:
+		one, err = pkg.Abort(ctx, s.cfg.Token)
+	case StepChunks:
+		return s.chunks(ctx, pkg, p, in.Chunks)
+	default:
+		err = fault.New(fault.InvalidInput, "a step is open, chunks, commit or abort")
+	}
+	return [][]byte{one}, err
+}
+
+func (s *Service) chunks(ctx context.Context, pkg *update.Package, p Package, which []int) ([][]byte, error) {
+	if len(which) == 0 || len(which) > ChunksPerScript {
+		return nil, fault.New(fault.InvalidInput, fmt.Sprintf("a script carries 1 to %d chunks", ChunksPerScript))
+	}
+	im, err := s.registered(ctx, p.Issuer, p.Image)
+	if err != nil {
+		return nil, err
+	}
+	rd := &reader{s: s, im: im}
+	var out [][]byte
+	for _, i := range which {
+		obj, err := s.chunk(ctx, rd, pkg, i)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, obj)
+	}
+	return out, nil
+}
+
+func (s *Service) chunk(ctx context.Context, rd *reader, pkg *update.Package, i int) ([]byte, error) {
+	if i < 1 || i > pkg.Manifest.Chunks() {
+		return nil, fault.New(fault.InvalidInput, "the package has no chunk of this number")
+	}
+	from, to := pkg.Manifest.ChunkRange(i)
+	data, err := rd.read(ctx, from, to)
+	if err != nil {
+		return nil, err
+	}
+	return pkg.Seal(ctx, s.cfg.Token, i, data)
+}
+
+// StreamChunks writes the sealed chunks of a package from number from on, one
+// after another, for an update server with a transport of its own. It holds one
+// block and one chunk in memory, whatever the image's size. The intent is durable
+// before the first byte, the outcome after the last. Suite 00 has no chunks that
+// could leave a channel.
+func (s *Service) StreamChunks(ctx context.Context, r Request, issuer, id string, from int, w io.Writer) error {
+	e, err := s.start(ctx, r, PackageChunks, issuer, "packages/"+id)
+	if err != nil {
+		return err
+	}
+	p, err := s.stored(ctx, r, issuer, id)
+	if err != nil {
+		return err
+	}
+	e.card, e.key, e.detail = p.Manifest.Card[:], p.Key, map[string]string{"from": fmt.Sprint(from)}
+	if p.Manifest.Suite == update.Plain || from < 1 || from > p.Manifest.Chunks() {
+		return fault.New(fault.InvalidInput, "the package has no sealed chunk of this number")
+	}
+	pkg, err := s.open(ctx, p)
+	if err != nil {
+		return s.refuse(ctx, e, err)
+	}
+	im, err := s.registered(ctx, issuer, p.Image)
+	if err != nil {
+		return err
+	}
+	if e.intent, err = s.intend(ctx, e); err != nil {
+		return err
+	}
+	rd := &reader{s: s, im: im}
+	for i := from; i <= p.Manifest.Chunks(); i++ {
+		obj, err := s.chunk(ctx, rd, pkg, i)
+		if err == nil {
+			_, err = w.Write(obj)
+		}
+		if err != nil {
+			return s.refuse(context.WithoutCancel(ctx), e, err)
+		}
+	}
+	return s.log(ctx, &e, nil)
+}
+
+// ConfirmPackageInput carries the card's receipt.
+type ConfirmPackageInput struct {
+	Issuer, Channel, Package string
+	Receipt                  []byte // R-APDU to the GET DATA for the receipt, as the card sent it
+}
+
+// ConfirmPackage verifies the card's receipt: under suite 01 by its own MAC, and
+// always through the channel. A receipt that does not verify leaves the package
+// open.
+func (s *Service) ConfirmPackage(ctx context.Context, r Request, in ConfirmPackageInput) (p Package, err error) {
+	e, err := s.start(ctx, r, PackageConfirm, in.Issuer, "packages/"+in.Package)
+	if err != nil {
+		return p, err
+	}
+	o, err := s.lock(r, in.Issuer, in.Channel)
+	if err != nil {
+		return p, err
+	}
+	defer o.mu.Unlock()
+	e.card = o.ch.Card().KDD
+	if p, err = s.stored(ctx, r, in.Issuer, in.Package); err != nil {
+		return p, err
+	}
+	if cardRef(in.Issuer, e.card).ID != p.Card {
+		return p, s.refuse(ctx, e, fault.New(fault.Conflict, "the channel is not to the card that the package is for"))
+	}
+	e.key = p.Key
+	pkg, err := s.verifyReceipt(ctx, o, p, in.Receipt)
+	if err != nil {
+		return p, s.failed(ctx, o, e, err)
+	}
+	ref := packageRef(in.Issuer, p.ID)
+	err = s.log(ctx, &e, func(tx store.Tx) error {
+		n, err := need(tx, ref, &p)
+		if err != nil || p.State == PackageConfirmed {
+			return err
+		}
+		p.State = PackageConfirmed
+		return put(tx, ref, n, p)
+	})
+	s.cfg.Token.Release(pkg.Keys.ENC, pkg.Keys.MAC)
+	return p, err
+}
+
+func (s *Service) verifyReceipt(ctx context.Context, o *openChannel, p Package, response []byte) (*update.Package, error) {
+	receipt, err := s.protected(ctx, o, response)
+	if err != nil {
+		return nil, err
+	}
+	pkg, err := s.open(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	return pkg, pkg.VerifyReceipt(ctx, s.cfg.Token, receipt)
+}

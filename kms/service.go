@@ -1,0 +1,235 @@
+// Package kms is the service: what a caller may ask, in which order it happens,
+// and what remains of it.
+//
+// Every operation goes check → act → log the outcome → answer; nothing that a
+// caller or a card can use leaves before its entry is durable, and an operation
+// whose entry the log refuses did not happen. Where the act is a change of rows,
+// the change and its entry are one transaction. Where the act takes long (the
+// content of an image, a stream of chunks), an intent is durable before it
+// starts. Refusals and failed proofs leave an entry too.
+//
+// The service knows neither HTTP nor SQL nor PKCS#11: it speaks to a Token, a
+// store.Store and a ledger.Ledger. Channels live in the memory of one process; a
+// process that dies loses them, and cards authenticate anew. What counts about a
+// card (its key version, sequence counter, failed proofs, packages) is in the
+// store and survives.
+//
+// A Service is safe for concurrent use. Requests on one channel run one after
+// another, because a Secure Channel Session is sequential.
+package kms
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"cardkms/audit"
+	"cardkms/derive"
+	"cardkms/derive/scp03"
+	"cardkms/kms/channel"
+	"cardkms/kms/fault"
+	"cardkms/kms/ledger"
+	"cardkms/kms/store"
+	"cardkms/kms/update"
+)
+
+// Token is what the service needs of a token.
+type Token interface {
+	derive.Token
+	// Random returns n bytes of the token's random number generator.
+	Random(ctx context.Context, n int) ([]byte, error)
+}
+
+// Profile is what the service needs to know of a card product.
+type Profile struct {
+	channel.Profile
+	Level     scp03.Level // security level unless a caller asks for another
+	Extended  bool        // the cards understand extended length
+	Suite     update.Suite
+	ChunkSize int
+}
+
+// Config is what a Service is made of. All of it is required but Logger.
+type Config struct {
+	Token       Token
+	Store       store.Store
+	Log         *ledger.Ledger
+	Pseudonym   *derive.Key                            // SessionMAC root: names cards in the log
+	Profiles    map[string]Profile                     // by name; "default" serves callers that name none
+	ReleaseKeys map[string]map[string]crypto.PublicKey // issuer → name → key
+	Limits      channel.Limits
+	ChannelsMax int
+	Now         func() time.Time
+	Logger      *slog.Logger
+}
+
+// Service is the key management service.
+type Service struct {
+	cfg      Config
+	channels channels
+	keys     keyCache
+	uploads  uploads
+}
+
+// New checks a configuration and returns a service.
+func New(cfg Config) (*Service, error) {
+	switch {
+	case cfg.Token == nil || cfg.Store == nil || cfg.Log == nil || cfg.Pseudonym == nil || cfg.Now == nil:
+		return nil, errors.New("kms: the configuration lacks a part")
+	case cfg.ChannelsMax < 1:
+		return nil, errors.New("kms: ChannelsMax must be at least 1")
+	case cfg.Limits.AnswerWithin > time.Minute || cfg.Limits.AnswerWithin <= 0:
+		return nil, errors.New("kms: a host challenge lives at most 60 seconds")
+	}
+	if _, ok := cfg.Profiles["default"]; !ok {
+		return nil, errors.New("kms: there is no card profile named default")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	s := &Service{cfg: cfg}
+	s.channels.init(cfg.ChannelsMax)
+	return s, nil
+}
+
+// Request is what every operation knows of its caller's request.
+type Request struct {
+	Caller      Caller
+	ID          string // for logs and the audit entry
+	Idempotency string // Idempotency-Key of a mutation; empty for none
+}
+
+// event collects what the audit entry of one operation says.
+type event struct {
+	req     Request
+	op      Operation
+	issuer  string
+	object  string
+	key     string
+	card    []byte // KDD; the entry holds its pseudonym
+	digest  audit.Digest
+	intent  *int64
+	detail  map[string]string
+	outcome error
+}
+
+// entry encodes the event. Cards appear by pseudonym only.
+func (s *Service) entry(ctx context.Context, e event) (audit.Entry, error) {
+	out := audit.Entry{
+		Actor: e.req.Caller.ID, Role: string(e.req.Caller.Role), Issuer: e.issuer,
+		Operation: string(e.op), Object: e.object, Key: e.key, Request: e.req.ID,
+		Digest: e.digest, Decision: audit.Allowed, Outcome: string(fault.CodeOf(e.outcome)),
+		Algorithm: audit.Approved,
+	}
+	if e.outcome != nil {
+		out.Decision = audit.Refused
+	}
+	if len(e.card) > 0 {
+		p, err := s.pseudonym(ctx, e.issuer, e.card)
+		if err != nil {
+			return out, err
+		}
+		out.Card = p
+	}
+	out.Detail, out.Intent = e.detail, e.intent
+	return out, nil
+}
+
+// pseudonym names a card in the log: AES-CMAC under a key of the token over
+// issuer | 00 | KDD, 8 bytes. Destroying the key makes the log unlinkable.
+func (s *Service) pseudonym(ctx context.Context, issuer string, kdd []byte) (string, error) {
+	mac, err := s.cfg.Token.MAC(ctx, s.cfg.Pseudonym, append(append([]byte(issuer), 0), kdd...))
+	if err != nil {
+		return "", fmt.Errorf("computing a pseudonym: %w", err)
+	}
+	return hex.EncodeToString(mac[:8]), nil
+}
+
+// log makes the entry of an event durable, with the row changes of change, which
+// may still set the outcome. It returns the event's outcome, or the log's error:
+// then the operation did not happen.
+func (s *Service) log(ctx context.Context, e *event, change func(store.Tx) error) error {
+	entry, err := s.entry(ctx, *e)
+	if err != nil {
+		return err
+	}
+	_, err = s.cfg.Log.Do(ctx, func(tx store.Tx) (audit.Entry, error) {
+		if change != nil {
+			if err := change(tx); err != nil {
+				return audit.Entry{}, err
+			}
+			entry.Outcome = string(fault.CodeOf(e.outcome))
+			if entry.Decision = audit.Allowed; e.outcome != nil {
+				entry.Decision = audit.Refused
+			}
+		}
+		return entry, nil
+	})
+	if err != nil {
+		return err
+	}
+	return e.outcome
+}
+
+// refuse logs why an operation does not happen and returns that reason, or the
+// log's error.
+func (s *Service) refuse(ctx context.Context, e event, why error) error {
+	e.outcome = why
+	return s.log(ctx, &e, nil)
+}
+
+// start checks the caller and returns the event of an operation. A refusal is in
+// the log when start returns.
+func (s *Service) start(ctx context.Context, r Request, op Operation, issuer, object string) (event, error) {
+	e := event{req: r, op: op, issuer: issuer, object: object}
+	if err := r.Caller.may(op, issuer); err != nil {
+		return e, s.refuse(ctx, e, err)
+	}
+	return e, nil
+}
+
+// read checks the caller of an operation that changes and releases nothing but
+// metadata; only refusals leave an entry.
+func (s *Service) read(ctx context.Context, r Request, op Operation, issuer, object string) error {
+	_, err := s.start(ctx, r, op, issuer, object)
+	return err
+}
+
+// newID returns 128 random bits in hexadecimal. Identifiers of channels are
+// guessed by nobody, but no secret hangs on them: a channel serves its own caller
+// only.
+func newID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// digestOf hashes parts with their lengths.
+func digestOf(parts ...[]byte) audit.Digest {
+	h := sha256.New()
+	for _, p := range parts {
+		fmt.Fprintf(h, "%d\n", len(p))
+		h.Write(p)
+	}
+	return audit.Digest(h.Sum(nil))
+}
+
+// Ready checks what the service cannot work without: the token and the store.
+func (s *Service) Ready(ctx context.Context) error {
+	if _, err := s.cfg.Token.Random(ctx, 8); err != nil {
+		return err
+	}
+	return s.cfg.Store.View(ctx, func(tx store.Tx) error {
+		_, err := tx.Size()
+		return err
+	})
+}
+
+// Close ends every channel and destroys its session keys.
+func (s *Service) Close() { s.channels.closeAll(s.cfg.Token) }

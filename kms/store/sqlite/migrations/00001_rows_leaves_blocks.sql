@@ -1,0 +1,36 @@
+-- The DDL is the only SQL text that differs between engines: PostgreSQL says
+-- bytea for BLOB, bigint for INTEGER, text COLLATE "C" for TEXT, and has no STRICT.
+
+-- +goose Up
+CREATE TABLE state_rows (
+    kind    TEXT    NOT NULL,
+    issuer  TEXT    NOT NULL,
+    id      TEXT    NOT NULL,
+    version INTEGER NOT NULL CHECK (version >= 1),
+    body    BLOB    NOT NULL,
+    PRIMARY KEY (kind, issuer, id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE log_leaves (
+    seq  INTEGER PRIMARY KEY CHECK (seq >= 0),
+    leaf BLOB NOT NULL
+) STRICT;
+
+-- idx is the stored hash index of golang.org/x/mod/sumdb/tlog.
+CREATE TABLE log_hashes (
+    idx  INTEGER PRIMARY KEY CHECK (idx >= 0),
+    hash BLOB NOT NULL CHECK (length(hash) = 32)
+) STRICT;
+
+CREATE TABLE image_blocks (
+    image TEXT    NOT NULL,
+    n     INTEGER NOT NULL CHECK (n >= 0),
+    data  BLOB    NOT NULL,
+    PRIMARY KEY (image, n)
+) STRICT;
+
+-- +goose Down
+DROP TABLE image_blocks;
+DROP TABLE log_hashes;
+DROP TABLE log_leaves;
+DROP TABLE state_rows;

@@ -1,0 +1,151 @@
+package storetest
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+	"testing"
+
+	"cardkms/kms/store"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// leaf returns the content of leaf n.
+func leaf(n int64) []byte { return fmt.Appendf(nil, "leaf %d\n", n) }
+
+// hashes returns stand-ins for the hashes that leaf n adds: one, and one more
+// for each subtree that it completes. A store does not know what they are.
+func hashes(n int64) [][store.HashSize]byte {
+	out := make([][store.HashSize]byte, 1+bits.TrailingZeros64(^uint64(n)))
+	for i := range out {
+		copy(out[i][:], fmt.Sprintf("hash %d of leaf %d", i, n))
+	}
+	return out
+}
+
+func appendLeaves(tx store.Leaves, from, to int64) error {
+	for n := from; n < to; n++ {
+		if err := tx.AppendLeaf(n, leaf(n), hashes(n)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func wantSize(t *testing.T, tx store.Leaves, want int64) {
+	t.Helper()
+	if got, err := tx.Size(); err != nil || got != want {
+		t.Errorf("Size() = %d, %v, want %d", got, err, want)
+	}
+}
+
+func testLeaves(t *testing.T, s *suite) {
+	s.update(func(tx store.Tx) error {
+		wantSize(t, tx, 0)
+		for _, wrong := range []int64{-1, 1, 7} {
+			if tx.AppendLeaf(wrong, leaf(wrong), hashes(max(wrong, 0))) == nil {
+				t.Errorf("leaf %d was appended to no leaves", wrong)
+			}
+		}
+		return appendLeaves(tx, 0, 5)
+	})
+	s.update(func(tx store.Tx) error {
+		for _, wrong := range []int64{0, 4, 6} {
+			wantError(t, tx.AppendLeaf(wrong, leaf(wrong), hashes(wrong)), store.ErrVersion)
+		}
+		wantSize(t, tx, 5)
+		err := appendLeaves(tx, 5, 9)
+		wantSize(t, tx, 9)
+		return err
+	})
+	s.view(func(tx store.Tx) error {
+		wantSize(t, tx, 9)
+		for _, tt := range []struct {
+			seq   int64
+			limit int
+			want  int64 // leaf after the last one
+		}{{0, 100, 9}, {0, 9, 9}, {3, 4, 7}, {8, 1, 9}, {9, 5, 9}, {50, 5, 50}, {0, 0, 0}} {
+			var want [][]byte
+			for n := tt.seq; n < tt.want; n++ {
+				want = append(want, leaf(n))
+			}
+			got, err := tx.Leaves(tt.seq, tt.limit)
+			if diff := cmp.Diff(want, got); err != nil || diff != "" {
+				t.Errorf("Leaves(%d, %d): %v %s", tt.seq, tt.limit, err, diff)
+			}
+		}
+		return nil
+	})
+}
+
+func testHashes(t *testing.T, s *suite) {
+	const size = 70
+	var want [][store.HashSize]byte
+	for n := range int64(size) {
+		want = append(want, hashes(n)...)
+	}
+	s.update(func(tx store.Tx) error { return appendLeaves(tx, 0, size) })
+	s.view(func(tx store.Tx) error {
+		all := make([]int64, len(want))
+		for i := range all {
+			all[i] = int64(i)
+		}
+		got, err := tx.Hashes(all)
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("all hashes: %v %s", err, diff)
+		}
+		got, err = tx.Hashes([]int64{9, 3, 4, 5, 0, 0})
+		picked := [][store.HashSize]byte{want[9], want[3], want[4], want[5], want[0], want[0]}
+		if diff := cmp.Diff(picked, got); err != nil || diff != "" {
+			t.Errorf("some hashes, not in order: %v %s", err, diff)
+		}
+		if got, err := tx.Hashes(nil); err != nil || len(got) != 0 {
+			t.Errorf("no hashes: %d, %v", len(got), err)
+		}
+		for _, missing := range [][]int64{{int64(len(want))}, {0, -1}, {0, int64(len(want) - 1), int64(len(want))}} {
+			_, err := tx.Hashes(missing)
+			wantError(t, err, store.ErrNotFound)
+		}
+		return nil
+	})
+}
+
+// testHashCount: a wrong number of hashes would shift every later index.
+func testHashCount(t *testing.T, s *suite) {
+	s.update(func(tx store.Tx) error {
+		if tx.AppendLeaf(0, leaf(0), nil) == nil || tx.AppendLeaf(0, leaf(0), hashes(1)) == nil {
+			t.Error("leaf 0 was appended with no hash or with two")
+		}
+		return appendLeaves(tx, 0, 1)
+	})
+}
+
+func testTryLeaves(t *testing.T, s *suite) {
+	undo := errors.New("undo")
+	s.update(func(tx store.Tx) error {
+		if err := appendLeaves(tx, 0, 2); err != nil {
+			return err
+		}
+		wantError(t, tx.Try(func() error {
+			if err := appendLeaves(tx, 2, 6); err != nil {
+				return err
+			}
+			wantSize(t, tx, 6)
+			return undo
+		}), undo)
+		wantSize(t, tx, 2)
+		return tx.Try(func() error { return appendLeaves(tx, 2, 3) })
+	})
+	s.view(func(tx store.Tx) error {
+		wantSize(t, tx, 3)
+		got, err := tx.Hashes([]int64{0, 1, 2, 3})
+		want := append(append(hashes(0), hashes(1)...), hashes(2)...)
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("hashes after Try: %v %s", err, diff)
+		}
+		_, err = tx.Hashes([]int64{4})
+		wantError(t, err, store.ErrNotFound)
+		return nil
+	})
+}
