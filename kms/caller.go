@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"cardkms/kms/fault"
+	"cardkms/kms/key"
 )
 
 // Role is what a person or a program is to the service.
@@ -69,7 +70,6 @@ const (
 	CardRead            Operation = "card.read"
 	KeyRead             Operation = "key.read"
 	AuditRead           Operation = "audit.read"
-	SystemRead          Operation = "system.read"
 )
 
 // permissions is the one place that says which role may do what. What is not
@@ -91,7 +91,6 @@ var permissions = map[Operation][]Role{
 	CardRead:            {UpdateServer, SecurityOfficer, Auditor},
 	KeyRead:             {SecurityOfficer, Auditor},
 	AuditRead:           {Auditor},
-	SystemRead:          {Operator, SecurityOfficer, Auditor},
 }
 
 // Operations returns every operation, sorted.
@@ -110,7 +109,7 @@ func (c Caller) may(op Operation, issuer string) error {
 	if !slices.Contains(permissions[op], c.Role) {
 		return fault.New(fault.Forbidden, "your role does not allow this operation")
 	}
-	if c.Issuer != "" && issuer != "" && c.Issuer != issuer {
+	if issuer != "" && !key.ValidName(issuer) || c.Issuer != "" && issuer != "" && c.Issuer != issuer {
 		return fault.New(fault.NotFound, "no such issuer")
 	}
 	return nil

@@ -27,6 +27,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"cardkms/audit"
@@ -34,6 +35,7 @@ import (
 	"cardkms/derive/scp03"
 	"cardkms/kms/channel"
 	"cardkms/kms/fault"
+	"cardkms/kms/key"
 	"cardkms/kms/ledger"
 	"cardkms/kms/store"
 	"cardkms/kms/update"
@@ -187,11 +189,32 @@ func (s *Service) refuse(ctx context.Context, e event, why error) error {
 // start checks the caller and returns the event of an operation. A refusal is in
 // the log when start returns.
 func (s *Service) start(ctx context.Context, r Request, op Operation, issuer, object string) (event, error) {
-	e := event{req: r, op: op, issuer: issuer, object: object}
+	e := event{req: r, op: op, issuer: issuer, object: printable(object)}
+	if !key.ValidName(issuer) {
+		e.issuer = ""
+	}
 	if err := r.Caller.may(op, issuer); err != nil {
 		return e, s.refuse(ctx, e, err)
 	}
 	return e, nil
+}
+
+// printable makes a resource name that a caller wrote fit for the log, whose
+// alphabet is narrower than what a caller can send.
+func printable(object string) string {
+	segments := strings.Split(object, "/")
+	for i, s := range segments {
+		segments[i] = strings.Map(func(r rune) rune {
+			if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._-", r) {
+				return r
+			}
+			return '_'
+		}, s[:min(len(s), 64)])
+		if s == "" {
+			segments[i] = "_"
+		}
+	}
+	return strings.Join(segments[:min(len(segments), 8)], "/")
 }
 
 // read checks the caller of an operation that changes and releases nothing but
@@ -233,3 +256,23 @@ func (s *Service) Ready(ctx context.Context) error {
 
 // Close ends every channel and destroys its session keys.
 func (s *Service) Close() { s.channels.closeAll(s.cfg.Token) }
+
+// Started logs that the service began to serve, with what it found out about its
+// token.
+func (s *Service) Started(ctx context.Context, found map[string]string) error {
+	e := event{req: Request{Caller: Caller{ID: audit.ActorService}}, op: "service.start", detail: found}
+	return s.log(ctx, &e, nil)
+}
+
+// AllKeys returns the key versions of these issuers, for the check of the
+// token's objects at start.
+func (s *Service) AllKeys(ctx context.Context, issuers ...string) (all []key.Version, err error) {
+	for _, issuer := range issuers {
+		some, err := s.versions(ctx, issuer)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, some...)
+	}
+	return all, nil
+}

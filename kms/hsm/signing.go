@@ -45,7 +45,7 @@ type SigningKey struct {
 }
 
 // PreferredSigning returns Ed25519 where the token has it, else ECDSA P-256.
-func (t *Token) PreferredSigning(_ context.Context) key.Algorithm {
+func (t *Token) PreferredSigning() key.Algorithm {
 	for _, c := range t.caps {
 		if c.Plan == "CKM_EDDSA" && c.Err == nil {
 			return key.Ed25519
@@ -169,18 +169,27 @@ func (t *Token) GenerateSigning(ctx context.Context, label string, a key.Algorit
 	if err != nil {
 		return nil, err
 	}
-	return t.Signing(ctx, label, a)
+	return t.Signing(ctx, label)
 }
 
-// Signing finds a signing key pair.
-func (t *Token) Signing(ctx context.Context, label string, a key.Algorithm) (*SigningKey, error) {
-	k := &SigningKey{token: t, label: label, Algorithm: a}
+// Signing finds a signing key pair; its type is the token's to say.
+func (t *Token) Signing(ctx context.Context, label string) (*SigningKey, error) {
+	k := &SigningKey{token: t, label: label}
 	err := t.do(ctx, nil, func(s pkcs11.SessionHandle, _ *object) error {
 		h, err := t.find(s, label, pkcs11.CKO_PUBLIC_KEY)
 		if err != nil {
 			return err
 		}
-		k.Public, err = t.publicPoint(s, h, a)
+		for _, a := range []key.Algorithm{key.Ed25519, key.P256} {
+			params := []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_EC_PARAMS, curves[a])}
+			if compareAttributes(t.ctx, s, h, params) == nil {
+				k.Algorithm = a
+			}
+		}
+		if k.Algorithm == "" {
+			return fault.New(fault.KeyState, label+" is a key on a curve that the log does not use")
+		}
+		k.Public, err = t.publicPoint(s, h, k.Algorithm)
 		return err
 	})
 	return k, err

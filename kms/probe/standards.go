@@ -3,6 +3,7 @@ package probe
 import (
 	"bytes"
 	"context"
+	_ "embed"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -433,3 +434,9 @@ func runCRC32(_ *bench, in input) error {
 	}
 	return nil
 }
+
+// Standards are the built-in known answers: vectors of public test suites, each
+// naming its source, and self-made ones on which two independent programs agree.
+//
+//go:embed testdata/standards.json
+var Standards []byte

@@ -1,0 +1,57 @@
+# Everything a person needs, by name. `make help` lists it.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+GO ?= go
+BIN := dist
+# The machine's packages that tests and the demo need (Debian 12 names).
+PACKAGES := softhsm2 libnss3 libnss3-tools opensc-pkcs11 gcc libc6-dev ca-certificates
+TOOL := $(GO) tool -modfile=tools.mod
+
+.PHONY: help demo test check race fuzz bench setup build test-long test-pcsc clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: ## install what the tests and the demo need (Debian packages; asks nothing)
+	@missing=; for p in $(PACKAGES); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then \
+	  command -v apt-get >/dev/null || { echo "cardkms: please install:$$missing"; exit 1; }; \
+	  sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	  echo "cardkms: installing$$missing"; \
+	  $$sudo apt-get update -q && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -q --no-install-recommends $$missing; \
+	fi
+
+build: ## build the three programs into dist/
+	$(GO) build -trimpath -o $(BIN)/ ./cmd/...
+
+demo: setup build ## update a simulated card, with the power cut in the middle
+	$(BIN)/cardkms-demo
+
+test: setup ## every test of the default suite
+	$(GO) vet ./...
+	$(GO) test ./...
+
+race: setup ## the default suite under the race detector
+	$(GO) test -race ./...
+
+check: ## format, vet, lint and the module's tidiness
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'run gofmt -w'; exit 1; }
+	$(GO) vet ./...
+	$(GO) mod tidy -diff
+	$(TOOL) golangci-lint run ./...
+
+FUZZTIME ?= 20s
+fuzz: setup ## each fuzz target for FUZZTIME (20s)
+	@set -e; $(GO) list ./... | while read -r p; do \
+	  for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
+	    echo "$$p $$f"; $(GO) test $$p -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME); \
+	  done; done
+
+bench: setup build ## cost beside the bare PKCS#11 calls, in one run
+	$(GO) test ./cmd/cardkmsd -run '^TestBench$$' -count 1 -timeout 20m -v -args -bench-report | grep -v '^=== '
+
+test-long: setup ## all pairs of power cuts and other long suites
+	CARDKMS_LONG=1 $(GO) test -timeout 60m ./softhsm/cardsim ./kms/...
+
+clean: ## remove what was built
+	rm -rf $(BIN)

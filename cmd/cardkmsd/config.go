@@ -1,0 +1,316 @@
+package main
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"cardkms/derive/scp03"
+	"cardkms/kms"
+	"cardkms/kms/channel"
+	"cardkms/kms/key"
+	"cardkms/kms/secret"
+	"cardkms/kms/update"
+)
+
+// config is the one YAML file. Unknown and duplicate fields are refused, and
+// everything is checked before anything is opened. Paths are relative to the
+// file.
+type config struct {
+	Development bool                         `yaml:"development"` // allows SoftHSM2
+	Listen      string                       `yaml:"listen"`
+	Data        string                       `yaml:"data"` // directory of the database
+	Token       tokenConfig                  `yaml:"token"`
+	TLS         tlsConfig                    `yaml:"tls"`
+	Log         logConfig                    `yaml:"log"`
+	Clients     []clientConfig               `yaml:"clients"`
+	Profiles    map[string]profileConfig     `yaml:"profiles"`
+	ReleaseKeys map[string]map[string]string `yaml:"releaseKeys"` // issuer → name → PEM file
+	Limits      limitsConfig                 `yaml:"limits"`
+
+	dir string // of the file
+}
+
+type tokenConfig struct {
+	Module    string `yaml:"module"`
+	InitArgs  string `yaml:"initArgs"` // NSS softokn only
+	SoftHSM   string `yaml:"softhsm"`  // directory of SoftHSM2's tokens; development only
+	Label     string `yaml:"label"`
+	PIN       string `yaml:"pin"` // a reference: file:PATH or env:NAME
+	Sessions  int    `yaml:"sessions"`
+	Objects   int    `yaml:"objects"`
+	Pseudonym keyRef `yaml:"pseudonym"`
+}
+
+// keyRef names a service key of the token.
+type keyRef struct {
+	Label string `yaml:"label"`
+	KCV   string `yaml:"kcv"` // METHOD:VALUE
+}
+
+type tlsConfig struct {
+	Certificate string `yaml:"certificate"`
+	Key         string `yaml:"key"`
+	ClientCAs   string `yaml:"clientCAs"`
+}
+
+type logConfig struct {
+	Label    string `yaml:"label"` // of the signing key in the token
+	Origin   string `yaml:"origin"`
+	Verifier string `yaml:"verifier"` // verifier key, as auditors hold it
+}
+
+type clientConfig struct {
+	ID     string     `yaml:"id"`
+	Role   kms.Role   `yaml:"role"`
+	Issuer string     `yaml:"issuer"`
+	Cards  *cardRange `yaml:"cards"`
+}
+
+type cardRange struct {
+	From string `yaml:"from"`
+	To   string `yaml:"to"`
+}
+
+type profileConfig struct {
+	Mode      string `yaml:"mode"` // s8 or s16
+	AID       string `yaml:"aid"`
+	Level     string `yaml:"level"`
+	Suite     string `yaml:"suite"`
+	ChunkSize int    `yaml:"chunkSize"`
+	Extended  bool   `yaml:"extendedLength"`
+	PadEmpty  bool   `yaml:"padEmptyCommands"`
+	SkipEmpty bool   `yaml:"skipEmptyCommands"`
+}
+
+type limitsConfig struct {
+	Channels          int           `yaml:"channels"`
+	AnswerWithin      time.Duration `yaml:"answerWithin"`
+	Idle              time.Duration `yaml:"idle"`
+	Absolute          time.Duration `yaml:"absolute"`
+	RequestsPerSecond int           `yaml:"requestsPerSecond"`
+	ImageBytes        int64         `yaml:"imageBytes"`
+}
+
+// load reads and checks a configuration file.
+func load(path string) (*config, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	l := channel.DefaultLimits()
+	c := &config{Limits: limitsConfig{
+		Channels: 100_000, AnswerWithin: l.AnswerWithin, Idle: l.Idle, Absolute: l.Absolute,
+		RequestsPerSecond: 5000, ImageBytes: 64 << 20,
+	}}
+	if err := yaml.NewDecoder(bytes.NewReader(b), yaml.Strict()).Decode(c); err != nil {
+		return nil, fmt.Errorf("the configuration %s: %w", path, err)
+	}
+	if c.dir, err = filepath.Abs(filepath.Dir(path)); err != nil {
+		return nil, err
+	}
+	if err := c.check(); err != nil {
+		return nil, fmt.Errorf("the configuration %s: %w", path, err)
+	}
+	return c, nil
+}
+
+func (c *config) path(p string) string {
+	if p == "" || filepath.IsAbs(p) {
+		return p
+	}
+	return filepath.Join(c.dir, p)
+}
+
+func (c *config) check() error {
+	for name, v := range map[string]string{
+		"listen": c.Listen, "data": c.Data, "token.module": c.Token.Module, "token.label": c.Token.Label,
+		"token.pin": c.Token.PIN, "token.pseudonym.label": c.Token.Pseudonym.Label, "tls.certificate": c.TLS.Certificate,
+		"tls.key": c.TLS.Key, "tls.clientCAs": c.TLS.ClientCAs, "log.label": c.Log.Label,
+		"log.origin": c.Log.Origin, "log.verifier": c.Log.Verifier,
+	} {
+		if v == "" {
+			return fmt.Errorf("%s is missing", name)
+		}
+	}
+	if c.Token.SoftHSM != "" && !c.Development {
+		return errors.New("token.softhsm is for development: true only")
+	}
+	if c.Limits.Channels < 1 || c.Limits.RequestsPerSecond < 1 || c.Limits.ImageBytes < 1 {
+		return errors.New("limits are at least 1")
+	}
+	if _, err := c.callers(); err != nil {
+		return err
+	}
+	if _, err := c.profiles(); err != nil {
+		return err
+	}
+	_, err := c.releaseKeys()
+	return err
+}
+
+// resolve returns the secret that a reference names.
+func (c *config) resolve(ref string) (secret.Bytes, error) {
+	kind, rest, _ := strings.Cut(ref, ":")
+	switch kind {
+	case "file":
+		b, err := os.ReadFile(c.path(rest))
+		if err != nil {
+			return secret.Bytes{}, fmt.Errorf("reading a secret: %w", err)
+		}
+		return secret.New(bytes.TrimRight(b, "\r\n")), nil
+	case "env":
+		v, ok := os.LookupEnv(rest)
+		if !ok {
+			return secret.Bytes{}, fmt.Errorf("the environment variable %s is not set", rest)
+		}
+		return secret.New([]byte(v)), os.Unsetenv(rest)
+	}
+	return secret.Bytes{}, errors.New("a secret is a reference: file:PATH or env:NAME, never the value")
+}
+
+// callers returns the clients by identity.
+func (c *config) callers() (map[string]kms.Caller, error) {
+	out := map[string]kms.Caller{}
+	for _, cl := range c.Clients {
+		if _, twice := out[cl.ID]; twice || cl.ID == "" {
+			return nil, fmt.Errorf("client %q is named twice or not at all", cl.ID)
+		}
+		if cl.Role == kms.UpdateServer && (cl.Issuer == "" || cl.Cards == nil) {
+			return nil, fmt.Errorf("client %s: an update server needs an issuer and a card range", cl.ID)
+		}
+		caller := kms.Caller{ID: cl.ID, Role: cl.Role, Issuer: cl.Issuer}
+		if cl.Cards != nil {
+			if err := bound(caller.Cards.From[:], cl.Cards.From); err != nil {
+				return nil, fmt.Errorf("client %s: %w", cl.ID, err)
+			}
+			if err := bound(caller.Cards.To[:], cl.Cards.To); err != nil {
+				return nil, fmt.Errorf("client %s: %w", cl.ID, err)
+			}
+		}
+		out[cl.ID] = caller
+	}
+	return out, nil
+}
+
+func bound(dst []byte, s string) error {
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != len(dst) {
+		return fmt.Errorf("a card range is bounded by %d hexadecimal digits", 2*len(dst))
+	}
+	copy(dst, b)
+	return nil
+}
+
+func (c *config) profiles() (map[string]kms.Profile, error) {
+	out := map[string]kms.Profile{}
+	for name, p := range c.Profiles {
+		k, err := p.profile()
+		if err != nil || !key.ValidName(name) {
+			return nil, fmt.Errorf("profile %q: %w", name, errors.Join(err, errName(name)))
+		}
+		out[name] = k
+	}
+	return out, nil
+}
+
+func errName(name string) error {
+	if key.ValidName(name) {
+		return nil
+	}
+	return errors.New("a name has 1 to 63 lower-case letters, digits and hyphens, a letter first")
+}
+
+func (p profileConfig) profile() (kms.Profile, error) {
+	out := kms.Profile{Extended: p.Extended, ChunkSize: p.ChunkSize}
+	switch p.Mode {
+	case "s8", "":
+		out.Mode = scp03.S8
+	case "s16":
+		out.Mode = scp03.S16
+	default:
+		return out, errors.New("mode is s8 or s16")
+	}
+	aid, err := hex.DecodeString(p.AID)
+	if n := len(aid); err != nil || n != 0 && (n < 5 || n > 16) {
+		return out, errors.New("aid has 5 to 16 bytes in hexadecimal, or is left out")
+	}
+	out.AID = aid
+	level, err := hex.DecodeString(p.Level)
+	if err != nil || len(level) != 1 || !scp03.ValidLevel(scp03.Level(level[0]), 0xFF) {
+		return out, errors.New("level is 00, 01, 03, 11, 13 or 33")
+	}
+	out.Level = scp03.Level(level[0])
+	switch p.Suite {
+	case "01", "":
+		out.Suite = update.AESCMAC
+	case "00":
+		out.Suite = update.Plain
+	default:
+		return out, errors.New("suite is 00 or 01")
+	}
+	if out.ChunkSize == 0 {
+		out.ChunkSize = 1024
+	}
+	if out.ChunkSize < update.ChunkBytesMin || out.ChunkSize > update.ChunkBytesMax {
+		return out, fmt.Errorf("chunkSize is %d to %d", update.ChunkBytesMin, update.ChunkBytesMax)
+	}
+	out.Options = scp03.Options{PadEmpty: p.PadEmpty, SkipEmpty: p.SkipEmpty, ShortOnly: !p.Extended}
+	return out, nil
+}
+
+func (c *config) releaseKeys() (map[string]map[string]crypto.PublicKey, error) {
+	out := map[string]map[string]crypto.PublicKey{}
+	for issuer, keys := range c.ReleaseKeys {
+		out[issuer] = map[string]crypto.PublicKey{}
+		for name, file := range keys {
+			k, err := publicKey(c.path(file))
+			if err != nil {
+				return nil, fmt.Errorf("release key %s of %s: %w", name, issuer, err)
+			}
+			out[issuer][name] = k
+		}
+	}
+	return out, nil
+}
+
+func publicKey(path string) (crypto.PublicKey, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(b)
+	if block == nil || block.Type != "PUBLIC KEY" {
+		return nil, fmt.Errorf("%s holds no PEM public key", path)
+	}
+	return x509.ParsePKIXPublicKey(block.Bytes)
+}
+
+// issuers returns the issuers that clients and release keys name.
+func (c *config) issuers() []string {
+	seen := map[string]bool{}
+	var out []string
+	add := func(s string) {
+		if s != "" && !seen[s] {
+			seen[s] = true
+			out = append(out, s)
+		}
+	}
+	for _, cl := range c.Clients {
+		add(cl.Issuer)
+	}
+	for issuer := range c.ReleaseKeys {
+		add(issuer)
+	}
+	return out
+}

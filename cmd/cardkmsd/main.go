@@ -1,0 +1,45 @@
+// Command cardkmsd is the server: it reads a configuration, wires, serves and
+// stops. It also holds what must happen at the console of the machine with the
+// token: making a development set-up, loading keys, and probing a token.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:]))
+}
+
+// errFailed ends a command that has said what is wrong already.
+var errFailed = errors.New("failed")
+
+func run(ctx context.Context, args []string) int {
+	root := &cobra.Command{
+		Use:           "cardkmsd",
+		Short:         "Key management service for smart cards: keys stay in a PKCS#11 token",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddCommand(initCommand(), serveCommand(), keyloadCommand(), probeCommand())
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, errFailed):
+		return 1
+	}
+	fmt.Fprintln(os.Stderr, "cardkmsd:", err)
+	return 1
+}

@@ -1,0 +1,233 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/mod/sumdb/note"
+
+	"cardkms/audit"
+	"cardkms/derive"
+	"cardkms/kms"
+	"cardkms/kms/channel"
+	"cardkms/kms/hsm"
+	"cardkms/kms/key"
+	"cardkms/kms/ledger"
+	"cardkms/kms/store"
+	"cardkms/kms/store/sqlite"
+	"cardkms/softhsm"
+)
+
+// node is everything that a configuration opens.
+type node struct {
+	cfg     *config
+	lock    *os.File
+	token   *hsm.Token
+	store   store.Store
+	log     *ledger.Ledger
+	service *kms.Service
+}
+
+// open opens a node, in the order in which one part needs another. What was
+// opened is closed again when a later part fails.
+func open(ctx context.Context, cfg *config, logger *slog.Logger) (n *node, err error) {
+	n = &node{cfg: cfg}
+	defer func() {
+		if err != nil {
+			n.close()
+		}
+	}()
+	if softhsm.Is(cfg.Token.Module) && !cfg.Development {
+		return n, errors.New("SoftHSM2 keeps keys in files that anybody with their PIN can copy; it serves only with development: true")
+	}
+	if n.lock, err = lockDir(cfg.path(cfg.Data)); err != nil {
+		return n, err
+	}
+	if n.token, err = openToken(ctx, cfg, logger); err != nil {
+		return n, err
+	}
+	db, err := sqlite.Open(ctx, filepath.Join(cfg.path(cfg.Data), "cardkms.db"))
+	if err != nil {
+		return n, err
+	}
+	n.store = db
+	if n.log, err = openLog(ctx, n, logger); err != nil {
+		return n, err
+	}
+	n.service, err = newService(n, logger)
+	return n, err
+}
+
+// lockDir holds the data directory for one process. A second one would append to
+// the same log.
+func lockDir(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the data directory: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("locking the data directory: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("another cardkmsd uses %s; stop it first", dir)
+	}
+	return f, nil
+}
+
+func openToken(ctx context.Context, cfg *config, logger *slog.Logger) (*hsm.Token, error) {
+	if cfg.Token.SoftHSM != "" {
+		if err := softhsm.Use(cfg.path(cfg.Token.SoftHSM)); err != nil {
+			return nil, err
+		}
+	}
+	pin, err := cfg.resolve(cfg.Token.PIN)
+	if err != nil {
+		return nil, fmt.Errorf("token.pin: %w", err)
+	}
+	return hsm.Open(ctx, hsm.Config{
+		Module: cfg.Token.Module, InitArgs: cfg.Token.InitArgs, Label: cfg.Token.Label, PIN: pin,
+		Sessions: cfg.Token.Sessions, Objects: cfg.Token.Objects, Logger: logger,
+	})
+}
+
+func openLog(ctx context.Context, n *node, logger *slog.Logger) (*ledger.Ledger, error) {
+	verifier, err := audit.NewVerifier(n.cfg.Log.Verifier)
+	if err != nil {
+		return nil, fmt.Errorf("log.verifier: %w", err)
+	}
+	k, err := n.token.Signing(ctx, n.cfg.Log.Label)
+	if err != nil {
+		return nil, fmt.Errorf("finding the log's signing key: %w", err)
+	}
+	signer, err := logSigner(n.cfg.Log.Origin, k)
+	if err != nil {
+		return nil, err
+	}
+	if signer.KeyHash() != verifier.KeyHash() {
+		return nil, errors.New("the token's log key is not the one that log.verifier names")
+	}
+	return ledger.Open(ctx, ledger.Config{
+		Store: n.store, Signer: signer, Verifier: verifier, Origin: n.cfg.Log.Origin, Now: time.Now, Logger: logger,
+	})
+}
+
+// signTimeout bounds the signature of a checkpoint, which no request waits for.
+const signTimeout = 10 * time.Second
+
+// logSigner makes a note signer of a key that stays in the token.
+func logSigner(name string, k *hsm.SigningKey) (note.Signer, error) {
+	sign := func(b []byte) ([]byte, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), signTimeout)
+		defer cancel()
+		return k.Sign(ctx, b)
+	}
+	if k.Algorithm == key.Ed25519 {
+		return audit.NewSigner(name, ed25519.PublicKey(k.Public), sign)
+	}
+	pub, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), k.Public)
+	if err != nil {
+		return nil, fmt.Errorf("reading the log's public key: %w", err)
+	}
+	return audit.NewECDSASigner(name, pub, sign)
+}
+
+// logVerifier returns the verifier key for a signing key.
+func logVerifier(name string, k *hsm.SigningKey) (string, error) {
+	if k.Algorithm == key.Ed25519 {
+		return audit.VerifierKey(name, ed25519.PublicKey(k.Public))
+	}
+	pub, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), k.Public)
+	if err != nil {
+		return "", fmt.Errorf("reading the log's public key: %w", err)
+	}
+	return audit.VerifierKey(name, pub)
+}
+
+func (r keyRef) root() (derive.Root, error) {
+	method, value, ok := strings.Cut(r.KCV, ":")
+	if !ok {
+		return derive.Root{}, errors.New("token.pseudonym.kcv is METHOD:VALUE")
+	}
+	return derive.Root{
+		Label: r.Label, Algorithm: key.AES256, Class: derive.SessionMAC,
+		KCV: key.KCV{Method: key.KCVMethod(method), Value: value},
+	}, nil
+}
+
+func newService(n *node, logger *slog.Logger) (*kms.Service, error) {
+	pseudonym, err := n.cfg.Token.Pseudonym.root()
+	if err != nil {
+		return nil, err
+	}
+	profiles, err := n.cfg.profiles()
+	if err != nil {
+		return nil, err
+	}
+	release, err := n.cfg.releaseKeys()
+	if err != nil {
+		return nil, err
+	}
+	l := n.cfg.Limits
+	return kms.New(kms.Config{
+		Token: n.token, Store: n.store, Log: n.log, Pseudonym: derive.FromRoot(pseudonym),
+		Profiles: profiles, ReleaseKeys: release, ChannelsMax: l.Channels, Now: time.Now, Logger: logger,
+		Limits: channel.Limits{AnswerWithin: l.AnswerWithin, Idle: l.Idle, Absolute: l.Absolute, PendingMax: channel.DefaultLimits().PendingMax},
+	})
+}
+
+// verifyKeys finds every key of the service in the token before anybody is
+// served, and compares what protects it and its check value.
+func (n *node) verifyKeys(ctx context.Context) error {
+	pseudonym, err := n.cfg.Token.Pseudonym.root()
+	if err != nil {
+		return err
+	}
+	if err := n.token.Check(ctx, pseudonym); err != nil {
+		return fmt.Errorf("the pseudonym key: %w", err)
+	}
+	versions, err := n.service.AllKeys(ctx, n.cfg.issuers()...)
+	if err != nil {
+		return err
+	}
+	for _, v := range versions {
+		for p := range v.KCVs {
+			if err := n.token.Check(ctx, kms.Root(v, p)); err != nil {
+				return fmt.Errorf("%s: %w", v.ID.Label(p), err)
+			}
+		}
+	}
+	return nil
+}
+
+// close closes in the opposite order. Channels end, the log signs a last
+// checkpoint, and the token forgets its session keys.
+func (n *node) close() {
+	if n.service != nil {
+		n.service.Close()
+	}
+	if n.log != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), signTimeout)
+		defer cancel()
+		_ = n.log.Close(ctx)
+	}
+	if n.store != nil {
+		_ = n.store.Close()
+	}
+	if n.token != nil {
+		n.token.Close()
+	}
+	if n.lock != nil {
+		_ = n.lock.Close()
+	}
+}

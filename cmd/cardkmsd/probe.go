@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"cardkms/kms/hsm"
+	"cardkms/kms/probe"
+	"cardkms/kms/secret"
+	"cardkms/softhsm"
+)
+
+type probeFlags struct {
+	module, initArgs, label, pin string
+	vectors                      []string
+}
+
+func probeCommand() *cobra.Command {
+	var f probeFlags
+	c := &cobra.Command{
+		Use:   "probe [--module M --label L --pin REF] [--vectors FILE...]",
+		Short: "Say what a PKCS#11 token can do, by which plan, and run known answers through it",
+		Long: `Say which operations a PKCS#11 token can do and by which plan, and run known
+answers through it: each key of a vector is imported as a session object, used
+and destroyed. Without --module a throw-away SoftHSM2 token is made and used.
+
+One line per case says PASS, FAIL or SKIP with the case's id and a reason; the
+last line counts them. The exit status is 1 if any case failed. Without
+--vectors the built-in known answers run.`,
+		Args: cobra.ArbitraryArgs, // further files of --vectors
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 && len(f.vectors) == 0 {
+				return errors.New("files are given with --vectors")
+			}
+			f.vectors = append(f.vectors, args...)
+			return runProbe(cmd.Context(), f, cmd.OutOrStdout())
+		},
+	}
+	c.Flags().StringVar(&f.module, "module", "", "`PATH` of the PKCS#11 module (default: a throw-away SoftHSM2 token)")
+	c.Flags().StringVar(&f.initArgs, "init-args", "", "reserved string of C_Initialize (NSS softokn)")
+	c.Flags().StringVar(&f.label, "label", "", "label of the token")
+	c.Flags().StringVar(&f.pin, "pin", "", "reference to its User PIN: file:PATH or env:NAME")
+	c.Flags().StringArrayVar(&f.vectors, "vectors", nil, "known answers to run: `FILE`...")
+	return c
+}
+
+func runProbe(ctx context.Context, f probeFlags, out io.Writer) error {
+	t, cleanup, err := probeToken(ctx, f)
+	if err != nil {
+		return err
+	}
+	defer cleanup()
+	for _, c := range t.Capabilities() {
+		how := c.Plan
+		if c.Err != nil {
+			how = "NO: " + c.Err.Error()
+		}
+		fmt.Fprintf(out, "%-48s %s\n", c.Operation, how)
+	}
+	var results []probe.Result
+	add := func(file []byte) error {
+		rs, err := probe.Run(ctx, t, file)
+		for _, r := range rs {
+			fmt.Fprintln(out, r)
+		}
+		results = append(results, rs...)
+		return err
+	}
+	if len(f.vectors) == 0 {
+		err = add(probe.Standards)
+	}
+	for _, path := range f.vectors {
+		b, rerr := os.ReadFile(path)
+		if rerr == nil {
+			rerr = add(b)
+		}
+		if rerr != nil {
+			err = errors.Join(err, fmt.Errorf("%s: %w", path, rerr))
+		}
+	}
+	passed, failed, skipped := probe.Count(results)
+	fmt.Fprintf(out, "%d passed, %d failed, %d skipped\n", passed, failed, skipped)
+	if err == nil && failed > 0 {
+		err = errFailed
+	}
+	return err
+}
+
+// probeToken opens the token to probe: the named one, or a throw-away SoftHSM2
+// token in a directory that cleanup removes.
+func probeToken(ctx context.Context, f probeFlags) (*hsm.Token, func(), error) {
+	if f.module != "" && (f.label != "" || !softhsm.Is(f.module)) {
+		return namedToken(ctx, f)
+	}
+	module := f.module
+	if module == "" {
+		var err error
+		if module, err = softhsm.Module(); err != nil {
+			return nil, nil, err
+		}
+	}
+	dir, err := os.MkdirTemp("", "cardkms-probe-")
+	if err != nil {
+		return nil, nil, err
+	}
+	remove := func() { _ = os.RemoveAll(dir) }
+	t, err := throwAway(ctx, module, dir)
+	if err != nil {
+		remove()
+		return nil, nil, err
+	}
+	return t, func() { t.Close(); remove() }, nil
+}
+
+func namedToken(ctx context.Context, f probeFlags) (*hsm.Token, func(), error) {
+	if f.label == "" || f.pin == "" {
+		return nil, nil, errors.New("--module needs --label and --pin, so that the right token is opened with its PIN")
+	}
+	pin, err := (&config{dir: "."}).resolve(f.pin)
+	if err != nil {
+		return nil, nil, err
+	}
+	t, err := hsm.Open(ctx, hsm.Config{Module: f.module, InitArgs: f.initArgs, Label: f.label, PIN: pin})
+	if err != nil {
+		return nil, nil, err
+	}
+	return t, t.Close, nil
+}
+
+func throwAway(ctx context.Context, module, dir string) (*hsm.Token, error) {
+	// The variable of whoever calls us names a token that we must not touch.
+	if have := os.Getenv(softhsm.ConfVariable); have != "" && !strings.HasPrefix(have, dir+string(filepath.Separator)) {
+		if err := os.Unsetenv(softhsm.ConfVariable); err != nil {
+			return nil, err
+		}
+	}
+	if err := softhsm.Use(dir); err != nil {
+		return nil, err
+	}
+	pin, err := digits(8)
+	if err != nil {
+		return nil, err
+	}
+	soPIN, err := digits(12)
+	if err != nil {
+		return nil, err
+	}
+	if err := hsm.Format(module, "cardkms-probe", secret.New(soPIN), secret.New(pin)); err != nil {
+		return nil, err
+	}
+	return hsm.Open(ctx, hsm.Config{Module: module, Label: "cardkms-probe", PIN: secret.New(pin)})
+}

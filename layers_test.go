@@ -1,0 +1,188 @@
+package cardkms_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"sort"
+	"strings"
+	"testing"
+)
+
+// policy says which of our packages a package may import, in production code.
+// It is a decision, not a description: a line that is wider than the code needs
+// is wrong, and a change of a line is argued in the commit that makes it.
+//
+//	programs        cmd/cardkmsd             cmd/cardkms               cmd/cardkms-demo
+//	front doors     api/server               api/client                softhsm  softhsm/cardsim
+//	service         kms  kms/probe
+//	state machines  kms/update   kms/channel   kms/ledger
+//	specifications  derive/scp03 derive/diversify → derive             audit
+//	vocabulary      kms/apdu → kms/fault   kms/key   kms/secret   kms/store   api
+//	adapters        kms/hsm  kms/store/sqlite: vocabulary and the interfaces that they satisfy
+var policy = map[string][]string{
+	"kms/fault":  {},
+	"kms/key":    {},
+	"kms/secret": {},
+	"kms/store":  {},
+	"kms/apdu":   {"kms/fault"},
+	"api":        {},
+
+	"audit":            {},
+	"derive":           {"kms/key"},
+	"derive/diversify": {"derive", "kms/fault", "kms/key"},
+	"derive/scp03":     {"derive", "kms/apdu", "kms/fault", "kms/key"},
+
+	// derivetest holds plain keys: only tests may import it, see below.
+	"derive/derivetest": {"derive", "kms/apdu", "kms/key"},
+
+	"kms/channel": {"derive", "derive/scp03", "kms/apdu", "kms/fault"},
+	"kms/update":  {"derive", "kms/apdu", "kms/fault", "kms/key"},
+	"kms/ledger":  {"audit", "kms/fault", "kms/store"},
+
+	"kms": {"audit", "derive", "derive/diversify", "derive/scp03", "kms/apdu", "kms/channel",
+		"kms/fault", "kms/key", "kms/ledger", "kms/store", "kms/update"},
+
+	// probe runs published answers through the code that serves cards, so it sees
+	// the same specifications as the service; it has no store, log or caller.
+	"kms/probe": {"derive", "derive/diversify", "derive/scp03", "kms/apdu", "kms/fault",
+		"kms/key", "kms/secret", "kms/update"},
+
+	"kms/hsm":             {"derive", "kms/apdu", "kms/fault", "kms/key", "kms/secret"},
+	"kms/store/sqlite":    {"kms/store"},
+	"kms/store/storetest": {"kms/store"},
+
+	"api/server": {"api", "kms", "derive/scp03", "kms/fault", "kms/update"},
+	"api/client": {"api"},
+
+	"softhsm":         {},
+	"softhsm/cardsim": {}, // shares nothing with the host side
+	// testtoken opens real tokens for tests, so it needs the adapter.
+	"softhsm/testtoken": {"kms/hsm", "kms/secret", "softhsm"},
+
+	"cmd/cardkmsd": {"api/server", "audit", "derive", "derive/diversify", "derive/scp03", "kms", "kms/channel",
+		"kms/hsm", "kms/key", "kms/ledger", "kms/probe", "kms/secret", "kms/store", "kms/store/sqlite", "kms/update", "softhsm"},
+	// The client holds no key and links no PKCS#11: update is for the format of
+	// images and packages, fault for the codes that it explains.
+	"cmd/cardkms":      {"api", "api/client", "audit", "kms/apdu", "kms/fault", "kms/update"},
+	"cmd/cardkms-demo": {"softhsm/cardsim"},
+}
+
+// testsOnly are packages that production code never imports, whatever the policy
+// says of what they import themselves.
+var testsOnly = []string{"derive/derivetest", "kms/store/storetest", "softhsm/testtoken"}
+
+// confined says which packages may import a dependency.
+var confined = map[string][]string{
+	"github.com/miekg/pkcs11":          {"kms/hsm"},
+	"github.com/go-chi/chi/v5":         {"api/server"},
+	"github.com/danielgtaylor/huma/v2": {"api/server"},
+	"modernc.org/sqlite":               {"kms/store/sqlite"},
+	"github.com/pressly/goose/v3":      {"kms/store/sqlite"},
+	"github.com/spf13/cobra":           {"cmd/cardkms", "cmd/cardkmsd"},
+	"golang.org/x/mod":                 {"audit", "kms", "kms/ledger", "api/server", "cmd/cardkms", "cmd/cardkmsd"},
+}
+
+type listed struct {
+	ImportPath string
+	Imports    []string
+	DepsErrors []struct{ Err string }
+}
+
+func packages(t *testing.T) []listed {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports,DepsErrors", "./...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var all []listed
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p listed
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+}
+
+const module = "cardkms"
+
+// short returns the path of a package of ours below the module, and whether it
+// is one.
+func short(path string) (string, bool) {
+	return strings.CutPrefix(path, module+"/")
+}
+
+func TestLayers(t *testing.T) {
+	seen := map[string]bool{}
+	for _, p := range packages(t) {
+		name, ours := short(p.ImportPath)
+		if !ours {
+			continue
+		}
+		seen[name] = true
+		allowed, known := policy[name]
+		if !known {
+			t.Errorf("%s is not in the policy", name)
+			continue
+		}
+		used := map[string]bool{}
+		for _, imp := range p.Imports {
+			checkImport(t, name, imp, allowed, used)
+		}
+		for _, a := range allowed {
+			if !used[a] {
+				t.Errorf("the policy lets %s import %s, which it does not", name, a)
+			}
+		}
+	}
+	for name := range policy {
+		if !seen[name] {
+			t.Errorf("the policy speaks of %s, which does not exist", name)
+		}
+	}
+}
+
+func checkImport(t *testing.T, name, imp string, allowed []string, used map[string]bool) {
+	t.Helper()
+	for dep, by := range confined {
+		if (imp == dep || strings.HasPrefix(imp, dep+"/")) && !slices.Contains(by, name) {
+			t.Errorf("%s imports %s, which is confined to %s", name, imp, strings.Join(by, ", "))
+		}
+	}
+	of, ours := short(imp)
+	if !ours {
+		return
+	}
+	used[of] = true
+	if slices.Contains(testsOnly, of) {
+		t.Errorf("%s imports %s, which is for tests", name, of)
+	}
+	if !slices.Contains(allowed, of) {
+		t.Errorf("%s imports %s; the policy allows %s", name, of, strings.Join(sorted(allowed), ", "))
+	}
+}
+
+func sorted(s []string) []string {
+	s = slices.Clone(s)
+	sort.Strings(s)
+	return s
+}
+
+// TestClientLinksNoPKCS11 keeps the officers' program free of tokens: it must
+// run on any machine, without cgo.
+func TestClientLinksNoPKCS11(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", "./cmd/cardkms").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	for _, dep := range strings.Fields(string(out)) {
+		if strings.HasPrefix(dep, "github.com/miekg/pkcs11") {
+			t.Errorf("cmd/cardkms links %s", dep)
+		}
+	}
+}
