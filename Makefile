@@ -48,7 +48,7 @@ fuzz: setup ## each fuzz target for FUZZTIME (20s)
 	  done; done
 
 bench: setup build ## cost beside the bare PKCS#11 calls, in one run
-	$(GO) test ./cmd/cardkmsd -run '^TestBench$$' -count 1 -timeout 20m -v -args -bench-report | grep -v '^=== '
+	$(GO) test -tags bench ./cmd/cardkmsd -run "^TestBench$$" -count 1 -timeout 20m -v | grep -E "^(All|bare|REST|---|    bench)"
 
 test-long: setup ## all pairs of power cuts and other long suites
 	CARDKMS_LONG=1 $(GO) test -timeout 60m ./softhsm/cardsim ./kms/...

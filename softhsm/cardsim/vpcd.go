@@ -50,6 +50,10 @@ type Server struct {
 	// survives the process.
 	ImagePath string
 
+	// Before, when set, sees each frame before the card does, in the goroutine that
+	// serves the reader: there a test or a demonstration may set faults.
+	Before func(frame []byte)
+
 	saved int // NVM.Writes at the last save
 }
 
@@ -110,6 +114,9 @@ func (s *Server) serve(ctx context.Context, conn net.Conn) error {
 		frame, err := readFrame(conn)
 		if err != nil {
 			return err
+		}
+		if s.Before != nil {
+			s.Before(frame)
 		}
 		answer, reply, err := s.handle(frame)
 		if saveErr := s.save(); saveErr != nil {

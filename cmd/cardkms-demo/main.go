@@ -1,0 +1,317 @@
+// Command cardkms-demo shows the main job on one machine, in plain words: a
+// throw-away SoftHSM2 token, the real server and client as processes of their
+// own, and a simulated card whose power is cut at three places. It ends with a
+// status other than zero if anything is not as it says.
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"cardkms/softhsm/cardsim"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "cardkms-demo: this should not have happened:", err)
+		os.Exit(1)
+	}
+}
+
+// demo is one run of the story.
+type demo struct {
+	dir, bin, url string
+	card          *cardsim.Card
+	address       string // of the card
+	server        *exec.Cmd
+	serverEnded   chan error
+	cuts          atomic.Int32
+	master        []byte
+	updateMaster  []byte
+}
+
+const (
+	imageBytes = 64 << 10
+	kvn        = 0x30
+	updateKVN  = 0x5A
+)
+
+var (
+	isd   = []byte{0xA0, 0x00, 0x00, 0x01, 0x51, 0x00, 0x00, 0x00}
+	class = [16]byte{0x10, 0xC3, 0xF0, 0xE8, 0xB0, 0x6B, 0x1D, 0x5B, 0x7E, 0x9A, 0x7D, 0x2F, 0x7C, 0x5E, 0x1A, 0x4B}
+	kdd   = [10]byte{0x00, 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09}
+)
+
+func run(ctx context.Context) error {
+	dir, err := os.MkdirTemp("", "cardkms-demo-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	d := &demo{dir: filepath.Join(dir, "kms"), bin: filepath.Dir(exe)}
+	defer d.stopServer()
+	for _, step := range []func(context.Context) error{
+		d.setUp, d.loadKeys, d.makeCard, d.serve, d.registerImage, d.refuseUnsigned, d.update, d.verifyLog,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	say("Done. Everything above was checked, not only printed.")
+	return nil
+}
+
+func say(format string, args ...any) { fmt.Printf("\n"+format+"\n", args...) }
+
+// command runs one of our programs and shows what it prints, indented.
+func (d *demo) command(ctx context.Context, stdin string, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, filepath.Join(d.bin, name), args...)
+	cmd.Stdin = strings.NewReader(stdin)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.Env = append(os.Environ(), "CARDKMS_SERVER="+d.url, "CARDKMS_TLS="+filepath.Join(d.dir, "tls"), "SOFTHSM2_CONF=")
+	err := cmd.Run()
+	for line := range strings.Lines(out.String()) {
+		fmt.Print("    ", line)
+	}
+	if err != nil {
+		err = fmt.Errorf("%s %s: %w", name, args[0], err)
+	}
+	return out.String(), err
+}
+
+func freePort() (string, error) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
+
+func (d *demo) setUp(ctx context.Context) error {
+	addr, err := freePort()
+	if err != nil {
+		return err
+	}
+	d.url = "https://" + addr
+	say("1. Set up: a new PKCS#11 token (SoftHSM2), the log's signing key inside it, a CA and certificates.")
+	_, err = d.command(ctx, "", "cardkmsd", "init", d.dir, "--listen", addr)
+	return err
+}
+
+func random(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.Read(b)
+	return b
+}
+
+// components splits a value into two XOR components, one to a line.
+func components(value []byte) string {
+	one := random(len(value))
+	two := make([]byte, len(value))
+	for i := range two {
+		two[i] = value[i] ^ one[i]
+	}
+	return hex.EncodeToString(one) + "\n" + hex.EncodeToString(two) + "\n"
+}
+
+func (d *demo) loadKeys(ctx context.Context) error {
+	d.master, d.updateMaster = random(32), random(16)
+	say("2. Two custodians bring the card issuer's master keys, each a component that alone says nothing.\n" +
+		"   The token takes the sum; from now on only operations with it come out.")
+	config := filepath.Join(d.dir, "cardkms.yaml")
+	if _, err := d.command(ctx, components(d.master), "cardkmsd", "keyload", "--config", config, "--issuer", "demo",
+		"--key", "isd", "--usage", "gp-scp03", "--kvn", "30", "--algorithm", "aes-256", "--components", "2"); err != nil {
+		return err
+	}
+	_, err := d.command(ctx, components(d.updateMaster), "cardkmsd", "keyload", "--config", config, "--issuer", "demo",
+		"--key", "upd", "--usage", "card-update", "--kvn", "5A", "--algorithm", "aes-128", "--components", "2")
+	return err
+}
+
+func (d *demo) makeCard(ctx context.Context) error {
+	keys, err := cardsim.Personalise(d.master, kdd, kvn, 16)
+	if err != nil {
+		return err
+	}
+	update, err := cardsim.PersonaliseUpdate(d.updateMaster, kdd, updateKVN, 16)
+	if err != nil {
+		return err
+	}
+	d.card, err = cardsim.New(cardsim.Config{
+		KDD: kdd, ISD: isd, KeySets: []cardsim.KeySet{keys}, I: 0x70, UpdateKey: update, ClassID: class,
+		Component: isd, Version: [8]byte{1}, SecurityCounter: 1, Image: []byte("factory image"), BankBytes: imageBytes,
+	}, nil)
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	d.address = "tcp:" + l.Addr().String()
+	reader := &cardsim.Server{Card: d.card, Before: d.cut()}
+	go func() { _ = reader.Serve(ctx, l) }()
+	say("3. A factory personalises a card with keys derived from those masters, and it goes into a reader at %s.\n"+
+		"   It runs version 01 of its operating system.", d.address)
+	return nil
+}
+
+// cut returns what cuts the card's power: in the middle of the download, in the
+// write that commits, and in the first boot of the new version.
+func (d *demo) cut() func([]byte) {
+	next := 0
+	strike := func(what string, write int) {
+		fmt.Printf("    *** power cut %d: %s ***\n", next+1, what)
+		next++
+		d.cuts.Add(1)
+		d.card.NVM().CutAt(write, cardsim.Tears[next%len(cardsim.Tears)])
+	}
+	return func(frame []byte) {
+		s := d.card.Status()
+		storing := len(frame) > 4 && frame[1] == 0xE2
+		switch {
+		case next == 0 && storing && s.State == cardsim.StateStaging && len(s.Missing) == imageBytes/1024/2:
+			strike("while the card writes the chunks", 100)
+		case next == 1 && storing && s.State == cardsim.StateStaging && len(s.Missing) == 0:
+			strike("while the card writes that the package is complete", 5)
+		case next == 2 && len(frame) == 1 && s.State == cardsim.StatePending:
+			strike("while the new version starts for the first time", 3)
+		}
+	}
+}
+
+func (d *demo) serve(ctx context.Context) error {
+	say("4. The service starts. It finds out what its token can do, checks every key in it, and listens with mutual TLS.")
+	d.server = exec.CommandContext(ctx, filepath.Join(d.bin, "cardkmsd"), "serve", "--config", filepath.Join(d.dir, "cardkms.yaml"))
+	d.server.Env = append(os.Environ(), "SOFTHSM2_CONF=")
+	var log bytes.Buffer
+	d.server.Stderr, d.server.Stdout = &log, &log
+	d.server.Cancel = func() error { return d.server.Process.Signal(syscall.SIGTERM) }
+	if err := d.server.Start(); err != nil {
+		return err
+	}
+	d.serverEnded = make(chan error, 1)
+	go func() { d.serverEnded <- d.server.Wait() }()
+	for range 100 {
+		select {
+		case err := <-d.serverEnded:
+			return fmt.Errorf("the server ended: %w\n%s", errors.Join(err, errors.New("no reason given")), log.String())
+		case <-time.After(100 * time.Millisecond):
+		}
+		conn, err := net.Dial("tcp", strings.TrimPrefix(d.url, "https://"))
+		if err == nil {
+			_ = conn.Close()
+			_, err = d.command(ctx, "", "cardkms", "key", "list", "--as", "security-officer")
+			return err
+		}
+	}
+	return errors.New("the server does not listen after 10 seconds")
+}
+
+func (d *demo) stopServer() {
+	if d.server == nil || d.server.Process == nil {
+		return
+	}
+	_ = d.server.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-d.serverEnded:
+	case <-time.After(10 * time.Second):
+		_ = d.server.Process.Kill()
+	}
+}
+
+func (d *demo) registerImage(ctx context.Context) error {
+	say("5. The vendor signs version 02, and the service checks the signature, the digest and the CRC before it takes it.")
+	content, description := filepath.Join(d.dir, "cos-02.bin"), filepath.Join(d.dir, "cos-02.json")
+	if err := os.WriteFile(content, random(imageBytes), 0o600); err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(d.bin, "cardkms"), "image", "sign", "--name", "cos-02", "--content", content,
+		"--release-key", filepath.Join(d.dir, "release", "release.key"), "--class", hex.EncodeToString(class[:]),
+		"--from", "0100000000000000", "--to", "0200000000000000", "--security-counter", "2")
+	out, err := cmd.Output()
+	if err != nil {
+		return fmt.Errorf("signing the image: %w", err)
+	}
+	if err := os.WriteFile(description, out, 0o600); err != nil {
+		return err
+	}
+	_, err = d.command(ctx, "", "cardkms", "image", "register", description, "--content", content)
+	return err
+}
+
+func (d *demo) refuseUnsigned(ctx context.Context) error {
+	say("6. An image whose description was changed after signing is refused:")
+	b, err := os.ReadFile(filepath.Join(d.dir, "cos-02.json"))
+	if err != nil {
+		return err
+	}
+	forged := filepath.Join(d.dir, "forged.json")
+	text := strings.ReplaceAll(string(b), `"cos-02"`, `"cos-99"`)
+	text = strings.ReplaceAll(text, `"securityCounter": 2`, `"securityCounter": 9`)
+	if err := os.WriteFile(forged, []byte(text), 0o600); err != nil {
+		return err
+	}
+	out, err := d.command(ctx, "", "cardkms", "image", "register", forged, "--content", filepath.Join(d.dir, "cos-02.bin"))
+	if err == nil || !strings.Contains(out, "image_unverified") {
+		return errors.New("the forged image was not refused as unverified")
+	}
+	return nil
+}
+
+func (d *demo) update(ctx context.Context) error {
+	before := cardsim.GoldenTranscript(d.card)
+	say("7. The update. Card and service prove themselves to each other; the token derives this card's keys and the keys of\n" +
+		"   this one package from the two challenges; the card gets ciphertext. We cut its power three times.")
+	start := time.Now()
+	if _, err := d.command(ctx, "", "cardkms", "update", "--card", d.address, "--image", "cos-02", "--wait", "100ms"); err != nil {
+		return err
+	}
+	if n := d.cuts.Load(); n != 3 {
+		return fmt.Errorf("the power was cut %d times, not three times", n)
+	}
+	if v := d.card.Status().Version; v != [8]byte{2} {
+		return fmt.Errorf("the card runs version %X", v)
+	}
+	say("   The card runs version 02 after %.1f seconds and three power cuts. Its normal functions: ", time.Since(start).Seconds())
+	d.card.PowerOff()
+	if err := cardsim.SameTranscript(before, cardsim.GoldenTranscript(d.card)); err != nil {
+		return fmt.Errorf("the normal functions changed: %w", err)
+	}
+	fmt.Printf("   %d exchanges (files, PIN, applet, authentication at every level) answer as before the update.\n", len(before))
+	return nil
+}
+
+func (d *demo) verifyLog(ctx context.Context) error {
+	say("8. An auditor checks the log with nothing but its public key: every entry is there, unchanged, in order.")
+	if _, err := d.command(ctx, "", "cardkms", "audit", "tail", "-n", "1", "--as", "auditor"); err != nil {
+		return err
+	}
+	out, err := d.command(ctx, "", "cardkms", "audit", "verify", "--as", "auditor", "--log-key", filepath.Join(d.dir, "log.vkey"))
+	if err == nil && !strings.Contains(out, "verified:") {
+		err = errors.New("the log was not verified")
+	}
+	return err
+}

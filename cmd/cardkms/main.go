@@ -1,0 +1,184 @@
+// Command cardkms is the client of update servers, security officers and
+// auditors: it speaks to the API like any other client, and to cards. It holds no
+// key and links no PKCS#11.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"cardkms/api"
+	"cardkms/api/client"
+)
+
+// Exit statuses. Scripts depend on them.
+const (
+	exitFailure     = 1
+	exitUsage       = 2
+	exitNotVerified = 3
+	exitTryLater    = 75 // EX_TEMPFAIL
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// app is what every command shares.
+type app struct {
+	server, issuer, tls, as, cert, key, ca string
+	json                                   bool
+	out, err                               io.Writer
+}
+
+// errUsage marks errors of the command line.
+type errUsage struct{ error }
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	a := &app{out: stdout, err: stderr}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(stderr, "cardkms:", err)
+	if h := hint(err); h != "" {
+		fmt.Fprintln(stderr, "hint:", h)
+	}
+	return exitCode(err)
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "cardkms",
+		Short: "Client of the cardkms key management service",
+		Long: `Client of the cardkms key management service.
+
+The server, who calls and the issuer come from flags or from the environment
+(CARDKMS_SERVER, CARDKMS_TLS, CARDKMS_AS, CARDKMS_ISSUER). --tls names a
+directory with ca.pem and, for each role, ROLE.pem and ROLE.key, as
+"cardkmsd init" makes it; --as chooses the role.
+
+Exit status: 0 done, 1 failure, 2 usage, 3 a verification was negative,
+75 the service or the card cannot be reached now.`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	f := root.PersistentFlags()
+	f.StringVar(&a.server, "server", env("CARDKMS_SERVER", "https://127.0.0.1:8443"), "`URL` of the service")
+	f.StringVar(&a.issuer, "issuer", env("CARDKMS_ISSUER", "demo"), "issuer")
+	f.StringVar(&a.tls, "tls", env("CARDKMS_TLS", ""), "`DIR` with ca.pem, ROLE.pem and ROLE.key")
+	f.StringVar(&a.as, "as", env("CARDKMS_AS", "update-server"), "`ROLE` whose certificate to use from --tls")
+	f.StringVar(&a.cert, "cert", "", "client certificate `FILE` (instead of --tls)")
+	f.StringVar(&a.key, "key-file", "", "its private key `FILE`")
+	f.StringVar(&a.ca, "ca", "", "CA `FILE` that verifies the server")
+	f.BoolVar(&a.json, "json", false, "print JSON")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return errUsage{err} })
+	root.AddCommand(a.updateCommand(), a.channelCommand(), a.imageCommand(), a.cardCommand(), a.keyCommand(), a.auditCommand())
+	return root
+}
+
+func env(name, otherwise string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return otherwise
+}
+
+// client returns a client with the caller's certificate.
+func (a *app) client() (*client.Client, error) {
+	cfg := client.Config{BaseURL: a.server, CertFile: a.cert, KeyFile: a.key, RootCAsFile: a.ca, UserAgent: "cardkms"}
+	if a.tls != "" {
+		cfg.RootCAsFile = filepath.Join(a.tls, "ca.pem")
+		cfg.CertFile = filepath.Join(a.tls, a.as+".pem")
+		cfg.KeyFile = filepath.Join(a.tls, a.as+".key")
+	}
+	if cfg.CertFile == "" || cfg.KeyFile == "" {
+		return nil, errUsage{errors.New("a client certificate is needed: --tls DIR (with --as ROLE), or --cert and --key-file")}
+	}
+	return client.New(cfg)
+}
+
+// show prints a result: as JSON, or as the given text.
+func (a *app) show(v any, format string, args ...any) error {
+	if !a.json {
+		fmt.Fprintf(a.out, format+"\n", args...)
+		return nil
+	}
+	e := json.NewEncoder(a.out)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// exactly refuses another number of arguments as a usage error.
+func exactly(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := cobra.ExactArgs(n)(cmd, args); err != nil {
+			return errUsage{err}
+		}
+		return nil
+	}
+}
+
+func exitCode(err error) int {
+	var u errUsage
+	var p *api.Problem
+	var lost *cardLost
+	switch {
+	case errors.As(err, &u):
+		return exitUsage
+	case errors.Is(err, errNotVerified):
+		return exitNotVerified
+	case errors.As(err, &p) && (p.Code == api.ProofFailed || p.Code == api.ImageUnverified):
+		return exitNotVerified
+	case errors.As(err, &p) && p.Code.Temporary(), errors.As(err, &lost):
+		return exitTryLater
+	}
+	return exitFailure
+}
+
+// errNotVerified is a log, a receipt or a signature that is not what it claims.
+var errNotVerified = errors.New("not verified")
+
+// hint says what the reader could do about an error.
+func hint(err error) string {
+	var p *api.Problem
+	var lost *cardLost
+	if errors.As(err, &lost) {
+		return "is the card in the reader, and does --card name it (tcp:HOST:PORT)?"
+	}
+	if !errors.As(err, &p) {
+		return ""
+	}
+	return hints[p.Code]
+}
+
+var hints = map[api.Code]string{
+	api.Unauthenticated:  "the server does not know this certificate; its URI must stand under clients: in the server's configuration",
+	api.Forbidden:        "another role may do this; choose it with --as",
+	api.NotFound:         "names belong to one issuer; is --issuer right?",
+	api.ProofFailed:      "wrong keys, a wrong key version or diversification, or something in between changed bytes; the audit log holds the attempt",
+	api.CardQuarantined:  "the card failed three proofs in a row; find out why before it is used again",
+	api.CardCounter:      "two cards with one identity, or a card that lost its memory",
+	api.VersionMismatch:  "choose an image that starts from the version that the card runs",
+	api.Downgrade:        "the image is older than what the card accepts; release one with a higher security counter",
+	api.ImageUnverified:  "sign the image with a release key of the server's configuration, over exactly this content",
+	api.ChannelClosed:    "channels end after a while, and with the first error; open a new one",
+	api.TokenUnavailable: "the service waits for its token; try again in a moment",
+	api.AuditUnavailable: "the service cannot write its audit log and does nothing until it can",
+}

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"cardkms/api/client"
+	"cardkms/softhsm/cardsim"
+)
+
+// childVariable makes the test binary behave as cardkmsd, so that tests run the
+// real program in a process of its own.
+const childVariable = "CARDKMSD_TEST_CHILD"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(childVariable) != "" {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		code := run(ctx, os.Args[1:])
+		stop()
+		os.Exit(code)
+	}
+	os.Exit(m.Run())
+}
+
+// site is a development set-up with keys that the test knows.
+type site struct {
+	t            testing.TB
+	dir, url     string
+	server       *exec.Cmd
+	log          *logBuffer
+	master, upd  []byte
+	updateServer *client.Client
+}
+
+// logBuffer collects what the server prints.
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func random(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.Read(b)
+	return b
+}
+
+// cardkmsd runs one command of the program and returns what it printed.
+func (s *site) cardkmsd(stdin string, args ...string) (string, error) {
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), childVariable+"=1", "SOFTHSM2_CONF=")
+	cmd.Stdin = strings.NewReader(stdin)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func (s *site) must(out string, err error) string {
+	s.t.Helper()
+	if err != nil {
+		s.t.Fatalf("%v\n%s", err, out)
+	}
+	return out
+}
+
+// newSite makes a set-up, loads the masters and starts the server.
+func newSite(t testing.TB) *site {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	_ = l.Close()
+	s := &site{t: t, dir: filepath.Join(t.TempDir(), "kms"), url: "https://" + addr, master: random(32), upd: random(16), log: &logBuffer{}}
+	s.must(s.cardkmsd("", "init", s.dir, "--listen", addr))
+	s.keyload("isd", "gp-scp03", "30", "aes-256", s.master)
+	s.keyload("upd", "card-update", "5A", "aes-128", s.upd)
+	s.serve()
+	s.updateServer = s.client("update-server")
+	return s
+}
+
+func (s *site) config() string { return filepath.Join(s.dir, "cardkms.yaml") }
+
+func (s *site) keyload(name, usage, kvn, algorithm string, value []byte) {
+	s.t.Helper()
+	one := random(len(value))
+	two := make([]byte, len(value))
+	for i := range two {
+		two[i] = value[i] ^ one[i]
+	}
+	s.must(s.cardkmsd(hex.EncodeToString(one)+"\n"+hex.EncodeToString(two)+"\n", "keyload", "--config", s.config(),
+		"--issuer", "demo", "--key", name, "--usage", usage, "--kvn", kvn, "--algorithm", algorithm, "--components", "2"))
+}
+
+func (s *site) serve() {
+	s.t.Helper()
+	s.server = exec.Command(os.Args[0], "serve", "--config", s.config())
+	s.server.Env = append(os.Environ(), childVariable+"=1", "SOFTHSM2_CONF=")
+	pipe, err := s.server.StderrPipe()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := s.server.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	ready := make(chan bool, 1)
+	go func() {
+		for lines := bufio.NewScanner(pipe); lines.Scan(); {
+			fmt.Fprintln(s.log, lines.Text())
+			if strings.Contains(lines.Text(), `"msg":"serving"`) {
+				ready <- true
+			}
+		}
+		close(ready)
+	}()
+	if !<-ready {
+		s.t.Fatalf("the server did not start:\n%s", s.log)
+	}
+	s.t.Cleanup(s.stop)
+}
+
+func (s *site) stop() {
+	if s.server == nil {
+		return
+	}
+	_ = s.server.Process.Signal(syscall.SIGTERM)
+	_ = s.server.Wait()
+	s.server = nil
+}
+
+func (s *site) client(role string) *client.Client {
+	s.t.Helper()
+	pem, err := os.ReadFile(filepath.Join(s.dir, "tls", "ca.pem"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	cas := x509.NewCertPool()
+	cas.AppendCertsFromPEM(pem)
+	c, err := client.New(client.Config{
+		BaseURL: s.url, RootCAs: cas, Timeout: time.Minute,
+		CertFile: filepath.Join(s.dir, "tls", role+".pem"), KeyFile: filepath.Join(s.dir, "tls", role+".key"),
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(c.Close)
+	return c
+}
+
+var isdAID = []byte{0xA0, 0x00, 0x00, 0x01, 0x51, 0x00, 0x00, 0x00}
+
+// card makes a card of the issuer, number n.
+func (s *site) card(n uint32, bank int) *cardsim.Card {
+	s.t.Helper()
+	cfg := cardsim.Config{
+		KDD: [10]byte{6: byte(n >> 24), 7: byte(n >> 16), 8: byte(n >> 8), 9: byte(n)}, ISD: isdAID, I: 0x70,
+		ClassID: [16]byte{1}, Component: isdAID, Version: [8]byte{1}, SecurityCounter: 1, Image: []byte("factory"), BankBytes: bank,
+	}
+	set, err := cardsim.Personalise(s.master, cfg.KDD, 0x30, 16)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	cfg.KeySets = []cardsim.KeySet{set}
+	if cfg.UpdateKey, err = cardsim.PersonaliseUpdate(s.upd, cfg.KDD, 0x5A, 16); err != nil {
+		s.t.Fatal(err)
+	}
+	c, err := cardsim.New(cfg, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	c.PowerOn()
+	return c
+}

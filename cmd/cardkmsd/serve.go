@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cardkms/api/server"
+)
+
+func serveCommand() *cobra.Command {
+	var path string
+	c := &cobra.Command{
+		Use:   "serve",
+		Short: "Serve the API until SIGTERM",
+		Long: `Read the configuration, check every key in the token, and serve the API over
+mutual TLS. On SIGTERM the server takes no new requests, lets those under way
+finish, ends the channels and signs a last checkpoint of the audit log.
+
+SoftHSM2 is refused unless the configuration says development: true.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := load(path)
+			if err != nil {
+				return err
+			}
+			return serve(cmd.Context(), cfg, slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil)))
+		},
+	}
+	c.Flags().StringVar(&path, "config", "cardkms.yaml", "configuration `FILE`")
+	return c
+}
+
+// Times of the server.
+const (
+	startTimeout    = time.Minute
+	shutdownTimeout = 30 * time.Second
+	sweepEvery      = 5 * time.Second
+)
+
+func serve(ctx context.Context, cfg *config, logger *slog.Logger) error {
+	starting, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	n, err := open(starting, cfg, logger)
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	if err := n.verifyKeys(starting); err != nil {
+		return fmt.Errorf("a key in the token is not what it should be: %w", err)
+	}
+	if err := n.announce(starting, logger); err != nil {
+		return err
+	}
+	srv, err := newHTTP(cfg, n, logger)
+	if err != nil {
+		return err
+	}
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("listening: %w", err)
+	}
+	logger.Info("serving", "address", l.Addr().String(), "development", cfg.Development)
+	return n.run(ctx, srv, l, logger)
+}
+
+// announce says and logs which plans the token's operations follow, and who
+// keeps the boundary.
+func (n *node) announce(ctx context.Context, logger *slog.Logger) error {
+	found := map[string]string{}
+	for i, c := range n.token.Capabilities() {
+		state := "yes"
+		if c.Err != nil {
+			state = "no"
+		}
+		logger.Info("token", "operation", c.Operation, "plan", c.Plan, "able", state)
+		found[fmt.Sprintf("op%d", i)] = state
+	}
+	plan := "composed"
+	if strings.HasPrefix(n.token.Capabilities()[0].Plan, "native") {
+		plan = "native"
+	}
+	found["kdf"] = plan
+	return n.service.Started(ctx, found)
+}
+
+func newHTTP(cfg *config, n *node, logger *slog.Logger) (*http.Server, error) {
+	callers, err := cfg.callers()
+	if err != nil {
+		return nil, err
+	}
+	h, err := server.New(server.Config{
+		Service: n.service, Clients: callers, Logger: logger,
+		Limits: server.Limits{RequestsPerSecond: cfg.Limits.RequestsPerSecond, ImageBytesMax: cfg.Limits.ImageBytes},
+	})
+	if err != nil {
+		return nil, err
+	}
+	cert, err := tls.LoadX509KeyPair(cfg.path(cfg.TLS.Certificate), cfg.path(cfg.TLS.Key))
+	if err != nil {
+		return nil, fmt.Errorf("reading the server's certificate: %w", err)
+	}
+	pem, err := os.ReadFile(cfg.path(cfg.TLS.ClientCAs))
+	if err != nil {
+		return nil, fmt.Errorf("reading the clients' CA: %w", err)
+	}
+	cas := x509.NewCertPool()
+	if !cas.AppendCertsFromPEM(pem) {
+		return nil, errors.New("tls.clientCAs holds no certificate")
+	}
+	srv := server.HTTPServer(h, server.TLSConfig(cert, cas))
+	srv.ErrorLog = slog.NewLogLogger(logger.Handler(), slog.LevelDebug)
+	return srv, nil
+}
+
+// run serves until ctx ends or the listener fails.
+func (n *node) run(ctx context.Context, srv *http.Server, l net.Listener, logger *slog.Logger) error {
+	ended := make(chan error, 1)
+	go func() { ended <- srv.ServeTLS(l, "", "") }()
+	sweep := time.NewTicker(sweepEvery)
+	defer sweep.Stop()
+	for {
+		select {
+		case err := <-ended:
+			return fmt.Errorf("serving: %w", err)
+		case <-sweep.C:
+			n.service.Sweep()
+		case <-ctx.Done():
+			logger.Info("stopping")
+			stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+			defer cancel()
+			return srv.Shutdown(stop)
+		}
+	}
+}
