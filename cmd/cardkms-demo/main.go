@@ -87,17 +87,31 @@ func say(format string, args ...any) { fmt.Printf("\n"+format+"\n", args...) }
 func (d *demo) command(ctx context.Context, stdin string, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, filepath.Join(d.bin, name), args...)
 	cmd.Stdin = strings.NewReader(stdin)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
+	out := &indented{}
+	cmd.Stdout, cmd.Stderr = out, out
 	cmd.Env = append(os.Environ(), "CARDKMS_SERVER="+d.url, "CARDKMS_TLS="+filepath.Join(d.dir, "tls"), "SOFTHSM2_CONF=")
 	err := cmd.Run()
-	for line := range strings.Lines(out.String()) {
-		fmt.Print("    ", line)
-	}
 	if err != nil {
 		err = fmt.Errorf("%s %s: %w", name, args[0], err)
 	}
-	return out.String(), err
+	return out.all.String(), err
+}
+
+// indented prints what a program writes as it comes, and keeps it. One goroutine
+// writes: exec uses one for both streams when they are the same value.
+type indented struct{ all, line bytes.Buffer }
+
+func (w *indented) Write(p []byte) (int, error) {
+	w.all.Write(p)
+	w.line.Write(p)
+	for {
+		line, rest, ok := bytes.Cut(w.line.Bytes(), []byte("\n"))
+		if !ok {
+			return len(p), nil
+		}
+		fmt.Printf("    %s\n", line)
+		w.line = *bytes.NewBuffer(bytes.Clone(rest))
+	}
 }
 
 func freePort() (string, error) {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -140,7 +141,7 @@ func exitCode(err error) int {
 	var p *api.Problem
 	var lost *cardLost
 	switch {
-	case errors.As(err, &u):
+	case errors.As(err, &u), cobraUsage(err):
 		return exitUsage
 	case errors.Is(err, errNotVerified):
 		return exitNotVerified
@@ -150,6 +151,16 @@ func exitCode(err error) int {
 		return exitTryLater
 	}
 	return exitFailure
+}
+
+// cobraUsage reports the usage errors for which cobra has no type.
+func cobraUsage(err error) bool {
+	for _, prefix := range []string{"required flag(s)", "unknown command", "requires at least"} {
+		if strings.HasPrefix(err.Error(), prefix) {
+			return true
+		}
+	}
+	return false
 }
 
 // errNotVerified is a log, a receipt or a signature that is not what it claims.

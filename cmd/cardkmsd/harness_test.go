@@ -13,8 +13,10 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime/pprof"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -30,11 +32,30 @@ const childVariable = "CARDKMSD_TEST_CHILD"
 func TestMain(m *testing.M) {
 	if os.Getenv(childVariable) != "" {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		endProfile := profile()
 		code := run(ctx, os.Args[1:])
+		endProfile()
 		stop()
 		os.Exit(code)
 	}
 	os.Exit(m.Run())
+}
+
+// profile writes a CPU profile of the child to the file that this variable
+// names, for whoever looks into a figure of the benchmark.
+func profile() func() {
+	path := os.Getenv("CARDKMSD_TEST_PROFILE")
+	if path == "" || os.Args[1] != "serve" {
+		return func() {}
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return func() {}
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return func() {}
+	}
+	return pprof.StopCPUProfile
 }
 
 // site is a development set-up with keys that the test knows.
@@ -45,6 +66,7 @@ type site struct {
 	log          *logBuffer
 	master, upd  []byte
 	updateServer *client.Client
+	next         atomic.Uint32 // number of the next card
 }
 
 // logBuffer collects what the server prints.

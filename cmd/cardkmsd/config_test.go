@@ -1,0 +1,74 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestExampleConfiguration(t *testing.T) {
+	c, err := load("../../deploy/cardkms.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Development {
+		t.Error("the example for production allows SoftHSM2")
+	}
+}
+
+func TestConfigurationIsStrict(t *testing.T) {
+	b, err := os.ReadFile("../../deploy/cardkms.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := string(b)
+	for name, change := range map[string]func(string) string{
+		"an unknown field":        func(s string) string { return s + "\nsurprise: 1\n" },
+		"a field twice":           func(s string) string { return s + "\nlisten: 127.0.0.1:1\n" },
+		"an unknown nested field": func(s string) string { return strings.Replace(s, "  sessions: 8", "  sesions: 8", 1) },
+		"no listen":               func(s string) string { return strings.Replace(s, "listen: 0.0.0.0:8443", "listen: ''", 1) },
+		"a client twice":          func(s string) string { return strings.Replace(s, "role/operator/noc", "role/auditor/grace", 1) },
+		"a range that is none":    func(s string) string { return strings.Replace(s, `"FFFFFFFFFFFFFFFFFFFF"`, `"FF"`, 1) },
+		"a level that is none":    func(s string) string { return strings.Replace(s, `level: "33"`, `level: "02"`, 1) },
+		"a suite that is none":    func(s string) string { return strings.Replace(s, `suite: "01"`, `suite: "02"`, 1) },
+		"a mode that is none":     func(s string) string { return strings.Replace(s, "mode: s8", "mode: s9", 1) },
+		"an AID too short":        func(s string) string { return strings.Replace(s, `"A000000151000000"`, `"A0"`, 1) },
+		"a chunk too large":       func(s string) string { return strings.Replace(s, "chunkSize: 1024", "chunkSize: 5000", 1) },
+		"SoftHSM in production":   func(s string) string { return strings.Replace(s, "token:\n", "token:\n  softhsm: x\n", 1) },
+		"a missing release key": func(s string) string {
+			return strings.Replace(s, "releaseKeys: {}", "releaseKeys: {acme: {r: nowhere.pem}}", 1)
+		},
+		"no channels": func(s string) string { return strings.Replace(s, "channels: 100000", "channels: 0", 1) },
+	} {
+		text := change(good)
+		if text == good {
+			t.Errorf("%s: the example does not hold what this case changes", name)
+		}
+		path := filepath.Join(t.TempDir(), "c.yaml")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := load(path); err == nil {
+			t.Errorf("%s passed", name)
+		}
+	}
+}
+
+func TestSecretsAreReferences(t *testing.T) {
+	c := &config{dir: t.TempDir()}
+	if _, err := c.resolve("1234"); err == nil || strings.Contains(err.Error(), "1234") {
+		t.Errorf("a PIN in the configuration: %v", err)
+	}
+	t.Setenv("CARDKMS_TEST_PIN", "5678")
+	s, err := c.resolve("env:CARDKMS_TEST_PIN")
+	if err != nil || string(s.Reveal()) != "5678" || os.Getenv("CARDKMS_TEST_PIN") != "" {
+		t.Errorf("%v; the variable is still set: %v", err, os.Getenv("CARDKMS_TEST_PIN") != "")
+	}
+	if err := os.WriteFile(filepath.Join(c.dir, "pin"), []byte("91011\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = c.resolve("file:pin"); err != nil || string(s.Reveal()) != "91011" {
+		t.Error(err)
+	}
+}
