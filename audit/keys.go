@@ -127,10 +127,10 @@ func NewVerifier(vkey string) (note.Verifier, error) {
 }
 
 func decodeKey(encoded []byte) (crypto.PublicKey, error) {
-	switch {
-	case encoded[0] == typeEd25519:
+	switch encoded[0] {
+	case typeEd25519:
 		return ed25519.PublicKey(encoded[1:]), nil
-	case encoded[0] == typeECDSA:
+	case typeECDSA:
 		k, err := x509.ParsePKIXPublicKey(encoded[1:])
 		if err != nil {
 			return nil, ErrKey

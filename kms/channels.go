@@ -29,6 +29,7 @@ type openChannel struct {
 	profile  Profile
 	ch       *channel.Channel
 	version  string   // resource name of the key version that proved the card
+	alias    string   // pseudonym of the card, once it is proved
 	packaged string   // id of the package that this channel opened
 	last     replayed // guards against the repetition of one request
 }
@@ -251,6 +252,7 @@ func (s *Service) Authenticate(ctx context.Context, r Request, in AuthenticateIn
 		s.end(o)
 		return out, err
 	}
+	o.alias = e.alias
 	out = AuthenticatedChannel{
 		ExternalAuthenticate: cmd.Bytes(), KDD: answer.KDD, KVN: answer.KVN, I: answer.I,
 		Level: level, DataMax: o.ch.DataMax(o.profile.Extended), KeyVersion: o.version,
@@ -368,7 +370,7 @@ func (s *Service) onChannel(ctx context.Context, r Request, op Operation, in Scr
 	if answer, err := o.last.repeat(r.Idempotency, digest); answer != nil || err != nil {
 		return answer, err
 	}
-	e.card, e.key = o.ch.Card().KDD, o.version
+	e.card, e.alias, e.key = o.ch.Card().KDD, o.alias, o.version
 	out, err := act(o)
 	if err != nil {
 		return nil, s.failed(ctx, o, e, err)
@@ -422,7 +424,7 @@ func (s *Service) CloseChannel(ctx context.Context, r Request, issuer, id string
 		return err
 	}
 	defer o.mu.Unlock()
-	e.card, e.key = o.ch.Card().KDD, o.version
+	e.card, e.alias, e.key = o.ch.Card().KDD, o.alias, o.version
 	s.end(o)
 	return s.log(ctx, &e, nil)
 }

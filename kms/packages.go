@@ -70,7 +70,7 @@ func (s *Service) CreatePackage(ctx context.Context, r Request, in CreatePackage
 		return out, err
 	}
 	defer o.mu.Unlock()
-	e.card = o.ch.Card().KDD
+	e.card, e.alias = o.ch.Card().KDD, o.alias
 	out, err = s.makePackage(ctx, &e, o, in)
 	if err != nil {
 		return out, s.failed(ctx, o, e, err)
@@ -88,7 +88,7 @@ func (s *Service) makePackage(ctx context.Context, e *event, o *openChannel, in 
 		return out, err
 	}
 	if status.State == update.Staging {
-		out, err := s.resume(ctx, e, o, in, status)
+		out, err := s.resume(ctx, e, in, status)
 		if err != nil || out.Resumed {
 			return out, err
 		}
@@ -153,7 +153,7 @@ func (s *Service) protected(ctx context.Context, o *openChannel, response []byte
 
 // resume returns the package that the card stages, if it is ours and of this
 // image. The proof is the status's MAC under the package's key.
-func (s *Service) resume(ctx context.Context, e *event, o *openChannel, in CreatePackageInput, st update.Status) (out CreatedPackage, err error) {
+func (s *Service) resume(ctx context.Context, e *event, in CreatePackageInput, st update.Status) (out CreatedPackage, err error) {
 	var card Card
 	var p Package
 	err = s.cfg.Store.View(ctx, func(tx store.Tx) error {
@@ -320,7 +320,7 @@ func (s *Service) PackageScript(ctx context.Context, r Request, in PackageScript
 		return nil, err
 	}
 	defer o.mu.Unlock()
-	e.card = o.ch.Card().KDD
+	e.card, e.alias = o.ch.Card().KDD, o.alias
 	p, err := s.stored(ctx, r, in.Issuer, in.Package)
 	if err != nil {
 		return nil, err
@@ -479,7 +479,7 @@ func (s *Service) ConfirmPackage(ctx context.Context, r Request, in ConfirmPacka
 		return p, err
 	}
 	defer o.mu.Unlock()
-	e.card = o.ch.Card().KDD
+	e.card, e.alias = o.ch.Card().KDD, o.alias
 	if p, err = s.stored(ctx, r, in.Issuer, in.Package); err != nil {
 		return p, err
 	}

@@ -115,6 +115,7 @@ type event struct {
 	object  string
 	key     string
 	card    []byte // KDD; the entry holds its pseudonym
+	alias   string // the pseudonym, where a channel knows it already
 	digest  audit.Digest
 	intent  *int64
 	detail  map[string]string
@@ -132,7 +133,7 @@ func (s *Service) entry(ctx context.Context, e event) (audit.Entry, error) {
 	if e.outcome != nil {
 		out.Decision = audit.Refused
 	}
-	if len(e.card) > 0 {
+	if out.Card = e.alias; out.Card == "" && len(e.card) > 0 {
 		p, err := s.pseudonym(ctx, e.issuer, e.card)
 		if err != nil {
 			return out, err
@@ -161,6 +162,7 @@ func (s *Service) log(ctx context.Context, e *event, change func(store.Tx) error
 	if err != nil {
 		return err
 	}
+	e.alias = entry.Card
 	_, err = s.cfg.Log.Do(ctx, func(tx store.Tx) (audit.Entry, error) {
 		if change != nil {
 			if err := change(tx); err != nil {
@@ -237,7 +239,7 @@ func newID() string {
 func digestOf(parts ...[]byte) audit.Digest {
 	h := sha256.New()
 	for _, p := range parts {
-		fmt.Fprintf(h, "%d\n", len(p))
+		_, _ = fmt.Fprintf(h, "%d\n", len(p))
 		h.Write(p)
 	}
 	return audit.Digest(h.Sum(nil))

@@ -40,7 +40,7 @@ type demo struct {
 	card          *cardsim.Card
 	address       string // of the card
 	server        *exec.Cmd
-	serverEnded   chan error
+	serverEnded   chan struct{}
 	cuts          atomic.Int32
 	master        []byte
 	updateMaster  []byte
@@ -63,7 +63,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	exe, err := os.Executable()
 	if err != nil {
 		return err
@@ -226,12 +226,12 @@ func (d *demo) serve(ctx context.Context) error {
 	if err := d.server.Start(); err != nil {
 		return err
 	}
-	d.serverEnded = make(chan error, 1)
-	go func() { d.serverEnded <- d.server.Wait() }()
+	d.serverEnded = make(chan struct{})
+	go func() { _ = d.server.Wait(); close(d.serverEnded) }()
 	for range 100 {
 		select {
-		case err := <-d.serverEnded:
-			return fmt.Errorf("the server ended: %w\n%s", errors.Join(err, errors.New("no reason given")), log.String())
+		case <-d.serverEnded:
+			return fmt.Errorf("the server ended:\n%s", log.String())
 		case <-time.After(100 * time.Millisecond):
 		}
 		conn, err := net.Dial("tcp", strings.TrimPrefix(d.url, "https://"))

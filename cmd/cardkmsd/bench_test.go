@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -51,6 +52,9 @@ func TestBench(t *testing.T) {
 	}
 	s.rest("package of 1 MiB, 1 connection", 1, 6, barePkg, s.packs())
 }
+
+// next is the number of the last card made, so that no two workers share one.
+var next atomic.Uint32
 
 // figures are of one operation.
 type figures struct {
@@ -292,7 +296,7 @@ func (s *site) open(card *cardsim.Card, c interface {
 func (s *site) authenticates(n int) func(int) error {
 	cards := make([]*cardsim.Card, n)
 	for i := range cards {
-		cards[i] = s.card(s.next.Add(1), 1024)
+		cards[i] = s.card(next.Add(1), 1024)
 	}
 	return func(w int) error {
 		_, _, err := s.open(cards[w], s.updateServer)
@@ -303,7 +307,7 @@ func (s *site) authenticates(n int) func(int) error {
 func (s *site) wraps(n int) func(int) error {
 	ids := make([]string, n)
 	for i := range ids {
-		id, _, err := s.open(s.card(s.next.Add(1), 1024), s.updateServer)
+		id, _, err := s.open(s.card(next.Add(1), 1024), s.updateServer)
 		if err != nil {
 			s.t.Fatal(err)
 		}
@@ -315,7 +319,7 @@ func (s *site) wraps(n int) func(int) error {
 	return func(w int) error {
 		// Level 33 waits for the answers of what it wrapped; a channel takes 512 scripts.
 		if pending[w]++; pending[w] > 400 {
-			id, _, err := s.open(s.card(s.next.Add(1), 1024), s.updateServer)
+			id, _, err := s.open(s.card(next.Add(1), 1024), s.updateServer)
 			if err != nil {
 				return err
 			}
@@ -347,7 +351,7 @@ func (s *site) packs() func(int) error {
 	s.must("", err)
 	_, err = s.updateServer.UploadImage(ctx, "demo", "bench", int64(im.Size), bytes.NewReader(content))
 	s.must("", err)
-	card := s.card(s.next.Add(1), 1<<20)
+	card := s.card(next.Add(1), 1<<20)
 	id, a, err := s.open(card, s.updateServer)
 	s.must("", err)
 	if _, err := card.Transmit(a.ExternalAuthenticate); err != nil {

@@ -16,7 +16,6 @@ import (
 	"runtime/pprof"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -66,7 +65,6 @@ type site struct {
 	log          *logBuffer
 	master, upd  []byte
 	updateServer *client.Client
-	next         atomic.Uint32 // number of the next card
 }
 
 // logBuffer collects what the server prints.

@@ -229,7 +229,7 @@ func (c *Card) execute(cmd command, s *session) ([]byte, word) {
 	case cmd.cla == 0x80 && cmd.ins == insPutKey:
 		return c.putKey(cmd, s)
 	case cmd.cla == 0x80 && cmd.ins == insGenerate:
-		return c.generate(cmd)
+		return c.generate()
 	}
 	return nil, swInstruction
 }

@@ -163,7 +163,7 @@ func (c *Card) verify(cmd command) word {
 
 // generate raises the transaction counter of the applet by one and returns it. It is stored before it is told, so that no
 // value is told twice.
-func (c *Card) generate(cmd command) ([]byte, word) {
+func (c *Card) generate() ([]byte, word) {
 	if c.ram.selected != appCounter {
 		return nil, swConditions
 	}

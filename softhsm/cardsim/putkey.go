@@ -22,9 +22,10 @@ func (c *Card) putKey(cmd command, s *session) ([]byte, word) {
 	if len(cmd.data) == 0 {
 		return nil, swLength
 	}
-	kvn, keys, ok := cmd.data[0], [][]byte(nil), true
+	kvn, keys := cmd.data[0], [][]byte(nil)
 	for rest := cmd.data[1:]; len(rest) > 0; {
 		var key []byte
+		var ok bool
 		if key, rest, ok = c.keyBlock(rest, s.dek); !ok {
 			return nil, swData
 		}
