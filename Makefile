@@ -53,5 +53,13 @@ bench: setup build ## cost beside the bare PKCS#11 calls, in one run
 test-long: setup ## all pairs of power cuts and other long suites
 	CARDKMS_LONG=1 $(GO) test -timeout 60m ./softhsm/cardsim ./kms/...
 
+PCSC := pcscd vsmartcard-vpcd opensc iproute2
+test-pcsc: ## the simulated card behind a real PC/SC reader (root; its own network namespace)
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(PCSC) >/dev/null
+	-ip netns add cardkms-vpcd 2>/dev/null
+	ip -n cardkms-vpcd link set lo up
+	ip netns exec cardkms-vpcd $(GO) test -tags pcsc ./softhsm/cardsim -run '^TestPCSC$$' -count 1 -v; \
+	  status=$$?; ip netns del cardkms-vpcd; exit $$status
+
 clean: ## remove what was built
 	rm -rf $(BIN)

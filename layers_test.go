@@ -54,7 +54,7 @@ var policy = map[string][]string{
 	"kms/store/sqlite":    {"kms/store"},
 	"kms/store/storetest": {"kms/store"},
 
-	"api/server": {"api", "kms", "derive/scp03", "kms/fault", "kms/update"},
+	"api/server": {"api", "derive/scp03", "kms", "kms/fault", "kms/key", "kms/update"},
 	"api/client": {"api"},
 
 	"softhsm":         {},
@@ -64,9 +64,9 @@ var policy = map[string][]string{
 
 	"cmd/cardkmsd": {"api/server", "audit", "derive", "derive/diversify", "derive/scp03", "kms", "kms/channel",
 		"kms/hsm", "kms/key", "kms/ledger", "kms/probe", "kms/secret", "kms/store", "kms/store/sqlite", "kms/update", "softhsm"},
-	// The client holds no key and links no PKCS#11: update is for the format of
-	// images and packages, fault for the codes that it explains.
-	"cmd/cardkms":      {"api", "api/client", "audit", "kms/apdu", "kms/fault", "kms/update"},
+	// The client holds no key and links no PKCS#11: update is for the statement that
+	// a release key signs and the commands that ask a card for its status.
+	"cmd/cardkms":      {"api", "api/client", "audit", "kms/update"},
 	"cmd/cardkms-demo": {"softhsm/cardsim"},
 }
 
