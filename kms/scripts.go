@@ -1,0 +1,140 @@
+package kms
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+
+	"cardkms/kms/apdu"
+	"cardkms/kms/fault"
+)
+
+// ScriptInput is a list of APDUs for one channel.
+type ScriptInput struct {
+	Issuer, Channel string
+	APDUs           [][]byte
+}
+
+// ScriptMax bounds the APDUs of one request.
+const ScriptMax = 1024
+
+// Wrap secures a script of plain C-APDUs, all of it or nothing.
+func (s *Service) Wrap(ctx context.Context, r Request, in ScriptInput) ([][]byte, error) {
+	return s.onChannel(ctx, r, ChannelWrap, in, func(o *openChannel) ([][]byte, error) {
+		script := make([]apdu.Command, len(in.APDUs))
+		for i, b := range in.APDUs {
+			c, err := apdu.ParseCommand(b)
+			if err != nil {
+				return nil, err
+			}
+			script[i] = c
+		}
+		wrapped, err := o.ch.Wrap(ctx, script, s.cfg.Now())
+		return encode(wrapped), err
+	})
+}
+
+// Unwrap checks and decrypts R-APDUs, in the order of their commands. One that
+// does not verify ends the channel.
+func (s *Service) Unwrap(ctx context.Context, r Request, in ScriptInput) ([][]byte, error) {
+	return s.onChannel(ctx, r, ChannelUnwrap, in, func(o *openChannel) ([][]byte, error) {
+		responses := make([]apdu.Response, len(in.APDUs))
+		for i, b := range in.APDUs {
+			r, err := apdu.ParseResponse(b)
+			if err != nil {
+				return nil, err
+			}
+			responses[i] = r
+		}
+		plain, err := o.ch.Unwrap(ctx, responses, s.cfg.Now())
+		return encode(plain), err
+	})
+}
+
+// encode turns commands or responses into bytes.
+func encode[T interface{ Bytes() []byte }](in []T) [][]byte {
+	out := make([][]byte, len(in))
+	for i, a := range in {
+		out[i] = a.Bytes()
+	}
+	return out
+}
+
+// onChannel runs one request on a channel: check, act, log, answer. If the log
+// refuses after the channel moved on, the answer is lost and the channel ends.
+func (s *Service) onChannel(ctx context.Context, r Request, op Operation, in ScriptInput, act func(*openChannel) ([][]byte, error)) ([][]byte, error) {
+	e, err := s.start(ctx, r, op, in.Issuer, "channels/"+in.Channel)
+	if err != nil {
+		return nil, err
+	}
+	if len(in.APDUs) == 0 || len(in.APDUs) > ScriptMax {
+		return nil, fault.New(fault.TooLarge, fmt.Sprintf("a script has 1 to %d APDUs", ScriptMax))
+	}
+	o, err := s.lock(r, in.Issuer, in.Channel)
+	if err != nil {
+		return nil, err
+	}
+	defer o.mu.Unlock()
+	digest := requestDigest(op, in.APDUs)
+	if answer, err := o.last.repeat(r.Idempotency, digest); answer != nil || err != nil {
+		return answer, err
+	}
+	e.card, e.alias, e.key = o.ch.Card().KDD, o.alias, o.version
+	out, err := act(o)
+	if err != nil {
+		return nil, s.failed(ctx, o, e, err)
+	}
+	e.digest = digestOf(out...)
+	e.detail = map[string]string{"apdus": fmt.Sprint(len(out))}
+	if err := s.log(ctx, &e, nil); err != nil {
+		s.end(o)
+		return nil, err
+	}
+	o.last = replayed{idempotency: r.Idempotency, digest: digest, answer: out}
+	return out, nil
+}
+
+// failed ends a channel that is closed already, and logs what is worth an entry:
+// a failed proof and everything but malformed input.
+func (s *Service) failed(ctx context.Context, o *openChannel, e event, why error) error {
+	switch fault.CodeOf(why) {
+	case fault.InvalidInput, fault.TooLarge, fault.ChannelState:
+		return why
+	case fault.ProofFailed, fault.ChannelClosed:
+		s.end(o)
+	}
+	return s.refuse(ctx, e, why)
+}
+
+func requestDigest(op Operation, parts [][]byte) [32]byte {
+	return digestOf(append([][]byte{[]byte(op)}, parts...)...)
+}
+
+// repeat returns the last answer for the same request under the same
+// Idempotency-Key, and refuses another request under it.
+func (l replayed) repeat(idempotency string, digest [sha256.Size]byte) ([][]byte, error) {
+	if idempotency == "" || idempotency != l.idempotency {
+		return nil, nil
+	}
+	if !bytes.Equal(digest[:], l.digest[:]) {
+		return nil, fault.New(fault.IdempotencyMismatch, "this Idempotency-Key belongs to another request")
+	}
+	return l.answer, nil
+}
+
+// CloseChannel ends a channel.
+func (s *Service) CloseChannel(ctx context.Context, r Request, issuer, id string) error {
+	e, err := s.start(ctx, r, ChannelClose, issuer, "channels/"+id)
+	if err != nil {
+		return err
+	}
+	o, err := s.lock(r, issuer, id)
+	if err != nil {
+		return err
+	}
+	defer o.mu.Unlock()
+	e.card, e.alias, e.key = o.ch.Card().KDD, o.alias, o.version
+	s.end(o)
+	return s.log(ctx, &e, nil)
+}
