@@ -100,11 +100,11 @@ func newHarness(t *testing.T, adjust ...func(*harness)) *harness {
 	h.must(err)
 	h.vkey, err = audit.VerifierKey("test/audit", pub)
 	h.must(err)
-	h.pseudo, err = h.token.Generate(h.ctx, h.issuer+"-pseudonym", key.AES256, derive.SessionMAC)
-	h.must(err)
 	for _, f := range adjust {
 		f(h)
 	}
+	h.pseudo, err = h.token.Generate(h.ctx, h.issuer+"-pseudonym", key.AES256, derive.SessionMAC)
+	h.must(err)
 	h.start()
 	t.Cleanup(h.stop)
 	h.load("isd", key.GPSCP03, key.AES256, kvn, h.master)

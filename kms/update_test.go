@@ -11,23 +11,39 @@ import (
 	"testing"
 	"testing/iotest"
 
+	"cardkms/derive/scp03"
 	"cardkms/kms"
 	"cardkms/kms/apdu"
 	"cardkms/kms/fault"
 	"cardkms/kms/store"
 	"cardkms/kms/update"
 	"cardkms/softhsm/cardsim"
+	"cardkms/softhsm/testtoken"
 )
 
+// TestTwoUpdatesInARow runs two whole updates for each kind of card and token:
+// what a profile says and what the card does must fit, both ways.
 func TestTwoUpdatesInARow(t *testing.T) {
-	for name, adjust := range map[string]func(*harness){
-		"suite 01": func(*harness) {},
-		"suite 00": func(h *harness) { h.profile.Suite = update.Plain },
-		"extended": func(h *harness) { h.profile.Extended, h.profile.ShortOnly = true, false },
+	type kind struct {
+		host func(*harness)
+		card func(*cardsim.Config)
+	}
+	none := func(*cardsim.Config) {}
+	for name, k := range map[string]kind{
+		"suite 01":                 {func(*harness) {}, none},
+		"suite 00":                 {func(h *harness) { h.profile.Suite = update.Plain }, none},
+		"extended":                 {func(h *harness) { h.profile.Extended, h.profile.ShortOnly = true, false }, func(c *cardsim.Config) { c.Extended = true }},
+		"S16":                      {func(h *harness) { h.profile.Mode = scp03.S16 }, func(c *cardsim.Config) { c.I = 0x71 }},
+		"no counter":               {func(h *harness) { h.profile.AID = nil }, func(c *cardsim.Config) { c.I = 0x60 }},
+		"level 13":                 {func(h *harness) { h.profile.Level = 0x13 }, func(c *cardsim.Config) { c.I = 0x30 }},
+		"padded empty commands":    {func(h *harness) { h.profile.PadEmpty = true }, func(c *cardsim.Config) { c.Quirks.EmptyCommandPadded = true }},
+		"uncounted empty commands": {func(h *harness) { h.profile.SkipEmpty = true }, func(c *cardsim.Config) { c.Quirks.CounterSkipsEmpty = true }},
+		"over-padded responses":    {func(*harness) {}, func(c *cardsim.Config) { c.Quirks.OverPadRENC = true }},
+		"NSS softokn":              {func(h *harness) { h.token = testtoken.NSS(h.t) }, none},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := newHarness(t, adjust)
-			card := h.card(1, func(c *cardsim.Config) { c.Extended = true })
+			h := newHarness(t, k.host)
+			card := h.card(1, k.card)
 			before := cardsim.GoldenTranscript(card)
 			for n := byte(1); n <= 2; n++ {
 				image := fmt.Sprintf("cos-%d", n)
@@ -42,6 +58,20 @@ func TestTwoUpdatesInARow(t *testing.T) {
 			}
 			h.must(cardsim.SameTranscript(before, cardsim.GoldenTranscript(card)))
 		})
+	}
+}
+
+// TestProfileThatDoesNotFit shows that the options above matter.
+func TestProfileThatDoesNotFit(t *testing.T) {
+	h := newHarness(t)
+	h.image("cos", 1, random(300))
+	for name, card := range map[string]*cardsim.Card{
+		"padded":    h.card(1, func(c *cardsim.Config) { c.Quirks.EmptyCommandPadded = true }),
+		"uncounted": h.card(2, func(c *cardsim.Config) { c.Quirks.CounterSkipsEmpty = true }),
+	} {
+		if _, err := h.download(card, "cos"); err == nil {
+			t.Errorf("%s: a card that does otherwise was updated", name)
+		}
 	}
 }
 
