@@ -5,14 +5,10 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
-	"crypto/x509"
 	"encoding/binary"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -334,22 +330,10 @@ func (s *site) wraps(n int) func(int) error {
 func (s *site) packs() func(int) error {
 	ctx := context.Background()
 	content := random(1 << 20)
-	im := update.Image{Class: [16]byte{1}, Component: isdAID, From: update.Version{1}, To: update.Version{2}, Counter: 2}
-	seen := update.NewContent()
-	_, _ = seen.Write(content)
-	seen.Fill(&im)
-	raw, err := os.ReadFile(filepath.Join(s.dir, "release", "release.key"))
+	d := s.image("bench", content)
+	_, err := s.updateServer.RegisterImage(ctx, "demo", d)
 	s.must("", err)
-	block, _ := pem.Decode(raw)
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	s.must("", err)
-	_, err = s.updateServer.RegisterImage(ctx, "demo", api.RegisterImage{
-		Name: "bench", Class: im.Class[:], Component: im.Component, FromVersion: im.From[:], ToVersion: im.To[:], SecurityCounter: 2,
-		Size: im.Size, SHA256: im.SHA256[:], CRC32: binary.BigEndian.AppendUint32(nil, im.CRC32), ReleaseKey: "release",
-		Signature: ed25519.Sign(key.(ed25519.PrivateKey), im.Statement()),
-	})
-	s.must("", err)
-	_, err = s.updateServer.UploadImage(ctx, "demo", "bench", int64(im.Size), bytes.NewReader(content))
+	_, err = s.updateServer.UploadImage(ctx, "demo", "bench", int64(d.Size), bytes.NewReader(content))
 	s.must("", err)
 	card := s.card(next.Add(1), 1<<20)
 	id, a, err := s.open(card, s.updateServer)

@@ -1,0 +1,72 @@
+package api
+
+import "time"
+
+// Card is what the service remembers of one card.
+type Card struct {
+	KDD             Hex       `json:"kdd" format:"hex" doc:"Key diversification data, 10 bytes."`
+	Issuer          string    `json:"issuer"`
+	KVN             HexByte   `json:"kvn" format:"hex" doc:"Key Version Number of the keys that last proved the card; 00 for none."`
+	SequenceCounter *uint32   `json:"sequenceCounter,omitempty" format:"int64" doc:"Highest sequence counter seen, if the card has one."`
+	Failures        int       `json:"failures" doc:"Failed proofs in a row."`
+	Quarantined     bool      `json:"quarantined" doc:"The card is refused until it is released."`
+	PackageSequence uint32    `json:"packageSequence" format:"int64" doc:"Sequence of the newest package made; 0 for none."`
+	Package         string    `json:"package,omitempty" doc:"Id of the newest package."`
+	LastProved      time.Time `json:"lastProved,omitzero" doc:"When the card last proved itself; absent if never."`
+}
+
+// CardList is one page of cards.
+type CardList struct {
+	Cards         []Card `json:"cards"`
+	NextPageToken string `json:"nextPageToken,omitempty" doc:"Asks for the next page; absent at the end. A page may be shorter than asked for."`
+}
+
+// KCV is a key check value with its method.
+type KCV struct {
+	Method string `json:"method" enum:"gp-aes,tdea-zero,aes-cmac"`
+	Value  string `json:"value" doc:"6 upper-case hexadecimal digits."`
+}
+
+// Key is what is known of one version of a key: everything but its value.
+type Key struct {
+	Name            string         `json:"name" doc:"Resource name issuers/{issuer}/keys/{key}/versions/{n}."`
+	Key             string         `json:"key"`
+	Version         int            `json:"version"`
+	Usage           string         `json:"usage" doc:"gp-scp03 or card-update."`
+	Algorithm       string         `json:"algorithm" doc:"Of the master."`
+	CardAlgorithm   string         `json:"cardAlgorithm" doc:"Of the card keys derived from it."`
+	Diversification string         `json:"diversification"`
+	KVN             HexByte        `json:"kvn" format:"hex" doc:"Key Version Number on the cards."`
+	State           string         `json:"state" doc:"SP 800-57 life-cycle state."`
+	KCVs            map[string]KCV `json:"kcvs" doc:"Key check values by part: master, or enc, mac and dek."`
+}
+
+// KeyList is the key versions of an issuer.
+type KeyList struct {
+	Keys []Key `json:"keys"`
+}
+
+// AuditEntry is one entry of the audit log.
+type AuditEntry struct {
+	Sequence int64  `json:"sequence"`
+	Text     string `json:"text" doc:"The encoding that the tree covers, byte for byte."`
+}
+
+// AuditEntries is a run of entries.
+type AuditEntries struct {
+	Entries []AuditEntry `json:"entries" doc:"Empty at the end of the log."`
+	Next    int64        `json:"next" doc:"Sequence to go on from."`
+}
+
+// AuditProof proves that the tree of this size holds an entry, [RFC 6962]
+// Section 2.1.1.
+type AuditProof struct {
+	Sequence int64 `json:"sequence"`
+	Size     int64 `json:"size"`
+	Hashes   []Hex `json:"hashes" format:"hex" doc:"Audit path, from the leaf's sibling upwards."`
+}
+
+// Health is the answer of the health paths.
+type Health struct {
+	Status string `json:"status" enum:"ok,ready"`
+}

@@ -1,0 +1,134 @@
+package server
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"cardkms/api"
+	"cardkms/kms"
+)
+
+// allowed is the policy once more, so that a changed permission is seen here.
+var allowed = map[kms.Operation][]string{
+	kms.ChannelOpen:         {uriUpdate},
+	kms.ChannelAuthenticate: {uriUpdate},
+	kms.ChannelWrap:         {uriUpdate},
+	kms.ChannelUnwrap:       {uriUpdate},
+	kms.ChannelClose:        {uriUpdate},
+	kms.ImageRegister:       {uriUpdate, uriOfficer},
+	kms.ImageContent:        {uriUpdate, uriOfficer},
+	kms.ImageRead:           {uriUpdate, uriOfficer, uriAuditor},
+	kms.PackageCreate:       {uriUpdate},
+	kms.PackageScript:       {uriUpdate},
+	kms.PackageChunks:       {uriUpdate},
+	kms.PackageConfirm:      {uriUpdate},
+	kms.PackageRead:         {uriUpdate, uriAuditor},
+	kms.CardRead:            {uriUpdate, uriOfficer, uriAuditor},
+	kms.KeyRead:             {uriOfficer, uriAuditor},
+	kms.AuditRead:           {uriAuditor},
+}
+
+// example returns a well-formed request for a route, about objects that may not
+// exist.
+func (w *world) example(rt route) ask {
+	id := strings.Repeat("ab", 16)
+	im, _ := w.image("cos-1-1", 100)
+	out := ask{method: rt.method, key: newKey(), path: strings.NewReplacer(
+		"{issuer}", "acme", "{channel}", id, "{image}", "cos-1-1", "{package}", id, "{kdd}", strings.Repeat("0", 20), "{sequence}", "0",
+	).Replace(rt.path)}
+	switch rt.id {
+	case "openChannel":
+		out.body = api.OpenChannel{Key: "isd"}
+	case "authenticateChannel":
+		out.body = api.Authenticate{Response: api.Hex{0x90, 0x00}}
+	case "wrapCommands":
+		out.body = api.Commands{Commands: []api.Hex{{0, 0xA4, 4, 0}}}
+	case "unwrapResponses":
+		out.body = api.Responses{Responses: []api.Hex{{0x90, 0x00}}}
+	case "registerImage":
+		out.body = im
+	case "uploadImage":
+		out.body, out.key = []byte{1}, ""
+		out.header = map[string]string{"Content-Type": api.BinaryType}
+	case "createPackage":
+		out.body = api.CreatePackage{Channel: id, Image: "cos-1-1", Status: api.Hex{0x90, 0x00}}
+	case "packageScript":
+		out.body = api.PackageScript{Channel: id, Step: api.StepOpen}
+	case "confirmPackage":
+		out.body = api.ConfirmPackage{Channel: id, Receipt: api.Hex{0x90, 0x00}}
+	case "getAuditProof":
+		out.path += "?size=1"
+	}
+	return out
+}
+
+// TestRoles sends every operation in every role. Denied is forbidden and leaves
+// an entry; allowed is anything that only an allowed caller can get.
+func TestRoles(t *testing.T) {
+	w := newWorld(t)
+	for _, op := range kms.Operations() {
+		if _, ok := allowed[op]; !ok {
+			t.Errorf("%s is not in the table", op)
+		}
+	}
+	for _, rt := range w.server.routes {
+		for _, as := range []string{uriUpdate, uriOfficer, uriAuditor, uriOperator} {
+			a := w.example(rt)
+			a.as = as
+			before := w.entries()
+			rec := w.do(a)
+			denied := rec.Code == http.StatusForbidden
+			if ok := slices.Contains(allowed[rt.does], as); ok == denied {
+				t.Errorf("%s as %s: status %d: %s", rt.id, as, rec.Code, rec.Body)
+			}
+			if !denied {
+				continue
+			}
+			refused(t, rec, api.Forbidden)
+			after := w.entries()
+			if len(after) != len(before)+1 || !strings.Contains(after[len(after)-1], "outcome forbidden") {
+				t.Errorf("%s as %s: the refusal left no entry", rt.id, as)
+			}
+		}
+	}
+}
+
+// entries reads the whole log.
+func (w *world) entries() []string {
+	w.t.Helper()
+	var out []string
+	for from := int64(0); ; {
+		page := want[api.AuditEntries](w, w.do(ask{as: uriAuditor, method: http.MethodGet, path: fmt.Sprintf("/v1/audit/entries?limit=1000&from=%d", from)}))
+		for _, e := range page.Entries {
+			out = append(out, e.Text)
+		}
+		if from = page.Next; len(page.Entries) == 0 {
+			return out
+		}
+	}
+}
+
+// TestWrongIssuer checks that another issuer's objects look like none.
+func TestWrongIssuer(t *testing.T) {
+	w := newWorld(t)
+	w.upload("cos-1-1", 300)
+	for _, rt := range w.server.routes {
+		if !strings.Contains(rt.path, "{issuer}") || !slices.Contains(allowed[rt.does], uriUpdate) {
+			continue
+		}
+		a := w.example(rt)
+		a.as = uriGlobex
+		theirs := w.do(a)
+		refused(t, theirs, api.NotFound)
+		a.path = strings.Replace(a.path, "/acme/", "/no-such-issuer/", 1)
+		a.as, a.key = uriUpdate, newKey()
+		none := w.do(a)
+		if sameBut(t, theirs, none) {
+			continue
+		}
+		t.Errorf("%s: another issuer answers %s, an issuer that is not there %s", rt.id, theirs.Body, none.Body)
+	}
+}
