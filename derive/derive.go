@@ -92,7 +92,10 @@ type Key struct {
 // FromRoot refers to an object of the token.
 func FromRoot(r Root) *Key {
 	h := sha256.New()
-	writeFields(h.Write, []byte("root"), []byte(r.Label), []byte(r.KCV.Value))
+	// Every field counts: an object that was checked as one class or algorithm
+	// must not serve a reference to another.
+	writeFields(h.Write, []byte("root"), []byte(r.Label), []byte(r.Algorithm), []byte{byte(r.Class)},
+		[]byte(r.KCV.Method), []byte(r.KCV.Value))
 	k := &Key{root: r}
 	h.Sum(k.id[:0])
 	return k

@@ -80,24 +80,47 @@ func Open(p Profile, l Limits, kvn byte, hostChallenge []byte, now time.Time) (*
 	return c, scp03.InitializeUpdate(kvn, c.hostChallenge)
 }
 
+// ended reports whether the channel is closed or over one of its life times. A
+// clock that was set back to before the opening ends it, because its life times
+// cannot be told any more; one that was set back less does not make it younger.
+func (c *Channel) ended(now time.Time) bool {
+	if c.phase == closed || now.Before(c.openedAt) {
+		return true
+	}
+	if now.Before(c.usedAt) {
+		now = c.usedAt
+	}
+	return now.Sub(c.openedAt) > c.limits.Absolute || now.Sub(c.usedAt) > c.limits.Idle ||
+		(c.phase == opened && now.Sub(c.openedAt) > c.limits.AnswerWithin)
+}
+
 // alive refuses a channel that ended or is not in the phase that an operation
-// needs.
+// needs. What it does not refuse counts as a use.
 func (c *Channel) alive(want phase, now time.Time) error {
-	late := now.Sub(c.openedAt) > c.limits.Absolute || now.Sub(c.usedAt) > c.limits.Idle ||
-		(c.phase == opened && now.Sub(c.openedAt) > c.limits.AnswerWithin) || now.Before(c.openedAt)
 	switch {
-	case c.phase == closed || late:
-		c.phase = closed
+	case c.ended(now):
+		c.end()
 		return fault.New(fault.ChannelClosed, "the channel has ended; open a new one")
 	case c.phase != want:
 		return fault.New(fault.ChannelState, "the channel is not at this step")
 	}
-	c.usedAt = now
+	if now.After(c.usedAt) {
+		c.usedAt = now
+	}
 	return nil
 }
 
-// Expired reports whether the channel ended, so that its owner can forget it.
-func (c *Channel) Expired(now time.Time) bool { return c.alive(c.phase, now) != nil }
+// end closes the channel and releases its session keys, if it has any.
+func (c *Channel) end() {
+	c.phase = closed
+	if m := c.messaging; m.Token != nil {
+		m.Token.Release(m.Keys.ENC, m.Keys.MAC, m.Keys.RMAC)
+	}
+}
+
+// Expired reports whether the channel ended, so that its owner can forget it. To
+// ask is not a use: a channel that is only swept becomes idle.
+func (c *Channel) Expired(now time.Time) bool { return c.ended(now) }
 
 // Answer takes the card's answer to INITIALIZE UPDATE and uses the host
 // challenge up: whatever it returns, no other answer is accepted. An answer for
@@ -191,7 +214,7 @@ func (c *Channel) Unwrap(ctx context.Context, responses []apdu.Response, now tim
 	for i, r := range responses {
 		u, err := c.messaging.Unwrap(ctx, c.pending[i], r)
 		if fault.CodeOf(err) == fault.ProofFailed {
-			c.phase = closed
+			c.end()
 		}
 		if err != nil {
 			return nil, err

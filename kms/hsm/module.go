@@ -49,6 +49,7 @@ type Token struct {
 	plan   plan
 	sealed error // why the token must not be used again; guarded by life
 
+	kinds    sync.Map // of derivedKind: whose whole template was read back
 	objects  table
 	roots    roots
 	caps     []Capability
@@ -144,22 +145,26 @@ func (t *Token) openSessions() (err error) {
 		}
 		return err
 	}
-	t.owners = make([]*owner, creators)
-	for i := range t.owners {
+	owners := make([]*owner, creators)
+	for i := range owners {
 		h, err := t.openSession()
 		if err != nil {
 			return err
 		}
-		t.owners[i] = &owner{handle: h}
+		owners[i] = &owner{handle: h}
 	}
-	t.ops = make(chan *session, t.cfg.Sessions)
+	ops := make(chan *session, t.cfg.Sessions)
 	for range t.cfg.Sessions {
 		h, err := t.openSession()
 		if err != nil {
 			return err
 		}
-		t.ops <- &session{handle: h}
+		ops <- &session{handle: h}
 	}
+	// Only a whole set replaces the old one: after a failure here the dead
+	// sessions must still be there to be leased, because it is their error that
+	// asks for the next reconnect.
+	t.owners, t.ops = owners, ops
 	return nil
 }
 
@@ -255,7 +260,8 @@ func (t *Token) give(s *session, err error) {
 }
 
 // attempts bounds how often one operation is tried: once more after each remedy.
-const attempts = 3
+// A token that closed every session needs all three, one after the other.
+const attempts = 4
 
 // do runs f with a session and the object of k, and applies the remedies of
 // errors.go. f may run several times.
@@ -264,7 +270,11 @@ func (t *Token) do(ctx context.Context, k *derive.Key, f func(pkcs11.SessionHand
 	for range attempts {
 		var epoch uint64
 		epoch, err = t.try(ctx, k, f)
-		switch remedyFor(err) {
+		r := remedyFor(err)
+		if r == newSession && !t.anchored() {
+			r = reconnect
+		}
+		switch r {
 		case newSession:
 		case findAgain:
 			t.objects.forgetChain(k)
@@ -278,6 +288,15 @@ func (t *Token) do(ctx context.Context, k *derive.Key, f func(pkcs11.SessionHand
 		}
 	}
 	return report(err)
+}
+
+// anchored reports whether the session that holds the login is alive. A token
+// that closed it closed all of them: to replace one by one would find the login
+// lost only after as many failures as there are sessions.
+func (t *Token) anchored() bool {
+	t.life.RLock()
+	defer t.life.RUnlock()
+	return t.sealed == nil && t.loggedIn(t.anchor)
 }
 
 func (t *Token) try(ctx context.Context, k *derive.Key, f func(pkcs11.SessionHandle, *object) error) (uint64, error) {

@@ -33,11 +33,11 @@ type counterFormat struct {
 
 // kdfParams is CK_SP800_108_KDF_PARAMS.
 type kdfParams struct {
-	prf        uint64
-	count      uint64
-	data       unsafe.Pointer
-	additional uint64
-	keys       unsafe.Pointer
+	prf   uint64
+	count uint64
+	data  unsafe.Pointer
+	_     uint64         // ulAdditionalDerivedKeys
+	_     unsafe.Pointer // pAdditionalDerivedKeys
 }
 
 // Kinds of prfData.

@@ -1,9 +1,11 @@
 package hsm
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -69,7 +71,7 @@ func (t *Token) root(s pkcs11.SessionHandle, k *derive.Key) (*object, error) {
 	r := k.Root()
 	if o := t.roots.get(r.Label); o != nil {
 		if o.key.ID() != k.ID() {
-			return nil, fmt.Errorf("hsm: %s is not the key that was asked for", r.Label)
+			return nil, fault.New(fault.KeyState, "the token holds another key under the name "+r.Label)
 		}
 		return o, nil
 	}
@@ -99,8 +101,17 @@ func (t *Token) root(s pkcs11.SessionHandle, k *derive.Key) (*object, error) {
 
 // rootKCV computes the check value of a root by what its class may do.
 func (t *Token) rootKCV(s pkcs11.SessionHandle, o *object) (key.KCV, error) {
-	if o.key.Class() != derive.SessionMAC {
+	switch o.key.Class() {
+	case derive.Static:
 		return t.staticKCV(s, o)
+	case derive.SessionENC, derive.PackageENC:
+		enc, err := t.encryptCBC(s, o, ones16)
+		return gpKCV(enc, err)
+	case derive.DataEncryption:
+		return t.wrappingKCV(s, o)
+	case derive.SessionMAC:
+	default:
+		return key.KCV{}, fault.New(fault.InvalidInput, "a key of this class cannot be a root")
 	}
 	// [X9.24-1] ANSI X9.24-1:2017, Annex A.3: CMAC over a zero block.
 	mac, err := t.sign(s, o.handle, pkcs11.CKM_AES_CMAC, make([]byte, 16))
@@ -108,6 +119,30 @@ func (t *Token) rootKCV(s pkcs11.SessionHandle, o *object) (key.KCV, error) {
 		return key.KCV{}, err
 	}
 	return key.KCV{Method: key.KCVCMAC, Value: fmt.Sprintf("%X", mac[:3])}, nil
+}
+
+// ones16 is the block of the check value of an AES key.
+var ones16 = bytes.Repeat([]byte{0x01}, 16)
+
+func gpKCV(enc []byte, err error) (key.KCV, error) {
+	if err != nil || len(enc) < 3 {
+		return key.KCV{}, errors.Join(errors.New("hsm: no check value"), err)
+	}
+	return key.KCV{Method: key.KCVGPAES, Value: fmt.Sprintf("%X", enc[:3])}, nil
+}
+
+// wrappingKCV computes the check value of a key that may only wrap: it wraps a
+// key whose value is the check value's public block, as one block of CBC with a
+// zero IV.
+func (t *Token) wrappingKCV(s pkcs11.SessionHandle, o *object) (key.KCV, error) {
+	known, err := t.ctx.CreateObject(s, t.plan.template(derive.Transport, key.AES128, false, pkcs11.NewAttribute(pkcs11.CKA_VALUE, ones16)))
+	if err != nil {
+		return key.KCV{}, failed("C_CreateObject", err)
+	}
+	defer func() { _ = t.ctx.DestroyObject(s, known) }()
+	m := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_CBC, zeroIV)}
+	enc, err := t.ctx.WrapKey(s, m, o.handle, known)
+	return gpKCV(enc, failed("C_WrapKey", err))
 }
 
 func (t *Token) find(s pkcs11.SessionHandle, label string, class uint) (pkcs11.ObjectHandle, error) {
@@ -119,10 +154,20 @@ func (t *Token) find(s pkcs11.SessionHandle, label string, class uint) (pkcs11.O
 	if err != nil {
 		return 0, err
 	}
+	if len(hs) == 0 && !t.loggedIn(s) {
+		// A token that closed every session logged us out and hides its private
+		// objects; that is not the absence of a key.
+		return 0, &Error{Function: "C_FindObjects", CKR: pkcs11.CKR_USER_NOT_LOGGED_IN}
+	}
 	if len(hs) != 1 {
 		return 0, fault.New(fault.KeyState, fmt.Sprintf("the token holds %d objects named %s, want one", len(hs), label))
 	}
 	return hs[0], nil
+}
+
+func (t *Token) loggedIn(s pkcs11.SessionHandle) bool {
+	info, err := t.ctx.GetSessionInfo(s)
+	return err == nil && (info.State == pkcs11.CKS_RO_USER_FUNCTIONS || info.State == pkcs11.CKS_RW_USER_FUNCTIONS)
 }
 
 func (t *Token) findAll(s pkcs11.SessionHandle, template []*pkcs11.Attribute) ([]pkcs11.ObjectHandle, error) {
@@ -179,8 +224,8 @@ func (t *Token) Generate(_ context.Context, label string, a key.Algorithm, c der
 	case key.TDEA3:
 		mech = pkcs11.CKM_DES3_KEY_GEN
 	}
-	return t.create(label, a, c, func(s pkcs11.SessionHandle, name []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
-		template := t.plan.template(c, a, true, append(name, size(a)...)...)
+	return t.create(label, a, c, func(s pkcs11.SessionHandle, p plan) (pkcs11.ObjectHandle, error) {
+		template := p.template(c, a, true, append(name(label), size(a)...)...)
 		h, err := t.ctx.GenerateKey(s, []*pkcs11.Mechanism{pkcs11.NewMechanism(mech, nil)}, template)
 		return h, failed("C_GenerateKey", err)
 	})
@@ -193,15 +238,15 @@ func (t *Token) Import(_ context.Context, label string, a key.Algorithm, c deriv
 	if value.Len() != a.Size() {
 		return derive.Root{}, fault.New(fault.InvalidInput, fmt.Sprintf("a key of type %s has %d bytes", a, a.Size()))
 	}
-	return t.create(label, a, c, func(s pkcs11.SessionHandle, name []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
+	return t.create(label, a, c, func(s pkcs11.SessionHandle, p plan) (pkcs11.ObjectHandle, error) {
 		v := pkcs11.NewAttribute(pkcs11.CKA_VALUE, value.Reveal())
-		h, err := t.ctx.CreateObject(s, t.plan.template(c, a, true, append(name, v)...))
+		h, err := t.ctx.CreateObject(s, p.template(c, a, true, append(name(label), v)...))
 		return h, failed("C_CreateObject", err)
 	})
 }
 
-// maker makes a token object with this name.
-type maker func(s pkcs11.SessionHandle, name []*pkcs11.Attribute) (pkcs11.ObjectHandle, error)
+// maker makes a token object by the templates of this plan.
+type maker func(s pkcs11.SessionHandle, p plan) (pkcs11.ObjectHandle, error)
 
 func (t *Token) create(label string, a key.Algorithm, c derive.Class, make maker) (derive.Root, error) {
 	root := derive.Root{Label: label, Algorithm: a, Class: c}
@@ -209,15 +254,24 @@ func (t *Token) create(label string, a key.Algorithm, c derive.Class, make maker
 		if err := t.unused(s, label); err != nil {
 			return err
 		}
-		h, err := make(s, name(label))
+		h, err := make(s, t.plan)
+		if remedyFor(err) == giveUp && err != nil {
+			// NSS softokn keeps every attribute of a session object, but its database
+			// has no place for some. A token that does keep them refuses the result
+			// of this in verify.
+			h, err = make(s, t.plan.withoutOptional())
+		}
 		if err != nil {
 			return err
 		}
-		if err := t.plan.verify(t.ctx, s, h, c, a, true); err != nil {
-			_ = t.ctx.DestroyObject(s, h)
-			return err
+		if err = t.plan.verify(t.ctx, s, h, c, a, true); err == nil {
+			root.KCV, err = t.rootKCV(s, &object{handle: h, key: derive.FromRoot(root)})
 		}
-		root.KCV, err = t.rootKCV(s, &object{handle: h, key: derive.FromRoot(root)})
+		if err != nil {
+			// Nobody learns the check value of this object, so nobody can ever use
+			// it, and its label would stay taken.
+			_ = t.ctx.DestroyObject(s, h)
+		}
 		return err
 	})
 	return root, err

@@ -84,11 +84,19 @@ func keyPairTemplates(a key.Algorithm, token bool) (mech uint, public, private [
 
 func (t *Token) keyPair(s pkcs11.SessionHandle, a key.Algorithm, label string, token bool) (pub, priv pkcs11.ObjectHandle, err error) {
 	mech, public, private := keyPairTemplates(a, token)
+	m := []*pkcs11.Mechanism{pkcs11.NewMechanism(mech, nil)}
+	bare := private[: len(private)-1 : len(private)-1] // without CKA_ALLOWED_MECHANISMS
 	if !t.plan.allowed {
-		private = private[:len(private)-1]
+		private = bare
 	}
-	pub, priv, err = t.ctx.GenerateKeyPair(s, []*pkcs11.Mechanism{pkcs11.NewMechanism(mech, nil)}, locked(append(public, name(label)...)), locked(append(private, name(label)...)))
-	return pub, priv, failed("C_GenerateKeyPair", err)
+	make := func(private []*pkcs11.Attribute) error {
+		pub, priv, err = t.ctx.GenerateKeyPair(s, m, locked(append(public, name(label)...)), locked(append(private, name(label)...)))
+		return failed("C_GenerateKeyPair", err)
+	}
+	if err = make(private); err != nil && remedyFor(err) == giveUp && token && t.plan.allowed {
+		err = make(bare) // see create: a database that cannot keep the attribute
+	}
+	return pub, priv, err
 }
 
 // tryKeyPair signs with a throw-away pair and verifies outside the token.
@@ -189,10 +197,29 @@ func (t *Token) Signing(ctx context.Context, label string) (*SigningKey, error) 
 		if k.Algorithm == "" {
 			return fault.New(fault.KeyState, label+" is a key on a curve that the log does not use")
 		}
-		k.Public, err = t.publicPoint(s, h, k.Algorithm)
-		return err
+		if k.Public, err = t.publicPoint(s, h, k.Algorithm); err != nil {
+			return err
+		}
+		return t.checkPrivate(s, label, k.Algorithm)
 	})
 	return k, err
+}
+
+// checkPrivate refuses a private key that is protected less than ours are, e.g.
+// one that somebody imported under our name.
+func (t *Token) checkPrivate(s pkcs11.SessionHandle, label string, a key.Algorithm) error {
+	h, err := t.find(s, label, pkcs11.CKO_PRIVATE_KEY)
+	if err != nil {
+		return err
+	}
+	_, _, private := keyPairTemplates(a, true)
+	if !t.plan.allowed {
+		private = private[:len(private)-1]
+	}
+	if err := compareAttributes(t.ctx, s, h, kept(t.ctx, s, h, locked(private))); err != nil {
+		return fmt.Errorf("checking %s: %w", label, err)
+	}
+	return nil
 }
 
 // Sign signs a message with Ed25519, or its SHA-256 digest with ECDSA P-256; the

@@ -5,6 +5,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/subtle"
+	"errors"
 	"fmt"
 
 	"github.com/miekg/pkcs11"
@@ -60,27 +61,56 @@ func (t *Token) deriveObject(s pkcs11.SessionHandle, base *object, k *derive.Key
 	w := t.owners[int(k.ID()[0])%len(t.owners)]
 	template := t.plan.template(step.Class, step.Algorithm, false, size(step.Algorithm)...)
 	w.mu.Lock()
-	h, err := t.ctx.DeriveKey(w.handle, []*pkcs11.Mechanism{mech}, base.handle, template)
+	used := w.handle
+	h, err := t.ctx.DeriveKey(used, []*pkcs11.Mechanism{mech}, base.handle, template)
 	w.mu.Unlock()
 	if err != nil {
 		err = failed("C_DeriveKey", err)
 		if r := remedyFor(err); r == newSession {
-			t.replaceOwner(w)
+			t.replaceOwner(w, used)
 		}
 		return nil, err
 	}
-	if err := t.plan.verify(t.ctx, s, h, step.Class, step.Algorithm, false); err != nil {
+	if err := t.verifyDerived(s, h, step); err != nil {
 		_ = t.ctx.DestroyObject(s, h)
 		return nil, err
 	}
 	return &object{handle: h, key: k, owner: w}, nil
 }
 
-// replaceOwner opens a new session for an owner whose session is spoilt, after
-// forgetting the objects that end with the old one.
-func (t *Token) replaceOwner(w *owner) {
+// verifyDerived reads back what protects a derived object: every attribute of its
+// template for the first of its kind in a life of the library, afterwards those
+// that would let its value out. The token made the rest from the same template.
+func (t *Token) verifyDerived(s pkcs11.SessionHandle, h pkcs11.ObjectHandle, step derive.Step) error {
+	kind := derivedKind{t.epoch, step.Class, step.Algorithm}
+	if _, seen := t.kinds.Load(kind); !seen {
+		if err := t.plan.verify(t.ctx, s, h, step.Class, step.Algorithm, false); err != nil {
+			return err
+		}
+		t.kinds.Store(kind, true)
+	}
+	return compareAttributes(t.ctx, s, h, append(size(step.Algorithm),
+		pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true),
+		pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, t.plan.roleOf(step.Class, step.Algorithm, false).extractable)))
+}
+
+// derivedKind is what derived objects with one template have in common.
+type derivedKind struct {
+	epoch     uint64
+	class     derive.Class
+	algorithm key.Algorithm
+}
+
+// replaceOwner opens a new session for an owner whose session was found spoilt,
+// after forgetting the objects that end with the old one. Of several goroutines
+// that found it so, only the first replaces it: a later one would end objects
+// that others made since.
+func (t *Token) replaceOwner(w *owner, spoilt pkcs11.SessionHandle) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.handle != spoilt {
+		return
+	}
 	t.objects.forgetOwned(w)
 	_ = t.ctx.CloseSession(w.handle)
 	if h, err := t.openSession(); err == nil {
@@ -92,7 +122,9 @@ func (t *Token) replaceOwner(w *owner) {
 // of the parameter's memory.
 func (t *Token) mechanism(s pkcs11.SessionHandle, base *object, step derive.Step) (*pkcs11.Mechanism, func(), error) {
 	a := base.key.Algorithm()
-	if step.Function == derive.CMACCounter && t.plan.native && !a.TDEA() {
+	// NSS's native mechanism refuses an extractable key from a base that is not,
+	// which a new card key on its way must be; that one is composed.
+	if step.Function == derive.CMACCounter && t.plan.native && !a.TDEA() && step.Class != derive.Transport {
 		m, done := counterMechanism(step.Before, step.After)
 		return m, done, nil
 	}
@@ -160,14 +192,20 @@ func (t *Token) Encrypt(ctx context.Context, k *derive.Key, data []byte) (out []
 		return nil, fmt.Errorf("hsm: AES-CBC takes whole blocks, not %d bytes", len(data))
 	}
 	err = t.do(ctx, k, func(s pkcs11.SessionHandle, o *object) error {
-		m := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_CBC, zeroIV)}
-		if err := t.ctx.EncryptInit(s, m, o.handle); err != nil {
-			return failed("C_EncryptInit", err)
-		}
-		out, err = t.ctx.Encrypt(s, data)
-		return failed("C_Encrypt", err)
+		out, err = t.encryptCBC(s, o, data)
+		return err
 	})
 	return out, err
+}
+
+// encryptCBC is AES-CBC with a zero IV.
+func (t *Token) encryptCBC(s pkcs11.SessionHandle, o *object, data []byte) ([]byte, error) {
+	m := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_CBC, zeroIV)}
+	if err := t.ctx.EncryptInit(s, m, o.handle); err != nil {
+		return nil, failed("C_EncryptInit", err)
+	}
+	out, err := t.ctx.Encrypt(s, data)
+	return out, failed("C_Encrypt", err)
 }
 
 // Decrypt implements derive.Token.
@@ -195,6 +233,9 @@ func (t *Token) Decrypt(ctx context.Context, k *derive.Key, iv, data []byte) (ou
 func (t *Token) Matches(ctx context.Context, base *derive.Key, step derive.Step, value []byte) (ok bool, err error) {
 	if err := require(base, derive.Static); err != nil {
 		return false, err
+	}
+	if len(value) == 0 {
+		return false, errors.New("hsm: nothing to compare: every key begins with no bytes")
 	}
 	err = t.do(ctx, base, func(s pkcs11.SessionHandle, o *object) error {
 		if t.plan.native && step.Function == derive.CMACCounter {
@@ -264,7 +305,10 @@ func (t *Token) Wrap(ctx context.Context, dek, k *derive.Key) (out []byte, err e
 		return failed("C_WrapKey", err)
 	})
 	t.Release(k)
-	if size := k.Algorithm().Size(); err != nil && size%16 != 0 {
+	// SoftHSM2 answers CKR_GENERAL_ERROR to a size that it cannot wrap, which says
+	// nothing; a token that is busy or lost is another matter.
+	var ckr *Error
+	if size := k.Algorithm().Size(); size%16 != 0 && errors.As(err, &ckr) && remedyFor(err) == giveUp {
 		return nil, fault.Because(fault.TokenUnable, fmt.Sprintf("the token cannot wrap a key of %d bytes", size), err)
 	}
 	return out, err

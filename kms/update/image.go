@@ -3,6 +3,7 @@ package update
 import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/binary"
@@ -67,15 +68,16 @@ func be16(v int) []byte    { return binary.BigEndian.AppendUint16(nil, uint16(v)
 
 // VerifySignature checks a release key's signature over the statement: Ed25519,
 // or ECDSA P-256 in ASN.1 over its SHA-256. public is an ed25519.PublicKey or an
-// *ecdsa.PublicKey.
+// *ecdsa.PublicKey; a key of another size or curve verifies nothing.
 func (im Image) VerifySignature(public any, sig []byte) error {
 	ok := false
 	switch k := public.(type) {
 	case ed25519.PublicKey:
-		ok = ed25519.Verify(k, im.Statement(), sig)
+		// ed25519.Verify panics on a key of another length.
+		ok = len(k) == ed25519.PublicKeySize && ed25519.Verify(k, im.Statement(), sig)
 	case *ecdsa.PublicKey:
 		sum := sha256.Sum256(im.Statement())
-		ok = ecdsa.VerifyASN1(k, sum[:], sig)
+		ok = k != nil && k.Curve == elliptic.P256() && ecdsa.VerifyASN1(k, sum[:], sig)
 	}
 	if !ok {
 		return fault.New(fault.ImageUnverified, "the release signature does not verify")

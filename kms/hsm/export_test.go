@@ -1,0 +1,137 @@
+package hsm
+
+import (
+	"errors"
+	"time"
+
+	"github.com/miekg/pkcs11"
+
+	"cardkms/derive"
+)
+
+// What the tests see of the inside: raw PKCS#11 calls on the token's own library,
+// because a second one in the process would share its state.
+
+// Raw returns the library and the token's slot.
+func (t *Token) Raw() (*pkcs11.Ctx, uint) { return t.ctx, t.slot }
+
+// RootID is the CKA_ID that belongs to a label.
+func RootID(label string) []byte { return rootID(label) }
+
+// Template is what the token would be asked to create for a class.
+func (t *Token) Template(k *derive.Key, root bool) []*pkcs11.Attribute {
+	return t.plan.template(k.Class(), k.Algorithm(), root)
+}
+
+// VerifyObject is the read-back of a derived object.
+func (t *Token) VerifyObject(s pkcs11.SessionHandle, h pkcs11.ObjectHandle, k *derive.Key) error {
+	return t.plan.verify(t.ctx, s, h, k.Class(), k.Algorithm(), false)
+}
+
+// Native reports which plan the token runs by; Allowed whether it keeps
+// CKA_ALLOWED_MECHANISMS.
+func (t *Token) Native() bool  { return t.plan.native }
+func (t *Token) Allowed() bool { return t.plan.allowed }
+
+// WithObject runs f with the live object of k, in a session of its own.
+func (t *Token) WithObject(k *derive.Key, f func(pkcs11.SessionHandle, pkcs11.ObjectHandle) error) error {
+	t.life.RLock()
+	defer t.life.RUnlock()
+	s, err := t.openSession()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = t.ctx.CloseSession(s) }()
+	o, err := t.acquire(s, k)
+	if err != nil {
+		return err
+	}
+	defer t.objects.release(o)
+	return f(s, o.handle)
+}
+
+// SessionObjects counts the secret keys that end with a session, as the token
+// sees them.
+func (t *Token) SessionObjects() (n int, err error) {
+	t.life.RLock()
+	defer t.life.RUnlock()
+	s, err := t.openSession()
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = t.ctx.CloseSession(s) }()
+	if err := t.ctx.FindObjectsInit(s, []*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
+		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false),
+	}); err != nil {
+		return 0, err
+	}
+	for {
+		hs, _, err := t.ctx.FindObjects(s, 100)
+		if n += len(hs); err != nil || len(hs) == 0 {
+			return n, errors.Join(err, t.ctx.FindObjectsFinal(s))
+		}
+	}
+}
+
+// Reinitialise reconnects as after a loss, without the back-off.
+func (t *Token) Reinitialise() error {
+	t.life.Lock()
+	epoch := t.epoch
+	t.lastLost = time.Time{}
+	t.life.Unlock()
+	return t.reconnect(epoch, errors.New("the test asked for it"))
+}
+
+// ForgiveLoss lets the next reconnect happen at once.
+func (t *Token) ForgiveLoss() {
+	t.life.Lock()
+	defer t.life.Unlock()
+	t.lastLost = time.Time{}
+}
+
+// LoseSessions closes every session behind the token's back, as a token does
+// that was reset.
+func (t *Token) LoseSessions() error {
+	t.life.Lock()
+	defer t.life.Unlock()
+	return t.ctx.CloseAllSessions(t.slot)
+}
+
+// SpoilSessions leaves an operation active in every idle operation session.
+func (t *Token) SpoilSessions(k *derive.Key) error {
+	return t.WithObject(k, func(_ pkcs11.SessionHandle, h pkcs11.ObjectHandle) error {
+		for range cap(t.ops) {
+			s := <-t.ops
+			err := t.ctx.SignInit(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_CMAC, nil)}, h)
+			t.ops <- s
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// CloseOwners closes the sessions that own derived objects, and with them every
+// derived object.
+func (t *Token) CloseOwners() {
+	t.life.Lock()
+	defer t.life.Unlock()
+	for _, w := range t.owners {
+		_ = t.ctx.CloseSession(w.handle)
+	}
+}
+
+// HoldSessions leases every operation session until give is called.
+func (t *Token) HoldSessions() (give func()) {
+	var held []*session
+	for range cap(t.ops) {
+		held = append(held, <-t.ops)
+	}
+	return func() {
+		for _, s := range held {
+			t.ops <- s
+		}
+	}
+}

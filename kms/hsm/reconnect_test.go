@@ -1,0 +1,156 @@
+package hsm_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/miekg/pkcs11"
+
+	"cardkms/derive"
+	"cardkms/kms/fault"
+	"cardkms/kms/hsm"
+	"cardkms/kms/key"
+	"cardkms/softhsm"
+	"cardkms/softhsm/testtoken"
+)
+
+// TestHandleReuse is T5b: 10 000 operations of 8 goroutines while the library is
+// finalised and initialised again and again, with new keys made in between, so
+// that old handle numbers belong to other keys. No operation may fail, and none
+// may run under a wrong key.
+func TestHandleReuse(t *testing.T) {
+	const rounds = 25
+	ownTokens(t, func(c *hsm.Config) { c.Logger = quiet }, func(t *testing.T, tok *hsm.Token) {
+		w := newWorkload(t, tok, 32)
+		var done atomic.Bool
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			defer done.Store(true)
+			for round := range rounds {
+				if err := tok.Reinitialise(); err != nil {
+					t.Errorf("connecting again: %v", err)
+				}
+				// Another key first: it takes the handle numbers of those before.
+				if _, err := tok.Generate(ctx, fmt.Sprintf("%s/new %d", t.Name(), round), key.AES128, derive.Static); err != nil {
+					t.Errorf("a new key: %v", err)
+				}
+				// Let the table fill again before the next time.
+				for n := range 20 {
+					if err := w.one(tok, 17*round+n); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+		ran, failed := w.run(t, tok, 8, fewer(tok, 10000, 1500), done.Load)
+		wg.Wait()
+		t.Logf("%d operations, %d re-initialisations, %d failed", ran, rounds, failed)
+		if failed != 0 {
+			t.Errorf("%d operations failed", failed)
+		}
+	})
+}
+
+// TestLostSessions takes sessions away in every way that a token can; each time
+// the next operations succeed, with the right keys, and nothing leaks.
+func TestLostSessions(t *testing.T) {
+	ownTokens(t, func(c *hsm.Config) { c.Logger, c.Sessions = quiet, 3 }, func(t *testing.T, tok *hsm.Token) {
+		w := newWorkload(t, tok, 8)
+		all := func(when string) {
+			t.Helper()
+			for n := range 64 {
+				if err := w.one(tok, n); err != nil {
+					t.Errorf("%s, operation %d: %v", when, n, err)
+				}
+			}
+		}
+		all("before")
+		for round := range 3 {
+			if err := tok.SpoilSessions(w.macs[0]); err != nil {
+				t.Fatal(err)
+			}
+			all("after operations were left active")
+			tok.CloseOwners()
+			all("after the owners' sessions were closed")
+			tok.ForgiveLoss()
+			if err := tok.LoseSessions(); err != nil {
+				t.Fatal(err)
+			}
+			all(fmt.Sprint("after every session was closed, time ", round))
+			if err := tok.Reinitialise(); err != nil {
+				t.Fatal(err)
+			}
+			all("after a new start")
+		}
+		settled(t, tok, -1)
+	})
+}
+
+// TestTokenGone takes SoftHSM2's token directory away: everything answers
+// token_unavailable, and after it is back the service heals without help.
+func TestTokenGone(t *testing.T) {
+	if !inChild(t) {
+		return
+	}
+	cfg, err := testtoken.SoftHSMConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Logger = quiet
+	tok := openToken(t, cfg)
+	w := newWorkload(t, tok, 4)
+	dir := filepath.Join(filepath.Dir(os.Getenv(softhsm.ConfVariable)), "tokens")
+	if err := os.Rename(dir, dir+"-away"); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, "connecting without the token", tok.Reinitialise(), fault.TokenUnavailable)
+	for n := range 20 {
+		wantCode(t, "without the token", w.one(tok, n), fault.TokenUnavailable)
+		if n%5 == 0 {
+			tok.ForgiveLoss() // another attempt, which fails as well
+		}
+	}
+	if err := os.Rename(dir+"-away", dir); err != nil {
+		t.Fatal(err)
+	}
+	tok.ForgiveLoss()
+	for n := range 40 {
+		if err := w.one(tok, n); err != nil {
+			t.Errorf("after the token came back: %v", err)
+		}
+	}
+}
+
+// TestPINChanged: the PIN that stops being right is presented once, and then
+// never again until an operator acts.
+func TestPINChanged(t *testing.T) {
+	if !inChild(t) {
+		return
+	}
+	cfg, err := testtoken.SoftHSMConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Logger = quiet
+	tok := openToken(t, cfg)
+	w := newWorkload(t, tok, 2)
+	raw, slot := tok.Raw()
+	s, err := raw.OpenSession(slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.SetPIN(s, string(cfg.PIN.Reveal()), "another-pin"); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, "connecting with the old PIN", tok.Reinitialise(), fault.TokenUnavailable)
+	for n := range 50 {
+		tok.ForgiveLoss()
+		wantCode(t, "with the old PIN", w.one(tok, n), fault.TokenUnavailable)
+	}
+	wantCode(t, "connecting again", tok.Reinitialise(), fault.TokenUnavailable)
+	tok.Release(w.macs...) // must not touch a finalised library
+}
