@@ -135,3 +135,8 @@ func (t *Token) HoldSessions() (give func()) {
 		}
 	}
 }
+
+// StringDataMechanism is CKM_AES_ECB_ENCRYPT_DATA over data.
+func StringDataMechanism(data []byte) (*pkcs11.Mechanism, func()) {
+	return stringDataMechanism(pkcs11.CKM_AES_ECB_ENCRYPT_DATA, data)
+}
