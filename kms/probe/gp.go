@@ -139,6 +139,9 @@ func (c gpCase) run(b *bench) error {
 	if err != nil {
 		return err
 	}
+	if answer.SW != apdu.Success {
+		return fmt.Errorf("the card answered INITIALIZE UPDATE with %s", answer.SW)
+	}
 	if len(c.SecurityLevel) != 1 || len(c.HostChallenge) != c.MACMode {
 		return errors.New("the case has no security level, or a challenge of another length than its mode")
 	}

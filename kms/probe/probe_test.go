@@ -2,8 +2,10 @@ package probe_test
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"cardkms/kms/hsm"
@@ -13,37 +15,142 @@ import (
 
 func TestMain(m *testing.M) { testtoken.Main(m) }
 
-// TestVectors runs every known answer through both kinds of token. A case that
-// is skipped counts against a budget, so that skips cannot grow unnoticed.
+// skips is how many cases of each file may be skipped on each token. What a token
+// cannot do inside is skipped by name; the budget keeps that from growing
+// unnoticed. In standards.json 82 cases are of SCP02, EMV, SCP80, SCP11, TR-31 and
+// of checksums that cardkms does not use; AN10922 for AES-192 no token can do, and
+// SoftHSM2 cannot wrap AES-192.
+var skips = map[string]map[string]int{
+	"softhsm": {"scp03.json": 2, "scp02.json": 5, "diversification.json": 2, "recorded_scp03_openscp.json": 0, "standards.json": 84},
+	"nss":     {"scp03.json": 0, "scp02.json": 5, "diversification.json": 2, "recorded_scp03_openscp.json": 0, "standards.json": 83},
+}
+
+// TestVectors runs every known answer through both kinds of token.
 func TestVectors(t *testing.T) {
-	budget := map[string]map[string]int{}
 	for name, tok := range map[string]*hsm.Token{"softhsm": testtoken.SoftHSM(t), "nss": testtoken.NSS(t)} {
-		files, err := filepath.Glob("testdata/*.json")
-		if err != nil || len(files) == 0 {
-			t.Fatalf("no vectors: %v", err)
-		}
-		for _, f := range files {
-			t.Run(name+"/"+filepath.Base(f), func(t *testing.T) {
-				b, err := os.ReadFile(f)
-				if err != nil {
-					t.Fatal(err)
-				}
-				results, err := probe.Run(context.Background(), tok, b)
-				if err != nil {
-					t.Fatal(err)
-				}
+		for file, budget := range skips[name] {
+			t.Run(name+"/"+file, func(t *testing.T) {
+				results := run(t, tok, read(t, file))
 				for _, r := range results {
-					switch r.Verdict {
-					case probe.Fail:
+					if r.Verdict == probe.Fail {
 						t.Error(r)
-					case probe.Skip:
-						t.Log(r)
 					}
 				}
 				passed, failed, skipped := probe.Count(results)
 				t.Logf("%d passed, %d failed, %d skipped", passed, failed, skipped)
-				_ = budget
+				if skipped > budget || passed == 0 && file != "scp02.json" {
+					t.Errorf("%d cases are skipped, %d may be; %d passed", skipped, budget, passed)
+				}
 			})
+		}
+	}
+	files, err := filepath.Glob("testdata/*.json")
+	if err != nil || len(files) != len(skips["softhsm"]) {
+		t.Errorf("%d vector files, %d have a budget: %v", len(files), len(skips["softhsm"]), err)
+	}
+}
+
+func read(t *testing.T, file string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("testdata", file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func run(t *testing.T, tok *hsm.Token, file []byte) []probe.Result {
+	t.Helper()
+	results, err := probe.Run(context.Background(), tok, file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return results
+}
+
+// TestWrongAnswersFail changes one digit of each kind of value in a case and
+// expects that case, and only that one, to fail.
+func TestWrongAnswersFail(t *testing.T) {
+	tok := testtoken.SoftHSM(t)
+	for what, c := range map[string]struct{ file, id, value string }{
+		"a static key":        {"scp03.json", "scp03-k128-s8-i00-l01", "908A72FD1103A5D8A1848752D56207E0"},
+		"a card cryptogram":   {"scp03.json", "scp03-k128-s8-i00-l01", "03001A9CD28F0902FE034C43CAFE45725CAF"},
+		"EXT. AUTHENTICATE":   {"scp03.json", "scp03-k128-s8-i00-l01", "84820100104852D5F3D7DBB6D53DC1C0158F0C2F92"},
+		"a session key":       {"scp03.json", "scp03-k128-s8-i00-l01", "7BD431C162AD4BB6A46143569A88C30A"},
+		"a wrapped command":   {"scp03.json", "scp03-k128-s8-i00-l01", "84E2000109593A05A981E635D5C4"},
+		"a chaining value":    {"scp03.json", "scp03-k128-s8-i00-l01", "3A05A981E635D5C4DFC2DAC0509B06E4"},
+		"a plain response":    {"recorded_scp03_openscp.json", "openscp-recorded-aes128-s16", "08A00000015141434C010010A0000002202003010101000000000006010010A0000002202003010101000000000011010005A00000024801009000"},
+		"a card key":          {"diversification.json", "kdf3-aes128-0", "D36C18495F9B21D5D880D5E05A00CA4B"},
+		"a check value":       {"diversification.json", "visa2-0", "FF6373"},
+		"a derived value":     {"standards.json", "sp800-108-cmac128-before8-0", "8be8f0869b3c0ba97b71863d1b9f7813"},
+		"a package's receipt": {"standards.json", "self-cup1-0", "E61392010587"},
+	} {
+		b := string(read(t, c.file))
+		if !strings.Contains(b, c.value) {
+			t.Fatalf("%s: %s does not hold the value", what, c.file)
+		}
+		last := c.value[len(c.value)-1]
+		other := byte('0')
+		if last == '0' {
+			other = '1'
+		}
+		failed := map[string]bool{}
+		for _, r := range run(t, tok, []byte(strings.Replace(b, c.value, c.value[:len(c.value)-1]+string(other), 1))) {
+			if r.Verdict == probe.Fail {
+				failed[r.ID] = true
+			}
+		}
+		if len(failed) != 1 || !failed[c.id] {
+			t.Errorf("%s: %v failed, want %s", what, failed, c.id)
+		}
+	}
+}
+
+func TestFilesThatAreNone(t *testing.T) {
+	tok := testtoken.SoftHSM(t)
+	for name, file := range map[string]string{
+		"not JSON": "x", "a list": "[]", "neither": "{}", "cases that are no list": `{"cases":{}}`,
+		"a first case that is none": `{"cases":[1]}`,
+	} {
+		if r, err := probe.Run(context.Background(), tok, []byte(file)); err == nil {
+			t.Errorf("%s passed: %v", name, r)
+		}
+	}
+	for name, file := range map[string]string{
+		"an unknown schema": `{"meta":{"schema":"interop-x-9"},"cases":[{"id":"a"}]}`,
+		"SCP02":             `{"meta":{"schema":"interop-gp-1"},"cases":[{"id":"a","protocol":"SCP02"}]}`,
+		"an unknown kind":   `{"vectors":[{"id":"a","alg":"new","in":{},"out":{}}]}`,
+	} {
+		if r := run(t, tok, []byte(file)); len(r) != 1 || r[0].Verdict != probe.Skip || r[0].Reason == "" {
+			t.Errorf("%s: %v", name, r)
+		}
+	}
+	for name, file := range map[string]string{
+		"an empty case":      `{"meta":{"schema":"interop-gp-1"},"cases":[{"id":"a","protocol":"SCP03"}]}`,
+		"hex that is none":   `{"meta":{"schema":"interop-div-1"},"cases":[{"id":"a","method":"KDF3","master":"xy"}]}`,
+		"an empty vector":    `{"vectors":[{"id":"a","alg":"scp03_session","in":{},"out":{}}]}`,
+		"a wrong transcript": `{"meta":{"schema":"interop-recorded-1"},"cases":[{"id":"a","transcript":[]}]}`,
+	} {
+		if r := run(t, tok, []byte(file)); len(r) != 1 || r[0].Verdict != probe.Fail {
+			t.Errorf("%s: %v", name, r)
+		}
+	}
+}
+
+// TestVectorsNameTheirSource keeps every file's origin with it.
+func TestVectorsNameTheirSource(t *testing.T) {
+	var f struct {
+		Vectors []struct {
+			ID     string
+			Source struct{ Repo string }
+		}
+	}
+	if err := json.Unmarshal(read(t, "standards.json"), &f); err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range f.Vectors {
+		if v.Source.Repo == "" {
+			t.Errorf("%s has no source", v.ID)
 		}
 	}
 }
