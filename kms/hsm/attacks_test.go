@@ -38,6 +38,7 @@ func victims(t *testing.T, tok *hsm.Token) map[string]*derive.Key {
 			t.Fatal(err)
 		}
 		out[name] = k
+		t.Cleanup(func() { tok.Release(k) })
 	}
 	return out
 }

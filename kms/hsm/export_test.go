@@ -140,3 +140,12 @@ func (t *Token) HoldSessions() (give func()) {
 func StringDataMechanism(data []byte) (*pkcs11.Mechanism, func()) {
 	return stringDataMechanism(pkcs11.CKM_AES_ECB_ENCRYPT_DATA, data)
 }
+
+// SetLeaseWait changes the longest wait for a session and returns how to restore it.
+func (t *Token) SetLeaseWait(d time.Duration) func() {
+	t.life.Lock()
+	defer t.life.Unlock()
+	old := t.cfg.LeaseWait
+	t.cfg.LeaseWait = d
+	return func() { t.SetLeaseWait(old) }
+}

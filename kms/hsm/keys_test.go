@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"math/big"
 	"testing"
+	"time"
 
 	"cardkms/derive"
 	"cardkms/derive/derivetest"
@@ -313,6 +314,10 @@ func TestLease(t *testing.T) {
 		wantCode(t, "while every session is busy", err, fault.TokenUnavailable)
 		_, err = tok.Wrap(ended, dek, large)
 		wantCode(t, "wrapping 24 bytes meanwhile", err, fault.TokenUnavailable)
+		restore := tok.SetLeaseWait(time.Millisecond)
+		_, err = tok.MAC(ctx, mac, nil)
+		wantCode(t, "without an end of its own", err, fault.TokenUnavailable)
+		restore()
 		tok.Release(mac) // must not wait for a session
 		give()
 		got, err := tok.MAC(ctx, mac, nil)

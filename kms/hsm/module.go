@@ -26,7 +26,11 @@ type Config struct {
 	PIN      secret.Bytes // User PIN, presented once per (re)connection
 	Sessions int          // operation sessions, default 8
 	Objects  int          // live derived keys, default 2000 (about 18 MB in SoftHSM2)
-	Logger   *slog.Logger // default slog.Default()
+	// LeaseWait bounds how long an operation waits for a session, default 2 s; its
+	// context may end earlier. A token whose calls hang holds its sessions, and
+	// callers must hear of it.
+	LeaseWait time.Duration
+	Logger    *slog.Logger // default slog.Default()
 }
 
 // creators is the number of sessions that own derived objects. C_DeriveKey runs
@@ -73,6 +77,9 @@ func Open(ctx context.Context, cfg Config) (*Token, error) {
 	}
 	if cfg.Objects <= 0 {
 		cfg.Objects = 2000
+	}
+	if cfg.LeaseWait <= 0 {
+		cfg.LeaseWait = 2 * time.Second
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
@@ -227,14 +234,16 @@ func (t *Token) forgetAll() {
 	t.roots.forget()
 }
 
-// lease takes an operation session until give or drop. It waits at most until
-// ctx ends. The caller holds life for reading.
+// lease takes an operation session until give. It waits at most LeaseWait, and
+// until ctx ends. The caller holds life for reading.
 func (t *Token) lease(ctx context.Context) (*session, error) {
 	select {
 	case s := <-t.ops:
 		return s, nil
 	default:
 	}
+	ctx, cancel := context.WithTimeout(ctx, t.cfg.LeaseWait)
+	defer cancel()
 	select {
 	case s := <-t.ops:
 		return s, nil

@@ -259,6 +259,7 @@ func (t *Token) create(label string, a key.Algorithm, c derive.Class, make maker
 			// NSS softokn keeps every attribute of a session object, but its database
 			// has no place for some. A token that does keep them refuses the result
 			// of this in verify.
+			println("DEBUG first", err.Error())
 			h, err = make(s, t.plan.withoutOptional())
 		}
 		if err != nil {
