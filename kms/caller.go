@@ -109,6 +109,9 @@ func (c Caller) may(op Operation, issuer string) error {
 	if !slices.Contains(permissions[op], c.Role) {
 		return fault.New(fault.Forbidden, "your role does not allow this operation")
 	}
+	if issuer == "" && c.Issuer != "" {
+		return fault.New(fault.Forbidden, "this concerns every issuer, and you are bound to one")
+	}
 	if issuer != "" && !key.ValidName(issuer) || c.Issuer != "" && issuer != "" && c.Issuer != issuer {
 		return fault.New(fault.NotFound, "no such issuer")
 	}

@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
 
+	"cardkms/audit"
 	"cardkms/derive"
 	"cardkms/derive/scp03"
 	"cardkms/kms/apdu"
@@ -19,17 +21,19 @@ import (
 
 // openChannel is a channel with what the service knows beside the protocol.
 type openChannel struct {
-	mu       sync.Mutex // held during a request on this channel
-	id       string
-	caller   string
-	issuer   string
-	key      string // name of the gp-scp03 key
-	profile  Profile
-	ch       *channel.Channel
-	version  string   // resource name of the key version that proved the card
-	alias    string   // pseudonym of the card, once it is proved
-	packaged string   // id of the package that this channel opened
-	last     replayed // guards against the repetition of one request
+	mu      sync.Mutex // held during a request on this channel
+	id      string
+	caller  string
+	issuer  string
+	key     string // name of the gp-scp03 key
+	profile Profile
+	ch      *channel.Channel
+	version string // resource name of the key version that proved the card
+	alias   string // pseudonym of the card, once it is proved
+	// algorithm is the status of the algorithms behind version.
+	algorithm audit.Algorithm
+	packaged  string   // id of the package that this channel opened
+	last      replayed // guards against the repetition of one request
 }
 
 // replayed is the last answer on a channel, for a caller whose connection broke.
@@ -43,46 +47,65 @@ func (o *openChannel) object() string { return "channels/" + o.id }
 
 // channels are the open channels of this process.
 type channels struct {
-	mu   sync.Mutex
-	max  int
-	byID map[string]*openChannel
+	mu       sync.Mutex
+	max      int
+	byID     map[string]*openChannel
+	byCaller map[string]int
 }
 
-func (c *channels) init(max int) { c.max, c.byID = max, map[string]*openChannel{} }
+func (c *channels) init(max int) {
+	c.max, c.byID, c.byCaller = max, map[string]*openChannel{}, map[string]int{}
+}
 
-func (c *channels) add(o *openChannel, now time.Time, t derive.Token) error {
+func (c *channels) add(o *openChannel) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.byID) >= c.max {
-		c.sweep(now, t)
-	}
-	if len(c.byID) >= c.max {
+	// One caller holds at most half of the places, so that it cannot take them all.
+	if len(c.byID) >= c.max || c.byCaller[o.caller] >= max(1, c.max/2) {
 		return fault.New(fault.RateLimited, "too many channels are open")
 	}
 	c.byID[o.id] = o
+	c.byCaller[o.caller]++
 	return nil
 }
 
-// sweep forgets channels whose life ended. One that a request holds is left.
-func (c *channels) sweep(now time.Time, t derive.Token) {
-	for id, o := range c.byID {
+// expired takes out the channels whose life ended and returns them. One that a
+// request holds is left. The caller closes them without the lock: that waits for
+// the token, and everybody waits for the lock.
+func (c *channels) expired(now time.Time) (out []*openChannel) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, o := range c.byID {
 		if !o.mu.TryLock() {
 			continue
 		}
 		if o.ch.Expired(now) {
-			o.ch.Close(t)
-			delete(c.byID, id)
+			c.removeLocked(o)
+			out = append(out, o)
 		}
 		o.mu.Unlock()
+	}
+	return out
+}
+
+func (c *channels) removeLocked(o *openChannel) {
+	if c.byID[o.id] == nil {
+		return
+	}
+	delete(c.byID, o.id)
+	if c.byCaller[o.caller]--; c.byCaller[o.caller] <= 0 {
+		delete(c.byCaller, o.caller)
 	}
 }
 
 // Sweep ends the channels whose life time is over, and destroys their keys. The
 // program calls it every few seconds.
 func (s *Service) Sweep() {
-	s.channels.mu.Lock()
-	defer s.channels.mu.Unlock()
-	s.channels.sweep(s.cfg.Now(), s.cfg.Token)
+	for _, o := range s.channels.expired(s.cfg.Now()) {
+		o.mu.Lock()
+		o.ch.Close(s.cfg.Token)
+		o.mu.Unlock()
+	}
 }
 
 // ChannelsOpen returns how many channels this process holds.
@@ -92,10 +115,10 @@ func (s *Service) ChannelsOpen() int {
 	return len(s.channels.byID)
 }
 
-func (c *channels) remove(id string) {
+func (c *channels) remove(o *openChannel) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.byID, id)
+	c.removeLocked(o)
 }
 
 // closeAll waits for the request that holds a channel. It takes one lock at a
@@ -104,6 +127,7 @@ func (c *channels) closeAll(t derive.Token) {
 	c.mu.Lock()
 	all := slices.Collect(maps.Values(c.byID))
 	clear(c.byID)
+	clear(c.byCaller)
 	c.mu.Unlock()
 	for _, o := range all {
 		o.mu.Lock()
@@ -128,7 +152,7 @@ func (s *Service) lock(r Request, issuer, id string) (*openChannel, error) {
 // end closes a channel for good; its caller holds it.
 func (s *Service) end(o *openChannel) {
 	o.ch.Close(s.cfg.Token)
-	s.channels.remove(o.id)
+	s.channels.remove(o)
 }
 
 // OpenChannelInput says which card keys to use.
@@ -157,14 +181,14 @@ func (s *Service) OpenChannel(ctx context.Context, r Request, in OpenChannelInpu
 		return out, s.refuse(ctx, e, err)
 	}
 	e.object, e.detail = o.object(), map[string]string{"kvn": fmt.Sprintf("%02X", in.KVN)}
+	if err := s.channels.add(o); err != nil {
+		return out, s.refuse(ctx, e, err)
+	}
 	if err := s.log(ctx, &e, nil); err != nil {
+		s.channels.remove(o)
 		return out, err
 	}
-	now := s.cfg.Now()
-	if err := s.channels.add(o, now, s.cfg.Token); err != nil {
-		return out, err
-	}
-	return OpenedChannel{ID: o.id, InitializeUpdate: cmd.Bytes(), ExpiresAt: now.Add(s.cfg.Limits.AnswerWithin)}, nil
+	return OpenedChannel{ID: o.id, InitializeUpdate: cmd.Bytes(), ExpiresAt: s.cfg.Now().Add(s.cfg.Limits.AnswerWithin)}, nil
 }
 
 func (s *Service) newChannel(ctx context.Context, r Request, in OpenChannelInput) (*openChannel, apdu.Command, error) {
@@ -229,24 +253,31 @@ func (s *Service) Authenticate(ctx context.Context, r Request, in AuthenticateIn
 		return out, err // the challenge is not used up by what cannot be an answer
 	}
 	answer, err := o.ch.Answer(response, s.cfg.Now())
-	if err != nil {
+	e.card = answer.KDD
+	if err != nil && fault.CodeOf(err) != fault.ProofFailed {
 		if fault.CodeOf(err) != fault.ChannelState {
 			s.end(o)
 		}
 		return out, s.refuse(ctx, e, err)
 	}
-	e.card = answer.KDD
+	wrongKVN := err
 	if !r.Caller.Cards.Holds(answer.KDD) {
 		s.end(o)
 		return out, s.refuse(ctx, e, fault.New(fault.Forbidden, "this card is not in your card range"))
+	}
+	if wrongKVN != nil {
+		s.end(o)
+		return out, s.book(ctx, &e, attempt{answer: answer, err: wrongKVN})
 	}
 	level := o.profile.Level
 	if in.Level != nil {
 		level = *in.Level
 	}
 	cmd, proof := s.prove(ctx, o, answer, level)
-	e.key, e.detail = o.version, map[string]string{"kvn": fmt.Sprintf("%02X", answer.KVN), "level": fmt.Sprintf("%02X", byte(level))}
-	if err := s.book(ctx, &e, answer, proof); err != nil {
+	e.key, e.algorithm = o.version, o.algorithm
+	e.detail = map[string]string{"kvn": fmt.Sprintf("%02X", answer.KVN), "level": fmt.Sprintf("%02X", byte(level))}
+	counts := answer.CounterIncluded && len(o.profile.AID) > 0
+	if err := s.book(ctx, &e, attempt{answer: answer, version: o.version, counts: counts, err: proof}); err != nil {
 		s.end(o)
 		return out, err
 	}
@@ -270,7 +301,7 @@ func (s *Service) prove(ctx context.Context, o *openChannel, a scp03.Answer, l s
 	if err != nil {
 		return apdu.Command{}, err
 	}
-	o.version = v.ID.String()
+	o.version, o.algorithm = v.ID.String(), algorithmOf(v)
 	static, err := staticKeys(v, a.KDD)
 	if err != nil {
 		return apdu.Command{}, err
@@ -280,8 +311,8 @@ func (s *Service) prove(ctx context.Context, o *openChannel, a scp03.Answer, l s
 
 // book writes the result of a proof into the card's row, together with its
 // entry.
-func (s *Service) book(ctx context.Context, e *event, a scp03.Answer, proof error) error {
-	ref := cardRef(e.issuer, a.KDD)
+func (s *Service) book(ctx context.Context, e *event, t attempt) error {
+	ref := cardRef(e.issuer, t.answer.KDD)
 	now := s.cfg.Now().UTC()
 	return s.log(ctx, e, func(tx store.Tx) error {
 		c := Card{KDD: ref.ID, Issuer: e.issuer}
@@ -290,8 +321,8 @@ func (s *Service) book(ctx context.Context, e *event, a scp03.Answer, proof erro
 			return err
 		}
 		before := c
-		e.outcome = c.proved(a, proof, now)
-		if c == before {
+		e.outcome = c.proved(t, now)
+		if reflect.DeepEqual(c, before) {
 			return nil
 		}
 		return put(tx, ref, n, c)

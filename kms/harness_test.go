@@ -158,10 +158,18 @@ func (h *harness) load(name string, u key.Usage, a key.Algorithm, n byte, value 
 	h.t.Helper()
 	_, err := h.service.LoadKey(h.ctx, "test", kms.NewKey{
 		Issuer: h.issuer, Name: name, Usage: u, Algorithm: a, CardAlgorithm: key.AES128, Diversification: "kdf3", KVN: n,
-	}, func(ctx context.Context, label string, a key.Algorithm, c derive.Class, _ key.Part) (derive.Root, error) {
-		return h.token.Import(ctx, label, a, c, secret.New(bytes.Clone(value)))
-	})
+	}, known{h.token, value})
 	h.must(err)
+}
+
+// known is a kms.Maker that imports one value, as a ceremony would.
+type known struct {
+	*hsm.Token
+	value []byte
+}
+
+func (k known) Make(ctx context.Context, label string, a key.Algorithm, c derive.Class, _ key.Part) (derive.Root, error) {
+	return k.Import(ctx, label, a, c, secret.New(bytes.Clone(k.value)))
 }
 
 func (h *harness) req() kms.Request {
@@ -180,11 +188,15 @@ func (h *harness) as(r kms.Role) kms.Request {
 // card makes a personalised card; kdd is its last byte.
 func (h *harness) card(kdd byte, adjust ...func(*cardsim.Config)) *cardsim.Card {
 	h.t.Helper()
+	return h.cardOf([10]byte{9: kdd}, adjust...)
+}
+
+func (h *harness) cardOf(kdd [10]byte, adjust ...func(*cardsim.Config)) *cardsim.Card {
+	h.t.Helper()
 	cfg := cardsim.Config{
-		KDD: [10]byte{9: kdd}, ISD: isdAID, I: 0x70, ClassID: [16]byte{1, 2, 3}, Component: isdAID,
+		KDD: kdd, ISD: isdAID, I: 0x70, ClassID: [16]byte{1, 2, 3}, Component: isdAID,
 		Version: [8]byte{1, 0}, SecurityCounter: 1, Image: []byte("factory image"),
 	}
-	var err error
 	set, err := cardsim.Personalise(h.master, cfg.KDD, kvn, 16)
 	h.must(err)
 	cfg.KeySets = []cardsim.KeySet{set}

@@ -123,11 +123,16 @@ func (s *Service) checkImage(in RegisterImageInput) error {
 	if err := in.Meta.Check(); err != nil {
 		return err
 	}
-	k, ok := s.cfg.ReleaseKeys[in.Issuer][in.ReleaseKey]
+	return s.verifyRelease(in.Issuer, in.ReleaseKey, in.Meta, in.Signature)
+}
+
+// verifyRelease checks a signature with a release key of the configuration.
+func (s *Service) verifyRelease(issuer, name string, m update.Image, sig []byte) error {
+	k, ok := s.cfg.ReleaseKeys[issuer][name]
 	if !ok {
 		return fault.New(fault.ImageUnverified, "no release key of this name is registered")
 	}
-	return in.Meta.VerifySignature(k, in.Signature)
+	return m.VerifySignature(k, sig)
 }
 
 // UploadImage takes an image's content, a block at a time, and registers the

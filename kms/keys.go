@@ -2,6 +2,7 @@ package kms
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -114,6 +115,15 @@ func (s *Service) exists(ctx context.Context, issuer, name string, usage key.Usa
 	return fault.New(fault.NotFound, "no such key")
 }
 
+// algorithmOf returns the status of a key's algorithms: 3DES is no longer approved
+// ([SP 800-131A], Revision 2, Section 2), whatever is derived from it.
+func algorithmOf(v key.Version) audit.Algorithm {
+	if v.Algorithm.TDEA() || v.CardAlgorithm.TDEA() {
+		return audit.Legacy
+	}
+	return audit.Approved
+}
+
 // Root names the object of one part of a version inside the token.
 func Root(v key.Version, p key.Part) derive.Root {
 	r := derive.Root{Label: v.ID.Label(p), Algorithm: v.Algorithm, Class: derive.Static, KCV: v.KCVs[p]}
@@ -184,15 +194,21 @@ func (n NewKey) Check() error {
 	return diversify.Fits(n.Diversification, n.Algorithm, n.CardAlgorithm)
 }
 
-// Maker puts the value of one part of a new key version into the token.
-type Maker func(ctx context.Context, label string, a key.Algorithm, c derive.Class, p key.Part) (derive.Root, error)
+// Maker puts the values of a new key version into the token.
+type Maker interface {
+	// Taken reports whether the token holds an object of this label, e.g. of an
+	// attempt that broke off.
+	Taken(ctx context.Context, label string) (bool, error)
+	// Make makes the value of one part.
+	Make(ctx context.Context, label string, a key.Algorithm, c derive.Class, p key.Part) (derive.Root, error)
+}
 
 // LoadKey makes the next version of a key: intent, values in the token, then the
 // row with the outcome. by names the person at the console. It is reached from
 // the console only; no caller of the API can. If the process dies in between,
-// the token holds objects without a row: they serve nobody, and the intent in
-// the log names them.
-func (s *Service) LoadKey(ctx context.Context, by string, n NewKey, make Maker) (key.Version, error) {
+// the token holds objects without a row: they serve nobody, the intent in the log
+// names them, and the next attempt takes the next version number.
+func (s *Service) LoadKey(ctx context.Context, by string, n NewKey, m Maker) (key.Version, error) {
 	if err := n.Check(); err != nil {
 		return key.Version{}, err
 	}
@@ -200,20 +216,20 @@ func (s *Service) LoadKey(ctx context.Context, by string, n NewKey, make Maker) 
 		Usage: n.Usage, Algorithm: n.Algorithm, CardAlgorithm: n.CardAlgorithm, KVN: n.KVN,
 		Diversification: string(n.Diversification), State: key.Active, KCVs: map[key.Part]key.KCV{},
 	}
-	id, err := s.nextVersion(ctx, n)
+	id, err := s.nextVersion(ctx, n, m)
 	if err != nil {
 		return v, err
 	}
 	v.ID = id
 	e := event{
-		req: Request{Caller: Caller{ID: audit.ActorService, Role: "console"}}, op: "key.load", issuer: n.Issuer,
+		req: Request{Caller: Caller{ID: audit.ActorService, Role: "console"}}, op: "key.load", issuer: n.Issuer, algorithm: algorithmOf(v),
 		object: id.String(), key: id.String(), detail: map[string]string{"by": by},
 	}
 	if e.intent, err = s.intend(ctx, e); err != nil {
 		return v, err
 	}
 	for _, p := range Parts(n.Diversification, n.Usage) {
-		root, err := make(ctx, id.Label(p), n.Algorithm, Root(v, p).Class, p)
+		root, err := m.Make(ctx, id.Label(p), n.Algorithm, Root(v, p).Class, p)
 		if err != nil {
 			return v, s.refuse(ctx, e, err)
 		}
@@ -226,7 +242,7 @@ func (s *Service) LoadKey(ctx context.Context, by string, n NewKey, make Maker) 
 
 // nextVersion numbers a version and refuses a KVN that another version of the
 // same key has: a card's KVN must name one key.
-func (s *Service) nextVersion(ctx context.Context, n NewKey) (key.ID, error) {
+func (s *Service) nextVersion(ctx context.Context, n NewKey, m Maker) (key.ID, error) {
 	id := key.ID{Issuer: n.Issuer, Name: n.Name, Version: 1}
 	err := s.cfg.Store.View(ctx, func(tx store.Tx) error {
 		all, err := allVersions(tx, n.Issuer)
@@ -241,6 +257,16 @@ func (s *Service) nextVersion(ctx context.Context, n NewKey) (key.ID, error) {
 		}
 		return err
 	})
+	for ; err == nil; id.Version++ {
+		taken := false
+		for _, p := range Parts(n.Diversification, n.Usage) {
+			used, terr := m.Taken(ctx, id.Label(p))
+			taken, err = taken || used, errors.Join(err, terr)
+		}
+		if err != nil || !taken {
+			break
+		}
+	}
 	return id, err
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"cardkms/audit"
 	"cardkms/derive/scp03"
 	"cardkms/kms/apdu"
 	"cardkms/kms/fault"
@@ -23,14 +24,16 @@ const (
 // Package is one update package for one card. Its manifest never changes; its
 // keys are derived again from what stands here whenever they are needed.
 type Package struct {
-	ID       string          `json:"id"`
-	Issuer   string          `json:"issuer"`
-	State    string          `json:"state"`
-	Card     string          `json:"card"` // KDD, hexadecimal
-	Image    string          `json:"image"`
-	Key      string          `json:"key"` // version of K-UPD's master; empty under suite 00
-	Manifest update.Manifest `json:"manifest"`
-	Encoded  string          `json:"encoded"` // with its MAC, hexadecimal
+	ID     string `json:"id"`
+	Issuer string `json:"issuer"`
+	State  string `json:"state"`
+	Card   string `json:"card"` // KDD, hexadecimal
+	Image  string `json:"image"`
+	Key    string `json:"key"` // version of K-UPD's master; empty under suite 00
+	// Algorithm is the status of the algorithms behind Key; empty under suite 00.
+	Algorithm audit.Algorithm `json:"algorithm,omitempty"`
+	Manifest  update.Manifest `json:"manifest"`
+	Encoded   string          `json:"encoded"` // with its MAC, hexadecimal
 }
 
 func packageRef(issuer, id string) store.Ref {
@@ -82,6 +85,9 @@ func (s *Service) makePackage(ctx context.Context, e *event, o *openChannel, in 
 	if err != nil {
 		return out, err
 	}
+	if err := o.carries(o.profile.Suite); err != nil {
+		return out, err
+	}
 	status, err := s.cardStatus(ctx, o, in.Status)
 	if err != nil {
 		return out, err
@@ -113,28 +119,50 @@ func (s *Service) makePackage(ctx context.Context, e *event, o *openChannel, in 
 	return out, nil
 }
 
-// registered returns an image whose content is here.
+// carries refuses a channel that would show a package of suite 00 in clear: there
+// only C-DECRYPTION of the channel hides the image.
+func (o *openChannel) carries(s update.Suite) error {
+	if s == update.Plain && (!o.ch.Authenticated() || o.ch.Level()&scp03.CDecryption == 0) {
+		return fault.New(fault.ChannelState, "suite 00 needs a channel that encrypts commands (level 03, 13 or 33)")
+	}
+	return nil
+}
+
+// registered returns an image whose content is here and whose release signature
+// verifies now, whatever its row says.
 func (s *Service) registered(ctx context.Context, issuer, name string) (im Image, err error) {
 	err = s.cfg.Store.View(ctx, func(tx store.Tx) error { _, err := need(tx, imageRef(issuer, name), &im); return err })
-	if err == nil && im.State != ImageRegistered {
-		err = fault.New(fault.Conflict, "the image's content has not been uploaded")
+	if err != nil {
+		return im, err
 	}
-	return im, err
+	if im.State != ImageRegistered {
+		return im, fault.New(fault.Conflict, "the image's content has not been uploaded")
+	}
+	sig, err := hex.DecodeString(im.Signature)
+	if err != nil {
+		return im, errors.New("kms: a stored signature is not hexadecimal")
+	}
+	return im, s.verifyRelease(issuer, im.SignedBy, im.Meta, sig)
 }
 
 // cardStatus unwraps and parses a card's status. The level must protect
 // responses, else it would be anybody's word.
 func (s *Service) cardStatus(ctx context.Context, o *openChannel, response []byte) (update.Status, error) {
-	data, err := s.protected(ctx, o, response)
+	data, err := s.protected(ctx, o, update.GetStatus(), response)
 	if err != nil {
 		return update.Status{}, err
 	}
 	return update.ParseStatus(data)
 }
 
-func (s *Service) protected(ctx context.Context, o *openChannel, response []byte) ([]byte, error) {
+// protected unwraps the card's answer to a command that the caller wrapped and
+// sent. Only that answer will do.
+func (s *Service) protected(ctx context.Context, o *openChannel, asked apdu.Command, response []byte) ([]byte, error) {
 	if !o.ch.Authenticated() || o.ch.Level()&scp03.RMAC == 0 {
 		return nil, fault.New(fault.ChannelState, "an update needs a channel that protects responses (level 11, 13 or 33)")
+	}
+	if !o.ch.Answers(asked) {
+		return nil, fault.New(fault.ChannelState, "the next answer of the card is not to the command that asks for this")
 	}
 	raw, err := apdu.ParseResponse(response)
 	if err != nil {
@@ -151,7 +179,8 @@ func (s *Service) protected(ctx context.Context, o *openChannel, response []byte
 }
 
 // resume returns the package that the card stages, if it is ours and of this
-// image. The proof is the status's MAC under the package's key.
+// image. The proof is the status's MAC under the package's key; under suite 00
+// only the channel vouches for the status, and the card compares the manifest.
 func (s *Service) resume(ctx context.Context, e *event, in CreatePackageInput, st update.Status) (out CreatedPackage, err error) {
 	var card Card
 	var p Package
@@ -169,14 +198,16 @@ func (s *Service) resume(ctx context.Context, e *event, in CreatePackageInput, s
 	if err != nil {
 		return out, err
 	}
-	if pkg.VerifyStatus(ctx, s.cfg.Token, st) != nil {
+	if err := pkg.VerifyStatus(ctx, s.cfg.Token, st); fault.CodeOf(err) == fault.ProofFailed {
 		return out, nil
+	} else if err != nil {
+		return out, err
 	}
 	out = CreatedPackage{Package: p, Chunks: p.Manifest.Chunks(), Resumed: true}
 	if out.Missing, err = st.Missing(out.Chunks); err != nil {
 		return out, err
 	}
-	e.object, e.key = "packages/"+p.ID, p.Key
+	e.object, e.key, e.algorithm = "packages/"+p.ID, p.Key, p.Algorithm
 	e.detail = map[string]string{"resumed": "true", "missing": fmt.Sprint(len(out.Missing))}
 	return out, s.log(ctx, e, nil)
 }
@@ -203,18 +234,23 @@ func (s *Service) newPackage(ctx context.Context, e *event, o *openChannel, in C
 			return p, err
 		}
 		p.Key, p.Manifest.KVN, p.Manifest.Key = v.ID.String(), in.KVN, 1
+		p.Algorithm = algorithmOf(v)
 	}
 	pkg, err := s.seal(ctx, p)
 	if err != nil {
 		return p, err
 	}
 	p.Encoded = hex.EncodeToString(pkg.Encoded)
-	e.object, e.key, e.digest = "packages/"+p.ID, p.Key, digestOf(pkg.Encoded)
+	e.object, e.key, e.algorithm, e.digest = "packages/"+p.ID, p.Key, p.Algorithm, digestOf(pkg.Encoded)
 	e.detail = map[string]string{"image": in.Image, "sequence": fmt.Sprint(p.Manifest.Sequence)}
 	return p, s.log(ctx, e, func(tx store.Tx) error {
+		var card Card // fresh: another channel to the card may have been faster
 		n, err := get(tx, ref, &card)
 		if err != nil {
 			return err
+		}
+		if card.Sequence >= p.Manifest.Sequence {
+			return fault.New(fault.Conflict, "another package was made for this card meanwhile")
 		}
 		card.KDD, card.Issuer, card.Sequence, card.Package = ref.ID, in.Issuer, p.Manifest.Sequence, p.ID
 		if err := put(tx, ref, n, card); err != nil {

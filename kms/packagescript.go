@@ -60,7 +60,7 @@ func (s *Service) PackageScript(ctx context.Context, r Request, in PackageScript
 	if err != nil {
 		return nil, s.failed(ctx, o, e, err)
 	}
-	e.key, e.digest = p.Key, digestOf(out...)
+	e.key, e.algorithm, e.digest = p.Key, p.Algorithm, digestOf(out...)
 	e.detail = map[string]string{"step": string(in.Step), "apdus": fmt.Sprint(len(out)), "chunks": fmt.Sprint(len(in.Chunks))}
 	if err := s.log(ctx, &e, nil); err != nil {
 		s.end(o)
@@ -71,9 +71,15 @@ func (s *Service) PackageScript(ctx context.Context, r Request, in PackageScript
 }
 
 func (s *Service) packageScript(ctx context.Context, o *openChannel, p Package, in PackageScriptInput) ([][]byte, error) {
+	if err := o.carries(p.Manifest.Suite); err != nil {
+		return nil, err
+	}
 	pkg, err := s.open(ctx, p)
 	if err != nil {
 		return nil, err
+	}
+	if in.Step == StepAbort {
+		defer s.release(pkg)
 	}
 	objects, err := s.objects(ctx, pkg, p, in)
 	if err != nil {
@@ -144,7 +150,8 @@ func (s *Service) chunk(ctx context.Context, rd *reader, pkg *update.Package, i 
 
 // StreamChunks writes the sealed chunks of a package from number from on, one
 // after another, for an update server with a transport of its own. It holds one
-// block and one chunk in memory, whatever the image's size. The intent is durable
+// block and one chunk in memory, whatever the image's size. A writer that buffers
+// and has Flush() error is flushed before the outcome is logged. The intent is durable
 // before the first byte, the outcome after the last. Suite 00 has no chunks that
 // could leave a channel.
 func (s *Service) StreamChunks(ctx context.Context, r Request, issuer, id string, from int, w io.Writer) error {
@@ -156,6 +163,7 @@ func (s *Service) StreamChunks(ctx context.Context, r Request, issuer, id string
 	if err != nil {
 		return err
 	}
+	e.algorithm = p.Algorithm
 	e.card, e.key, e.detail = p.Manifest.Card[:], p.Key, map[string]string{"from": fmt.Sprint(from)}
 	if p.Manifest.Suite == update.Plain || from < 1 || from > p.Manifest.Chunks() {
 		return fault.New(fault.InvalidInput, "the package has no sealed chunk of this number")
@@ -164,6 +172,7 @@ func (s *Service) StreamChunks(ctx context.Context, r Request, issuer, id string
 	if err != nil {
 		return s.refuse(ctx, e, err)
 	}
+	defer s.release(pkg)
 	im, err := s.registered(ctx, issuer, p.Image)
 	if err != nil {
 		return err
@@ -181,7 +190,20 @@ func (s *Service) StreamChunks(ctx context.Context, r Request, issuer, id string
 			return s.refuse(context.WithoutCancel(ctx), e, err)
 		}
 	}
-	return s.log(ctx, &e, nil)
+	if f, ok := w.(interface{ Flush() error }); ok {
+		if err := f.Flush(); err != nil {
+			return s.refuse(context.WithoutCancel(ctx), e, err)
+		}
+	}
+	return s.log(context.WithoutCancel(ctx), &e, nil)
+}
+
+// release destroys the keys of a package and the update key that they follow
+// from, which is needed again only by another request.
+func (s *Service) release(p *update.Package) {
+	if k := p.Keys.ENC; k != nil {
+		s.cfg.Token.Release(k, p.Keys.MAC, k.Parent())
+	}
 }
 
 // ConfirmPackageInput carries the card's receipt.
@@ -210,7 +232,7 @@ func (s *Service) ConfirmPackage(ctx context.Context, r Request, in ConfirmPacka
 	if cardRef(in.Issuer, e.card).ID != p.Card {
 		return p, s.refuse(ctx, e, fault.New(fault.Conflict, "the channel is not to the card that the package is for"))
 	}
-	e.key = p.Key
+	e.key, e.algorithm = p.Key, p.Algorithm
 	pkg, err := s.verifyReceipt(ctx, o, p, in.Receipt)
 	if err != nil {
 		return p, s.failed(ctx, o, e, err)
@@ -224,12 +246,12 @@ func (s *Service) ConfirmPackage(ctx context.Context, r Request, in ConfirmPacka
 		p.State = PackageConfirmed
 		return put(tx, ref, n, p)
 	})
-	s.cfg.Token.Release(pkg.Keys.ENC, pkg.Keys.MAC)
+	s.release(pkg)
 	return p, err
 }
 
 func (s *Service) verifyReceipt(ctx context.Context, o *openChannel, p Package, response []byte) (*update.Package, error) {
-	receipt, err := s.protected(ctx, o, response)
+	receipt, err := s.protected(ctx, o, update.GetReceipt(), response)
 	if err != nil {
 		return nil, err
 	}

@@ -80,7 +80,7 @@ func (s *Service) onChannel(ctx context.Context, r Request, op Operation, in Scr
 	if answer, err := o.last.repeat(r.Idempotency, digest); answer != nil || err != nil {
 		return answer, err
 	}
-	e.card, e.alias, e.key = o.ch.Card().KDD, o.alias, o.version
+	e.card, e.alias, e.key, e.algorithm = o.ch.Card().KDD, o.alias, o.version, o.algorithm
 	out, err := act(o)
 	if err != nil {
 		return nil, s.failed(ctx, o, e, err)
@@ -134,7 +134,7 @@ func (s *Service) CloseChannel(ctx context.Context, r Request, issuer, id string
 		return err
 	}
 	defer o.mu.Unlock()
-	e.card, e.alias, e.key = o.ch.Card().KDD, o.alias, o.version
+	e.card, e.alias, e.key, e.algorithm = o.ch.Card().KDD, o.alias, o.version, o.algorithm
 	s.end(o)
 	return s.log(ctx, &e, nil)
 }

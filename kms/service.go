@@ -109,17 +109,19 @@ type Request struct {
 
 // event collects what the audit entry of one operation says.
 type event struct {
-	req     Request
-	op      Operation
-	issuer  string
-	object  string
-	key     string
-	card    []byte // KDD; the entry holds its pseudonym
-	alias   string // the pseudonym, where a channel knows it already
-	digest  audit.Digest
-	intent  *int64
-	detail  map[string]string
-	outcome error
+	req    Request
+	op     Operation
+	issuer string
+	object string
+	key    string
+	card   []byte // KDD; the entry holds its pseudonym
+	alias  string // the pseudonym, where a channel knows it already
+	// algorithm is the status of the algorithms of key; empty where none was used.
+	algorithm audit.Algorithm
+	digest    audit.Digest
+	intent    *int64
+	detail    map[string]string
+	outcome   error
 }
 
 // entry encodes the event. Cards appear by pseudonym only.
@@ -128,7 +130,7 @@ func (s *Service) entry(ctx context.Context, e event) (audit.Entry, error) {
 		Actor: e.req.Caller.ID, Role: string(e.req.Caller.Role), Issuer: e.issuer,
 		Operation: string(e.op), Object: e.object, Key: e.key, Request: e.req.ID,
 		Digest: e.digest, Decision: audit.Allowed, Outcome: string(fault.CodeOf(e.outcome)),
-		Algorithm: audit.Approved,
+		Algorithm: e.algorithm,
 	}
 	if e.outcome != nil {
 		out.Decision = audit.Refused

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"runtime"
 	"slices"
 	"testing"
@@ -75,18 +76,21 @@ func TestProfileThatDoesNotFit(t *testing.T) {
 	}
 }
 
-// TestPowerCuts cuts the power at writes spread over the whole update, and after
-// each cut a new process of the service finishes the job. softhsm/cardsim cuts at
-// every write; here the service is the real one.
+// TestPowerCuts cuts the power at writes spread over the whole update, and the
+// service finishes the job, now and then as a new process. softhsm/cardsim cuts at
+// every write of two updates; here the service is the real one, and CARDKMS_LONG=1
+// has it cut at every write too.
 func TestPowerCuts(t *testing.T) {
 	h := newHarness(t)
 	h.image("cos", 1, random(2000))
 	writes := h.countWrites()
 	step := max(1, writes/24)
+	if os.Getenv("CARDKMS_LONG") == "1" {
+		step = 1
+	}
 	cuts := 0
 	for at := 1; at <= writes; at += step {
-		kdd := byte(10 + cuts)
-		card := h.card(kdd)
+		card := h.cardOf([10]byte{7: byte(cuts >> 8), 8: byte(cuts), 9: 10})
 		before := cardsim.GoldenTranscript(card)
 		card.NVM().CutAt(at, cardsim.Tears[cuts%len(cardsim.Tears)])
 		for try := 0; ; try++ {

@@ -61,6 +61,12 @@ func Is(module string) bool {
 	return strings.Contains(strings.ToLower(filepath.Base(module)), "softhsm")
 }
 
+// Made reports whether what a library and a token say of themselves names
+// SoftHSM2, also behind a proxy module or under another file name.
+func Made(manufacturer string) bool {
+	return strings.Contains(strings.ToLower(manufacturer), strings.ToLower(Manufacturer))
+}
+
 // Use points this process at the tokens in dir, which it makes with a
 // configuration file if it is empty. It refuses when SOFTHSM2_CONF points to a
 // file outside dir.

@@ -57,8 +57,8 @@ func cardOf(c kms.Card) api.Card {
 		KDD: kdd, Issuer: c.Issuer, KVN: api.HexByte(c.KVN), Failures: c.Failures, Quarantined: c.Quarantined,
 		PackageSequence: c.Sequence, Package: c.Package, LastProved: c.Seen,
 	}
-	if c.CounterSeen {
-		out.SequenceCounter = &c.Counter
+	if n, ok := c.Counters[c.Version]; ok {
+		out.SequenceCounter = &n
 	}
 	return out
 }

@@ -117,9 +117,6 @@ func (s *server) downloadChunks(_ context.Context, r kms.Request, in *downloadCh
 		out := &slowWriter{w: w, conn: http.NewResponseController(w), idle: s.limits.StreamIdle}
 		buffered := bufio.NewWriterSize(out, 32<<10)
 		err := s.svc.StreamChunks(req.Context(), r, in.Issuer, in.Package, in.From, buffered)
-		if err == nil {
-			err = buffered.Flush()
-		}
 		switch {
 		case err == nil:
 		case out.started:

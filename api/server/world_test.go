@@ -182,10 +182,20 @@ func (w *world) newService() {
 func (w *world) load(name string, u key.Usage, kvn byte, values map[key.Part][]byte) {
 	w.t.Helper()
 	n := kms.NewKey{Issuer: "acme", Name: name, Usage: u, Algorithm: key.AES128, CardAlgorithm: key.AES128, Diversification: diversify.None, KVN: kvn}
-	_, err := w.service.LoadKey(context.Background(), "test", n, func(_ context.Context, label string, a key.Algorithm, c derive.Class, p key.Part) (derive.Root, error) {
-		return w.token.Add(label, a, c, values[p]).Root(), nil
-	})
+	_, err := w.service.LoadKey(context.Background(), "test", n, maker{w, values})
 	must(w.t, err)
+}
+
+// maker is a kms.Maker of known values.
+type maker struct {
+	w      *world
+	values map[key.Part][]byte
+}
+
+func (maker) Taken(context.Context, string) (bool, error) { return false, nil }
+
+func (m maker) Make(_ context.Context, label string, a key.Algorithm, c derive.Class, p key.Part) (derive.Root, error) {
+	return m.w.token.Add(label, a, c, m.values[p]).Root(), nil
 }
 
 func (w *world) newCard() {

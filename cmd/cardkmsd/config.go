@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -146,6 +147,17 @@ func (c *config) check() error {
 	if c.Token.SoftHSM != "" && !c.Development {
 		return errors.New("token.softhsm is for development: true only")
 	}
+	most := channel.DefaultLimits()
+	for name, l := range map[string]struct{ is, most time.Duration }{
+		"answerWithin": {c.Limits.AnswerWithin, most.AnswerWithin}, "idle": {c.Limits.Idle, most.Idle}, "absolute": {c.Limits.Absolute, most.Absolute},
+	} {
+		if l.is <= 0 || l.is > l.most {
+			return fmt.Errorf("limits.%s is above 0 and at most %s", name, l.most)
+		}
+	}
+	if _, ok := c.Profiles["default"]; !ok {
+		return errors.New("there is no profile named default")
+	}
 	if c.Limits.Channels < 1 || c.Limits.RequestsPerSecond < 1 || c.Limits.ImageBytes < 1 {
 		return errors.New("limits are at least 1")
 	}
@@ -185,6 +197,12 @@ func (c *config) callers() (map[string]kms.Caller, error) {
 	for _, cl := range c.Clients {
 		if _, twice := out[cl.ID]; twice || cl.ID == "" {
 			return nil, fmt.Errorf("client %q is named twice or not at all", cl.ID)
+		}
+		if !slices.Contains(kms.Roles(), cl.Role) {
+			return nil, fmt.Errorf("client %s: no such role", cl.ID)
+		}
+		if cl.Role == kms.Auditor && cl.Issuer != "" {
+			return nil, fmt.Errorf("client %s: the log is one for all issuers, so an auditor is bound to none", cl.ID)
 		}
 		if cl.Role == kms.UpdateServer && (cl.Issuer == "" || cl.Cards == nil) {
 			return nil, fmt.Errorf("client %s: an update server needs an issuer and a card range", cl.ID)
@@ -264,6 +282,9 @@ func (p profileConfig) profile() (kms.Profile, error) {
 	}
 	if out.ChunkSize < update.ChunkBytesMin || out.ChunkSize > update.ChunkBytesMax {
 		return out, fmt.Errorf("chunkSize is %d to %d", update.ChunkBytesMin, update.ChunkBytesMax)
+	}
+	if out.Suite == update.Plain && out.Level&scp03.CDecryption == 0 {
+		return out, errors.New("suite 00 needs level 03, 13 or 33: only the channel hides the image")
 	}
 	out.Options = scp03.Options{PadEmpty: p.PadEmpty, SkipEmpty: p.SkipEmpty, ShortOnly: !p.Extended}
 	return out, nil

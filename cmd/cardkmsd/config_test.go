@@ -39,7 +39,17 @@ func TestConfigurationIsStrict(t *testing.T) {
 		"a missing release key": func(s string) string {
 			return strings.Replace(s, "releaseKeys: {}", "releaseKeys: {acme: {r: nowhere.pem}}", 1)
 		},
-		"no channels": func(s string) string { return strings.Replace(s, "channels: 100000", "channels: 0", 1) },
+		"an unknown role": func(s string) string { return strings.Replace(s, "role: operator", "role: king", 1) },
+		"an auditor of one issuer": func(s string) string {
+			return strings.Replace(s, "role: auditor", "role: auditor\n    issuer: acme", 1)
+		},
+		"suite 00 in clear": func(s string) string {
+			return strings.Replace(strings.Replace(s, `suite: "01"`, `suite: "00"`, 1), `level: "33"`, `level: "11"`, 1)
+		},
+		"an idle time too long": func(s string) string { return strings.Replace(s, "idle: 5m", "idle: 5h", 1) },
+		"a negative life":       func(s string) string { return strings.Replace(s, "absolute: 1h", "absolute: -1h", 1) },
+		"no default profile":    func(s string) string { return strings.Replace(s, "  default:", "  other:", 1) },
+		"no channels":           func(s string) string { return strings.Replace(s, "channels: 100000", "channels: 0", 1) },
 	} {
 		text := change(good)
 		if text == good {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -102,12 +103,11 @@ func keyload(cmd *cobra.Command, f keyloadFlags) error {
 		return err
 	}
 	defer nd.close()
-	make := nd.generate
+	var maker kms.Maker = generator{nd.token}
 	if !f.generate {
-		c := &custodians{token: nd.token, n: f.components, in: bufio.NewReader(cmd.InOrStdin()), out: cmd.OutOrStdout()}
-		make = c.combine
+		maker = &custodians{generator: generator{nd.token}, n: f.components, in: bufio.NewReader(cmd.InOrStdin()), out: cmd.OutOrStdout()}
 	}
-	v, err := nd.service.LoadKey(cmd.Context(), operator(), n, make)
+	v, err := nd.service.LoadKey(cmd.Context(), operator(), n, maker)
 	if err != nil {
 		return err
 	}
@@ -132,19 +132,29 @@ func operator() string {
 	}, u.Username)
 }
 
-func (n *node) generate(ctx context.Context, label string, a key.Algorithm, c derive.Class, _ key.Part) (derive.Root, error) {
-	return n.token.Generate(ctx, label, a, c)
+// generator makes values inside the token.
+type generator struct{ token *hsm.Token }
+
+// Taken implements kms.Maker.
+func (g generator) Taken(ctx context.Context, label string) (bool, error) {
+	return g.token.Taken(ctx, label)
+}
+
+// Make implements kms.Maker.
+func (g generator) Make(ctx context.Context, label string, a key.Algorithm, c derive.Class, _ key.Part) (derive.Root, error) {
+	return g.token.Generate(ctx, label, a, c)
 }
 
 // custodians enter the components of each part of a version.
 type custodians struct {
-	token *hsm.Token
-	n     int
-	in    *bufio.Reader
-	out   io.Writer
+	generator
+	n   int
+	in  *bufio.Reader
+	out io.Writer
 }
 
-func (c *custodians) combine(ctx context.Context, label string, a key.Algorithm, class derive.Class, p key.Part) (derive.Root, error) {
+// Make implements kms.Maker.
+func (c *custodians) Make(ctx context.Context, label string, a key.Algorithm, class derive.Class, p key.Part) (derive.Root, error) {
 	var parts []secret.Bytes
 	defer func() {
 		for _, s := range parts {
@@ -158,7 +168,11 @@ func (c *custodians) combine(ctx context.Context, label string, a key.Algorithm,
 		}
 		parts = append(parts, s)
 	}
-	return c.token.Import(ctx, label, a, class, secret.XOR(parts...))
+	sum := secret.XOR(parts...)
+	if sum.Equal(secret.New(make([]byte, a.Size()))) {
+		return derive.Root{}, errors.New("the components cancel each other out; custodians must not enter the same one")
+	}
+	return c.token.Import(ctx, label, a, class, sum)
 }
 
 // component reads one component and shows its check value, computed in the
@@ -176,11 +190,13 @@ func (c *custodians) component(ctx context.Context, a key.Algorithm, what string
 	}
 	k, forget, err := c.token.ImportVolatile(ctx, "cardkms-component", a, derive.Static, b)
 	if err != nil {
+		clear(b)
 		return secret.Bytes{}, err
 	}
 	defer forget()
 	kcv, err := c.token.KCV(ctx, k)
 	if err != nil {
+		clear(b)
 		return secret.Bytes{}, err
 	}
 	fmt.Fprintf(c.out, "%s: KCV %s (%s)\n", what, kcv.Value, kcv.Method)
@@ -198,5 +214,5 @@ func (c *custodians) read(what string) ([]byte, error) {
 	if err != nil && len(line) == 0 {
 		return nil, err
 	}
-	return []byte(strings.TrimSpace(string(line))), nil
+	return bytes.TrimSpace(line), nil
 }

@@ -38,6 +38,8 @@ type node struct {
 	service *kms.Service
 }
 
+var errSoftHSM = errors.New("SoftHSM2 keeps keys in files that anybody with their PIN can copy; it serves only with development: true")
+
 // open opens a node, in the order in which one part needs another. What was
 // opened is closed again when a later part fails.
 func open(ctx context.Context, cfg *config, logger *slog.Logger) (n *node, err error) {
@@ -48,13 +50,16 @@ func open(ctx context.Context, cfg *config, logger *slog.Logger) (n *node, err e
 		}
 	}()
 	if softhsm.Is(cfg.Token.Module) && !cfg.Development {
-		return n, errors.New("SoftHSM2 keeps keys in files that anybody with their PIN can copy; it serves only with development: true")
+		return n, errSoftHSM
 	}
 	if n.lock, err = lockDir(cfg.path(cfg.Data)); err != nil {
 		return n, err
 	}
 	if n.token, err = openToken(ctx, cfg, logger); err != nil {
 		return n, err
+	}
+	if softhsm.Made(n.token.Manufacturer()) && !cfg.Development {
+		return n, errSoftHSM
 	}
 	db, err := sqlite.Open(ctx, filepath.Join(cfg.path(cfg.Data), "cardkms.db"))
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -125,6 +126,16 @@ func newHTTP(cfg *config, n *node, logger *slog.Logger) (*http.Server, error) {
 
 // run serves until ctx ends or the listener fails.
 func (n *node) run(ctx context.Context, srv *http.Server, l net.Listener, logger *slog.Logger) error {
+	// Whatever ends the serving, no handler may run when the node is closed.
+	var busy sync.WaitGroup
+	defer busy.Wait()
+	defer func() { _ = srv.Close() }()
+	inner := srv.Handler
+	srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		busy.Add(1)
+		defer busy.Done()
+		inner.ServeHTTP(w, r)
+	})
 	ended := make(chan error, 1)
 	go func() { ended <- srv.ServeTLS(l, "", "") }()
 	sweep := time.NewTicker(sweepEvery)

@@ -58,6 +58,12 @@ const (
 	closed
 )
 
+// sent is a command whose response is still out.
+type sent struct {
+	header [4]byte // CLA INS P1 P2 of the plain command
+	state  scp03.State
+}
+
 // Channel is one Secure Channel Session, seen from the host.
 type Channel struct {
 	profile       Profile
@@ -70,7 +76,7 @@ type Channel struct {
 	answer        scp03.Answer
 	messaging     scp03.Messaging
 	state         scp03.State
-	pending       []scp03.State // of commands whose responses are still out, oldest first
+	pending       []sent // commands whose responses are still out, oldest first
 }
 
 // Open starts a channel with a host challenge that the token made, and returns
@@ -195,7 +201,8 @@ func (c *Channel) Wrap(ctx context.Context, script []apdu.Command, now time.Time
 		if err != nil {
 			return nil, err
 		}
-		out[i], state, pending = w, next, append(pending, next)
+		out[i], state = w, next
+		pending = append(pending, sent{header: [4]byte(cmd.Header()), state: next})
 	}
 	c.state, c.pending = state, pending
 	return out, nil
@@ -212,7 +219,7 @@ func (c *Channel) Unwrap(ctx context.Context, responses []apdu.Response, now tim
 	}
 	out := make([]apdu.Response, len(responses))
 	for i, r := range responses {
-		u, err := c.messaging.Unwrap(ctx, c.pending[i], r)
+		u, err := c.messaging.Unwrap(ctx, c.pending[i].state, r)
 		if fault.CodeOf(err) == fault.ProofFailed {
 			c.end()
 		}
@@ -223,6 +230,12 @@ func (c *Channel) Unwrap(ctx context.Context, responses []apdu.Response, now tim
 	}
 	c.pending = append(c.pending[:0:0], c.pending[len(responses):]...)
 	return out, nil
+}
+
+// Answers reports whether the next response belongs to this command without data,
+// so that one object cannot be passed off as the answer to another question.
+func (c *Channel) Answers(asked apdu.Command) bool {
+	return len(c.pending) > 0 && c.pending[0].header == [4]byte(asked.Header())
 }
 
 // Close ends the channel and destroys its session keys. It may be called twice.

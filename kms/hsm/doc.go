@@ -25,8 +25,9 @@
 //	CMAC = E(Mn xor K xor C), C = the CBC chain over M1…Mn-1, K from E(0)
 //
 // E(0) and C are computed by the token and come to this process. They are not
-// keys, but they are treated as secrets: fixed arrays, wiped with the object,
-// never logged. Then the token computes the last E into a key object.
+// keys, but they are treated as secrets: the ones that are kept, in fixed arrays,
+// are wiped with their object (for an AES master that is the library's life), and
+// none is ever logged. Then the token computes the last E into a key object.
 //
 // # What it promises
 //

@@ -100,6 +100,22 @@ func Open(ctx context.Context, cfg Config) (*Token, error) {
 	return t, nil
 }
 
+// Manufacturer returns who made the library and the token, as they say of
+// themselves.
+func (t *Token) Manufacturer() string {
+	t.life.RLock()
+	defer t.life.RUnlock()
+	library, err := t.ctx.GetInfo()
+	if err != nil {
+		return ""
+	}
+	token, err := t.ctx.GetTokenInfo(t.slot)
+	if err != nil {
+		return library.ManufacturerID
+	}
+	return library.ManufacturerID + "; " + token.ManufacturerID + " " + token.Model
+}
+
 // Close waits for operations to end, logs out by finalising the library, and
 // unloads the module.
 func (t *Token) Close() {

@@ -2,6 +2,7 @@ package hsm
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -190,10 +191,11 @@ func name(label string) []*pkcs11.Attribute {
 }
 
 // ceremony runs f in a read-write session of its own, which only the making of
-// token objects needs.
+// token objects needs. It waits until no other call is in flight: SoftHSM2 2.6.1
+// fails to make a token object while another session searches (its issue 573).
 func (t *Token) ceremony(f func(pkcs11.SessionHandle) error) error {
-	t.life.RLock()
-	defer t.life.RUnlock()
+	t.life.Lock()
+	defer t.life.Unlock()
 	if t.sealed != nil {
 		return t.sealed
 	}
@@ -203,6 +205,16 @@ func (t *Token) ceremony(f func(pkcs11.SessionHandle) error) error {
 	}
 	defer func() { _ = t.ctx.CloseSession(s) }()
 	return report(f(s))
+}
+
+// Taken reports whether the token holds any object of this label.
+func (t *Token) Taken(_ context.Context, label string) (taken bool, err error) {
+	err = t.ceremony(func(s pkcs11.SessionHandle) error {
+		hs, err := t.findAll(s, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_LABEL, label)})
+		taken = len(hs) > 0
+		return err
+	})
+	return taken, err
 }
 
 // unused refuses a label that the token has already.
@@ -255,11 +267,11 @@ func (t *Token) create(label string, a key.Algorithm, c derive.Class, make maker
 			return err
 		}
 		h, err := make(s, t.plan)
+		first := err
 		if remedyFor(err) == giveUp && err != nil {
 			// NSS softokn keeps every attribute of a session object, but its database
 			// has no place for some. A token that does keep them refuses the result
 			// of this in verify.
-			println("DEBUG first", err.Error())
 			h, err = make(s, t.plan.withoutOptional())
 		}
 		if err != nil {
@@ -272,6 +284,7 @@ func (t *Token) create(label string, a key.Algorithm, c derive.Class, make maker
 			// Nobody learns the check value of this object, so nobody can ever use
 			// it, and its label would stay taken.
 			_ = t.ctx.DestroyObject(s, h)
+			err = cmp.Or(first, err) // not what only the second attempt lacked
 		}
 		return err
 	})
@@ -305,6 +318,7 @@ func (t *Token) ImportVolatile(ctx context.Context, label string, a key.Algorith
 		return nil
 	})
 	if err != nil {
+		t.dropVolatile(objects)
 		return nil, nil, err
 	}
 	t.roots.mu.Lock()

@@ -77,6 +77,7 @@ func keyPairTemplates(a key.Algorithm, token bool) (mech uint, public, private [
 		pkcs11.NewAttribute(pkcs11.CKA_DECRYPT, false),
 		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP, false),
 		pkcs11.NewAttribute(pkcs11.CKA_DERIVE, false),
+		// Last, because a token may not keep it.
 		pkcs11.NewAttribute(pkcs11.CKA_ALLOWED_MECHANISMS, ulongs([]uint{sign})),
 	}
 	return mech, public, private

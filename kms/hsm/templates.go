@@ -63,8 +63,9 @@ func (p plan) roleOf(c derive.Class, a key.Algorithm, root bool) role {
 	panic(fmt.Sprintf("hsm: no role for class %d", c))
 }
 
-// template returns every attribute that decides about a secret key; none is left
-// to the token's default. root says whether it is a token object; extra names
+// template returns the attributes that decide about a secret key, those that a
+// token may lack only where it has them. CKA_TRUSTED and CKA_WRAP_WITH_TRUSTED are
+// left out: nothing here is ever wrapped but a Transport key. root says whether it is a token object; extra names
 // the object or gives its length or value.
 func (p plan) template(c derive.Class, a key.Algorithm, root bool, extra ...*pkcs11.Attribute) []*pkcs11.Attribute {
 	r := p.roleOf(c, a, root)
