@@ -105,7 +105,11 @@ func (t *Token) Decrypt(_ context.Context, k *derive.Key, iv, data []byte) ([]by
 // Matches implements derive.Token.
 func (t *Token) Matches(_ context.Context, base *derive.Key, s derive.Step, value []byte) (bool, error) {
 	t.use(base, derive.Static)
-	return subtle.ConstantTimeCompare(t.output(base, s)[:len(value)], value) == 1, nil
+	out := t.output(base, s)
+	if len(value) == 0 || len(value) > len(out) {
+		return false, fmt.Errorf("derivetest: %d bytes cannot be compared with a derived value of %d", len(value), len(out))
+	}
+	return subtle.ConstantTimeCompare(out[:len(value)], value) == 1, nil
 }
 
 // Release implements derive.Token.

@@ -262,6 +262,9 @@ type maker func(s pkcs11.SessionHandle, p plan) (pkcs11.ObjectHandle, error)
 
 func (t *Token) create(label string, a key.Algorithm, c derive.Class, make maker) (derive.Root, error) {
 	root := derive.Root{Label: label, Algorithm: a, Class: c}
+	if c == derive.Transport {
+		return root, fault.New(fault.InvalidInput, "a key of this class cannot be a root")
+	}
 	err := t.ceremony(func(s pkcs11.SessionHandle) error {
 		if err := t.unused(s, label); err != nil {
 			return err

@@ -1,0 +1,81 @@
+package hsm_test
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/miekg/pkcs11"
+
+	"cardkms/kms/fault"
+	"cardkms/kms/hsm"
+	"cardkms/kms/secret"
+	"cardkms/softhsm/testtoken"
+)
+
+// TestOneLogin counts C_Login in the log of pkcs11-spy. A wrong PIN at the start,
+// and a PIN that stopped being right at a reconnect, are each presented once:
+// HSMs lock after a few.
+func TestOneLogin(t *testing.T) {
+	log := os.Getenv("PKCS11SPY_OUTPUT")
+	if log == "" {
+		log = filepath.Join(t.TempDir(), "spy.log")
+	}
+	if !inChild(t, "PKCS11SPY_OUTPUT="+log) {
+		return
+	}
+	cfg, err := testtoken.SoftHSMConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Logger = quiet
+	t.Setenv("PKCS11SPY", cfg.Module)
+	for _, p := range spyPlaces {
+		if _, err := os.Stat(p); err == nil {
+			cfg.Module = p
+		}
+	}
+	logins := func(when string, want int) {
+		t.Helper()
+		b, err := os.ReadFile(log)
+		if n := bytes.Count(b, []byte(": C_Login\n")); err != nil || n != want {
+			t.Errorf("%s: %d calls of C_Login (%v), want %d", when, n, err, want)
+		}
+	}
+	wrong := cfg
+	wrong.PIN = secret.New([]byte("000000"))
+	if _, err := hsm.Open(ctx, wrong); err == nil {
+		t.Error("a wrong PIN opens the token")
+	}
+	logins("after opening with a wrong PIN", 1)
+
+	tok := openToken(t, cfg)
+	w := newWorkload(t, tok, 2)
+	logins("after opening with the right one", 2)
+	for round := range 3 {
+		if err := tok.Reinitialise(); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.one(tok, round); err != nil {
+			t.Error(err)
+		}
+	}
+	logins("after three reconnects", 5)
+
+	raw, slot := tok.Raw()
+	s, err := raw.OpenSession(slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.SetPIN(s, string(cfg.PIN.Reveal()), "another-pin"); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, "connecting with the old PIN", tok.Reinitialise(), fault.TokenUnavailable)
+	for n := range 100 {
+		tok.ForgiveLoss()
+		wantCode(t, "traffic with the old PIN", w.one(tok, n), fault.TokenUnavailable)
+	}
+	wantCode(t, "connecting again", tok.Reinitialise(), fault.TokenUnavailable)
+	logins("after the PIN was changed", 6)
+}
