@@ -29,7 +29,7 @@ func (a *app) imageCommand() *cobra.Command {
 		Use: "list", Short: "List the issuer's images", Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.with(func(c *client.Client) error {
-				var all []api.Image
+				all := []api.Image{}
 				for p := (api.Page{}); ; {
 					l, err := c.Images(cmd.Context(), a.issuer, p)
 					if err != nil {

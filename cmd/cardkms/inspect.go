@@ -32,7 +32,7 @@ func (a *app) cardCommand() *cobra.Command {
 		Use: "list", Short: "List cards", Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.with(func(c *client.Client) error {
-				var all []api.Card
+				all := []api.Card{}
 				for p := (api.Page{}); ; {
 					l, err := c.Cards(cmd.Context(), a.issuer, p)
 					if err != nil {

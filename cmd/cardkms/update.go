@@ -62,6 +62,7 @@ type job struct {
 	kvn       api.HexByte
 	say       func(format string, args ...any)
 	bar       io.Writer
+	seen      bool   // the card was there once
 	committed string // id of the package whose commit the card took
 	result    api.Package
 	resumed   int
@@ -84,7 +85,7 @@ func (a *app) update(ctx context.Context, c *client.Client, f updateFlags) error
 			break
 		}
 		var lost *cardLost
-		if err != nil && (!errors.As(err, &lost) || try >= f.tries) {
+		if err != nil && (!errors.As(err, &lost) || !j.seen || try >= f.tries) {
 			return err
 		}
 		if err != nil {
@@ -109,6 +110,7 @@ func (j *job) attempt(ctx context.Context) (done bool, err error) {
 		return false, err
 	}
 	defer cd.close()
+	j.seen = true
 	if j.committed == "" {
 		if err := j.download(ctx, cd); err != nil {
 			return false, err
