@@ -23,7 +23,7 @@ import (
 // a master in the token where the class allows it.
 func victims(t *testing.T, tok *hsm.Token) map[string]*derive.Key {
 	t.Helper()
-	root, err := tok.Generate(ctx, "attack-"+t.Name(), key.AES256, derive.Static)
+	root, err := tok.Generate(ctx, unique(t, "attack"), key.AES256, derive.Static)
 	if err != nil {
 		t.Fatal(err)
 	}

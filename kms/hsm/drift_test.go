@@ -75,7 +75,7 @@ func TestPlantedRoots(t *testing.T) {
 			}
 			try := func(name string, template []*pkcs11.Attribute, wantOK bool) {
 				t.Helper()
-				label := t.Name() + "/" + name
+				label := unique(t, name)
 				root := derive.Root{Label: label, Algorithm: key.AES128, Class: derive.Static, KCV: derivetest.KCV(key.AES128, v)}
 				if err := plant(c, s, label, template, v); err != nil {
 					var ckr pkcs11.Error
@@ -119,7 +119,7 @@ func TestTwoOfOneName(t *testing.T) {
 			if tok.Native() {
 				template = flipped(flipped(template, pkcs11.CKA_COPYABLE, true), pkcs11.CKA_ALLOWED_MECHANISMS, true)
 			}
-			renamed := derive.Root{Label: t.Name() + "/renamed", Algorithm: key.AES128, Class: derive.Static, KCV: root.Root().KCV}
+			renamed := derive.Root{Label: unique(t, "renamed"), Algorithm: key.AES128, Class: derive.Static, KCV: root.Root().KCV}
 			modifiable := template[len(template)-1]
 			if _, err := c.CreateObject(s, append(template[:len(template)-1:len(template)-1],
 				pkcs11.NewAttribute(pkcs11.CKA_LABEL, renamed.Label), pkcs11.NewAttribute(pkcs11.CKA_ID, []byte("another id")),

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"cardkms/derive"
@@ -97,11 +98,19 @@ func value(name string, a key.Algorithm) []byte {
 	return sum[:a.Size()]
 }
 
+var labels atomic.Int64
+
+// unique is a label that no test of this process used before, not even the same
+// test by -count: the tokens live as long as the process.
+func unique(t testing.TB, name string) string {
+	return fmt.Sprintf("%s/%s %d", t.Name(), name, labels.Add(1))
+}
+
 // importRoot makes a root of a known value in the token, and the same in the
 // software oracle. Both references are one recipe.
 func importRoot(t testing.TB, tok *hsm.Token, soft *derivetest.Token, name string, a key.Algorithm, c derive.Class) *derive.Key {
 	t.Helper()
-	label := fmt.Sprintf("%s/%s", t.Name(), name)
+	label := unique(t, name)
 	v := value(label, a)
 	r, err := tok.Import(ctx, label, a, c, secret.New(append([]byte{}, v...)))
 	if err != nil {

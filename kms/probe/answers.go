@@ -29,9 +29,7 @@ func runSession(b *bench, in input) error {
 	if got := ext.Bytes(); !bytes.Equal(got, in.Out.ExtAuth) {
 		return mismatch("EXTERNAL AUTHENTICATE", got, in.Out.ExtAuth)
 	}
-	c := gpCase{}
-	c.SessionKeys.ENC, c.SessionKeys.MAC, c.SessionKeys.RMAC = in.Out.SENC, in.Out.SMAC, in.Out.SRMAC
-	if err := c.sessionKeys(b, s); err != nil {
+	if err := (sessionKeys{in.Out.SENC, in.Out.SMAC, in.Out.SRMAC}).check(b, s); err != nil {
 		return err
 	}
 	return s.script(b, in)
@@ -70,6 +68,9 @@ func (s *session) script(b *bench, in input) error {
 			continue
 		}
 		ok := []byte{0x90, 0x00}
+		if i >= len(in.Out.RspPlain) {
+			return fmt.Errorf("response %d has no known answer", i+1)
+		}
 		r, want := bytes.Clone(in.Rsp[i]), append(bytes.Clone(in.Out.RspPlain[i]), ok...)
 		if len(r) == s.protectedLength(len(in.Out.RspPlain[i])) {
 			r = append(r, ok...)
@@ -123,6 +124,9 @@ func runSessionKeys(b *bench, in input) error {
 }
 
 func runRawKeys(b *bench, in input) error {
+	if len(in.Out.Wrapped) == 0 {
+		return errNoAnswer
+	}
 	s := &session{messaging: scp03.Messaging{Token: b.token, Level: scp03.Level(in.Level), Mode: scp03.S8}}
 	var err error
 	if s.keys.ENC, err = b.aes(derive.SessionENC, in.SENC); err != nil {
@@ -139,6 +143,9 @@ func runRawKeys(b *bench, in input) error {
 }
 
 func runKeyBlocks(b *bench, in input) error {
+	if in.Out.WithLen == nil && in.Out.NoLen == nil {
+		return errNoAnswer
+	}
 	dek, err := b.aes(derive.DataEncryption, in.DEK)
 	if err != nil {
 		return err
@@ -170,7 +177,8 @@ func (in input) kcvs() ([]string, error) {
 	if in.Out.KCV == nil {
 		return nil, nil
 	}
-	return out, json.Unmarshal(in.Out.KCV, &out)
+	err := json.Unmarshal(in.Out.KCV, &out)
+	return out, err
 }
 
 func runDivTDES(b *bench, in input) error {
@@ -210,6 +218,9 @@ func runCounterKDF(b *bench, in input) error {
 	if err != nil {
 		return err
 	}
+	if n := len(in.Out.KO); n == 0 || n > key.AES256.Size() {
+		return fmt.Errorf("a known answer of %d bytes is not one derived key", n)
+	}
 	s := derive.Step{Function: derive.CMACCounter, After: in.Fixed, Algorithm: key.AES256, Class: derive.Static}
 	if len(in.Out.KO) <= 16 {
 		s.Algorithm = key.AES128
@@ -222,6 +233,9 @@ func runCounterKDF(b *bench, in input) error {
 }
 
 func (b *bench) cmac(k, data, want []byte) error {
+	if len(want) == 0 {
+		return errNoAnswer
+	}
 	mk, err := b.aes(derive.SessionMAC, k)
 	if err != nil {
 		return err
@@ -268,8 +282,14 @@ func runKCV(b *bench, in input) error {
 }
 
 func runXOR(b *bench, in input) error {
+	if len(in.Components) == 0 || len(in.Components) != len(in.Out.PartKCV) {
+		return errors.New("the case has not one check value for each component")
+	}
 	var parts []secret.Bytes
 	for i, c := range in.Components {
+		if len(c) != len(in.Out.Key) {
+			return fmt.Errorf("component %d has another length than the key", i+1)
+		}
 		got, err := b.checkValue(in.des, c)
 		if err != nil {
 			return err

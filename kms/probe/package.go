@@ -2,6 +2,7 @@ package probe
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -42,6 +43,9 @@ func runPackage(b *bench, in input) error {
 	return b.transport(p, in)
 }
 
+// imageBytesMax bounds the image that a vector may ask for.
+const imageBytesMax = 1 << 24
+
 func image(n int) []byte {
 	out := make([]byte, n)
 	for j := range out {
@@ -52,6 +56,9 @@ func image(n int) []byte {
 
 func manifestOf(in input) (update.Manifest, error) {
 	var m update.Manifest
+	if in.ImageLen < 1 || in.ImageLen > imageBytesMax {
+		return m, fmt.Errorf("the image has %d bytes, at most %d are made", in.ImageLen, imageBytesMax)
+	}
 	objs, err := apdu.ParseTLVs(in.Out.Manifest)
 	if err != nil || len(objs) != 2 {
 		return m, errors.New("the known manifest is not one object with its MAC")
@@ -62,6 +69,9 @@ func manifestOf(in input) (update.Manifest, error) {
 	}
 	for _, f := range fields {
 		v := f.Value
+		if len(v) < 2 && f.Tag != 0x80 && f.Tag != 0x81 || len(v) == 0 {
+			return m, fmt.Errorf("field %X of the known manifest has %d bytes", f.Tag, len(v))
+		}
 		switch f.Tag {
 		case 0x81:
 			m.Suite = update.Suite(v[0])
@@ -86,10 +96,16 @@ func manifestOf(in input) (update.Manifest, error) {
 		}
 	}
 	m.Context = in.Ctx
+	if err := equalStated("the card in the manifest", m.Card[:], in.Card); err != nil {
+		return m, err
+	}
 	c := update.NewContent()
 	_, _ = c.Write(image(in.ImageLen))
 	c.Fill(&m.Image)
-	return m, nil
+	if err := equalStated("the image's SHA-256", m.Image.SHA256[:], in.Out.SHA256); err != nil {
+		return m, err
+	}
+	return m, equalStated("the image's CRC-32", binary.BigEndian.AppendUint32(nil, m.Image.CRC32), in.Out.CRC32)
 }
 
 func number(b []byte) uint32 {
@@ -103,6 +119,9 @@ func number(b []byte) uint32 {
 // chunks seals every chunk, commits, and verifies the card's receipt.
 func (b *bench) chunks(p *update.Package, in input) error {
 	data := image(in.ImageLen)
+	if len(in.Out.Chunks) > p.Manifest.Chunks() {
+		return fmt.Errorf("the case has %d chunks, the package %d", len(in.Out.Chunks), p.Manifest.Chunks())
+	}
 	for i, want := range in.Out.Chunks {
 		from, to := p.Manifest.ChunkRange(i + 1)
 		got, err := p.Seal(b.ctx, b.token, i+1, data[from:to])

@@ -230,9 +230,15 @@ func (b *bench) add(a key.Algorithm, c derive.Class, value []byte) (*derive.Key,
 	return k, nil
 }
 
+// errNoAnswer is a case that gives nothing to compare; it must not pass.
+var errNoAnswer = errors.New("the case has no known answer")
+
 // equalKey compares a derived key with its known value inside the token; 3DES
 // keys by check value, because parity bits do not matter.
 func (b *bench) equalKey(what string, k *derive.Key, want []byte) error {
+	if len(want) != k.Algorithm().Size() {
+		return fmt.Errorf("the known answer for %s has %d bytes, a key of type %s has %d", what, len(want), k.Algorithm(), k.Algorithm().Size())
+	}
 	b.cleanup = append([]func(){func() { b.token.Release(k) }}, b.cleanup...)
 	if k.Algorithm().TDEA() || k.Parent() == nil {
 		kcv, err := b.token.KCV(b.ctx, k)

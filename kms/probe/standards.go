@@ -113,6 +113,8 @@ type output struct {
 	Masked   octets          `json:"key_masked"`
 	KO       octets          `json:"ko"`
 	CRC      octets          `json:"crc"`
+	CRC32    octets          `json:"crc32"`
+	SHA256   octets          `json:"sha256"`
 	WithLen  octets          `json:"block_with_len"`
 	NoLen    octets          `json:"block_no_len"`
 	KEnc     octets          `json:"k_enc"`
