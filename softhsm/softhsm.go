@@ -12,7 +12,8 @@
 // Known gaps, each shown by a test of this package or of kms/hsm: an old handle
 // names another key after C_Finalize; a wrong PIN never locks; whoever has the
 // PIN can derive a readable key from a never-extractable one; AES-192 keys cannot
-// be wrapped with CKM_AES_CBC; single DES is listed and fails; destroyed session
+// be wrapped with CKM_AES_CBC; single DES is listed and fails; a token object
+// cannot be made reliably while another session searches; destroyed session
 // objects leave a few hundred bytes behind; C_Login rewrites token.object in
 // place, so a power cut then loses the token.
 package softhsm
