@@ -1,5 +1,6 @@
 # Everything a person needs, by name. `make help` lists it.
 SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 .DEFAULT_GOAL := help
 GO ?= go
 BIN := dist
@@ -7,7 +8,7 @@ BIN := dist
 PACKAGES := softhsm2 libnss3 libnss3-tools opensc-pkcs11 gcc libc6-dev ca-certificates
 TOOL := $(GO) tool -modfile=tools.mod
 
-.PHONY: help demo test check race fuzz bench setup build test-long test-pcsc clean
+.PHONY: help demo test check race fuzz bench setup build tear test-long test-pcsc clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +50,9 @@ fuzz: setup ## each fuzz target for FUZZTIME (20s)
 
 bench: setup build ## cost beside the bare PKCS#11 calls, in one run
 	$(GO) test -tags bench ./cmd/cardkmsd -run "^TestBench$$" -count 1 -timeout 20m -v | grep -E "^(All|bare|REST|---|    bench)"
+
+tear: ## cut a card's power at every memory write of two updates, and count
+	$(GO) test ./softhsm/cardsim -run '^TestSweep$$' -count 1 -v | grep -vE '^=== '
 
 test-long: setup ## all pairs of power cuts and other long suites
 	CARDKMS_LONG=1 $(GO) test -timeout 60m ./softhsm/cardsim ./kms/...
