@@ -53,21 +53,9 @@ func (s *Service) PackageScript(ctx context.Context, r Request, in PackageScript
 		return nil, s.refuse(ctx, e, fault.New(fault.Conflict, "the channel is not to the card that the package is for"))
 	}
 	digest := requestDigest(PackageScript, [][]byte{[]byte(in.Package), []byte(in.Step), fmt.Append(nil, in.Chunks)})
-	if answer, err := o.last.repeat(r.Idempotency, digest); answer != nil || err != nil {
-		return answer, err
-	}
-	out, err := s.packageScript(ctx, o, p, in)
-	if err != nil {
-		return nil, s.failed(ctx, o, e, err)
-	}
-	e.key, e.algorithm, e.digest = p.Key, p.Algorithm, digestOf(out...)
-	e.detail = map[string]string{"step": string(in.Step), "apdus": fmt.Sprint(len(out)), "chunks": fmt.Sprint(len(in.Chunks))}
-	if err := s.log(ctx, &e, nil); err != nil {
-		s.end(o)
-		return nil, err
-	}
-	o.last = replayed{idempotency: r.Idempotency, digest: digest, answer: out}
-	return out, nil
+	e.key, e.algorithm = p.Key, p.Algorithm
+	e.detail = map[string]string{"step": printable(string(in.Step)), "chunks": fmt.Sprint(len(in.Chunks))}
+	return s.once(ctx, o, e, digest, func() ([][]byte, error) { return s.packageScript(ctx, o, p, in) })
 }
 
 func (s *Service) packageScript(ctx context.Context, o *openChannel, p Package, in PackageScriptInput) ([][]byte, error) {

@@ -76,22 +76,33 @@ func (s *Service) onChannel(ctx context.Context, r Request, op Operation, in Scr
 		return nil, err
 	}
 	defer o.mu.Unlock()
-	digest := requestDigest(op, in.APDUs)
-	if answer, err := o.last.repeat(r.Idempotency, digest); answer != nil || err != nil {
+	o.describe(&e)
+	e.detail = map[string]string{}
+	return s.once(ctx, o, e, requestDigest(op, in.APDUs), func() ([][]byte, error) { return act(o) })
+}
+
+// describe says in an event which card and keys a channel serves.
+func (o *openChannel) describe(e *event) {
+	e.card, e.alias, e.key, e.algorithm = o.ch.Card().KDD, o.alias, o.version, o.algorithm
+}
+
+// once answers a request on a channel that the caller holds: the same again for a
+// repetition, else act, log, answer. digest identifies the request; the entry
+// gets the digest and the number of the APDUs that leave.
+func (s *Service) once(ctx context.Context, o *openChannel, e event, digest [sha256.Size]byte, act func() ([][]byte, error)) ([][]byte, error) {
+	if answer, err := o.last.repeat(e.req.Idempotency, digest); answer != nil || err != nil {
 		return answer, err
 	}
-	e.card, e.alias, e.key, e.algorithm = o.ch.Card().KDD, o.alias, o.version, o.algorithm
-	out, err := act(o)
+	out, err := act()
 	if err != nil {
 		return nil, s.failed(ctx, o, e, err)
 	}
-	e.digest = digestOf(out...)
-	e.detail = map[string]string{"apdus": fmt.Sprint(len(out))}
+	e.digest, e.detail["apdus"] = digestOf(out...), fmt.Sprint(len(out))
 	if err := s.log(ctx, &e, nil); err != nil {
 		s.end(o)
 		return nil, err
 	}
-	o.last = replayed{idempotency: r.Idempotency, digest: digest, answer: out}
+	o.last = replayed{idempotency: e.req.Idempotency, digest: digest, answer: out}
 	return out, nil
 }
 
@@ -134,7 +145,7 @@ func (s *Service) CloseChannel(ctx context.Context, r Request, issuer, id string
 		return err
 	}
 	defer o.mu.Unlock()
-	e.card, e.alias, e.key, e.algorithm = o.ch.Card().KDD, o.alias, o.version, o.algorithm
+	o.describe(&e)
 	s.end(o)
 	return s.log(ctx, &e, nil)
 }

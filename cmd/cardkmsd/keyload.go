@@ -62,7 +62,7 @@ components are read from it, one to a line.`,
 	fl.StringVar(&f.kvn, "kvn", "", "Key Version Number on the cards, two hexadecimal digits")
 	fl.StringVar(&f.algorithm, "algorithm", "aes-256", "of the master: aes-128, aes-192, aes-256, tdea-2key")
 	fl.StringVar(&f.card, "card-algorithm", "aes-128", "of the card keys: aes-128, aes-192, aes-256")
-	fl.StringVar(&f.diversification, "diversification", "kdf3", "none, visa2, emv, visa, kdf3 or an10922")
+	fl.StringVar(&f.diversification, "diversification", "kdf3", fmt.Sprintf("one of %s", diversify.Methods()))
 	fl.BoolVar(&f.generate, "generate", false, "generate inside the token")
 	fl.IntVar(&f.components, "components", 0, "combine this many XOR components (2 or 3)")
 	for _, name := range []string{"issuer", "key", "kvn"} {

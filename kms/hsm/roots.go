@@ -210,17 +210,21 @@ func (t *Token) ceremony(f func(pkcs11.SessionHandle) error) error {
 // Taken reports whether the token holds any object of this label.
 func (t *Token) Taken(_ context.Context, label string) (taken bool, err error) {
 	err = t.ceremony(func(s pkcs11.SessionHandle) error {
-		hs, err := t.findAll(s, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_LABEL, label)})
-		taken = len(hs) > 0
+		taken, err = t.holds(s, label)
 		return err
 	})
 	return taken, err
 }
 
+func (t *Token) holds(s pkcs11.SessionHandle, label string) (bool, error) {
+	hs, err := t.findAll(s, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_LABEL, label)})
+	return len(hs) > 0, err
+}
+
 // unused refuses a label that the token has already.
 func (t *Token) unused(s pkcs11.SessionHandle, label string) error {
-	hs, err := t.findAll(s, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_LABEL, label)})
-	if err == nil && len(hs) > 0 {
+	taken, err := t.holds(s, label)
+	if err == nil && taken {
 		return fault.New(fault.Conflict, "the token holds a key of this name already")
 	}
 	return err
