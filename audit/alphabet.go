@@ -30,6 +30,7 @@ var (
 	setDomain  = setOf(lower, digits, ".-_")
 	setSegment = setOf(lower, upper, digits, ".-_")
 	setValue   = setOf(lower, upper, digits, ".-_:/+")
+	setAddress = setOf(digits, "abcdef.:")
 	setHex     = setOf(digits, "abcdef")
 )
 
@@ -72,6 +73,10 @@ func validActor(s string) bool {
 	domain, path, hasPath := strings.Cut(rest, "/")
 	return setDomain.only(domain, 255) && (!hasPath || validPath(path, 2048))
 }
+
+// validOrigin bounds an address by the longest text of an IPv6 address with an
+// embedded IPv4 address, 45 characters.
+func validOrigin(s string) bool { return s == OriginConsole || setAddress.only(s, 45) }
 
 func validOperation(s string) bool {
 	if len(s) > 64 {

@@ -98,19 +98,14 @@ func SignCheckpoint(c Checkpoint, signers ...note.Signer) ([]byte, error) {
 
 // OpenCheckpoint returns the checkpoint in a signed note of the log with this
 // origin. Signatures by other keys, such as witnesses', are ignored; the log's
-// own must be there and must verify.
+// own must be there and must verify. A witness's key is no log's key: ErrKey.
 func OpenCheckpoint(msg []byte, origin string, v note.Verifier) (Checkpoint, error) {
-	if len(msg) > CheckpointBytesMax {
-		return Checkpoint{}, ErrCheckpoint
+	if IsCosigner(v) {
+		return Checkpoint{}, ErrKey
 	}
-	n, err := note.Open(msg, note.VerifierList(v))
-	var unsigned *note.UnverifiedNoteError
-	var forged *note.InvalidSignatureError
-	switch {
-	case errors.As(err, &unsigned), errors.As(err, &forged):
-		return Checkpoint{}, ErrSignature
-	case err != nil:
-		return Checkpoint{}, ErrCheckpoint
+	n, err := openNote(msg, v)
+	if err != nil {
+		return Checkpoint{}, err
 	}
 	c, err := ParseCheckpoint(n.Text)
 	if err != nil {
@@ -120,4 +115,34 @@ func OpenCheckpoint(msg []byte, origin string, v note.Verifier) (Checkpoint, err
 		return Checkpoint{}, ErrCheckpoint
 	}
 	return c, nil
+}
+
+// openNote returns a note with a valid signature of v, or ErrSignature.
+func openNote(msg []byte, v note.Verifier) (*note.Note, error) {
+	if len(msg) > CheckpointBytesMax {
+		return nil, ErrCheckpoint
+	}
+	n, err := note.Open(msg, note.VerifierList(v))
+	var unsigned *note.UnverifiedNoteError
+	var forged *note.InvalidSignatureError
+	switch {
+	case errors.As(err, &unsigned), errors.As(err, &forged):
+		return nil, ErrSignature
+	case err != nil || !canonical(n.Sigs) || !canonical(n.UnverifiedSigs):
+		return nil, ErrCheckpoint
+	}
+	return n, nil
+}
+
+// canonical reports whether the signatures are written in the one base64 form.
+// The decoder of package note ignores the spare bits of the last character, so
+// that a bit of a note could change and nobody would notice.
+func canonical(signatures []note.Signature) bool {
+	for _, s := range signatures {
+		raw, err := base64.StdEncoding.DecodeString(s.Base64)
+		if err != nil || base64.StdEncoding.EncodeToString(raw) != s.Base64 {
+			return false
+		}
+	}
+	return true
 }

@@ -91,7 +91,7 @@ func TestCheckpointIsSignedAndOpened(t *testing.T) {
 				for i := range msg { // every byte is signed, or part of the form
 					forged := append([]byte(nil), msg...)
 					forged[i] ^= 1
-					if c, err := audit.OpenCheckpoint(forged, origin, v); err == nil && !cmp.Equal(c, want) {
+					if c, err := audit.OpenCheckpoint(forged, origin, v); err == nil {
 						t.Errorf("byte %d changed: %+v", i, c)
 					}
 				}

@@ -3,11 +3,14 @@
 //
 // It follows [RFC 6962] Certificate Transparency, Section 2.1, for the tree, by
 // way of golang.org/x/mod/sumdb/tlog; [tlog-checkpoint] and [signed-note] of
-// C2SP (c2sp.org) for checkpoints, by way of golang.org/x/mod/sumdb/note.
+// C2SP (c2sp.org) for checkpoints, by way of golang.org/x/mod/sumdb/note;
+// [tlog-cosignature] and [tlog-proof] of C2SP for what witnesses add and for what
+// is handed to somebody without the log. VERIFY.md shows the same verification
+// with openssl, sha256sum and awk.
 //
 // It leaves out where entries are stored, who may write them and what they
 // mean: operations, roles and outcomes are words to it. It makes no call that
-// waits, reads no clock and imports nothing of this product, so that an auditor
+// waits, reads no clock but a cosigner's, and imports nothing of this product, so that an auditor
 // can build a verifier from this package alone and run it offline.
 //
 // It promises that an entry has exactly one encoding, that the parser accepts
@@ -30,6 +33,9 @@
 //	time       always: UTC, 2006-01-02T15:04:05.000000000Z, 30 characters
 //	actor      always: "service", "anonymous" or a SPIFFE URI: "spiffe://", a trust
 //	           domain of a-z 0-9 . - _, then segments "/" A-Z a-z 0-9 . - _
+//	origin     where the request came from: an IP address, made of 0-9 a-f . :, or
+//	           "console" for somebody at the machine ([PCI DSS] 4.0.1, Requirement
+//	           10.2.2, origination of event)
 //	role       the role in which the actor acted: a-z, 0-9, hyphens
 //	issuer     the issuer (tenant): a-z, 0-9, hyphens
 //	operation  always: words of a-z 0-9 - joined by dots, e.g. channel.authenticate
@@ -42,8 +48,10 @@
 //	intent     sequence of the intent that this entry closes, decimal
 //	algorithm  "approved" or "legacy"
 //	card       pseudonym of the card, lower-case hex, an even number of digits
-//	previous   digest of the object's state before, 64 lower-case hex digits
-//	state      digest of the object's state after, 64 lower-case hex digits
+//	previous   digest of what the operation changed before it, 64 lower-case hex
+//	           digits: the content digest of the row (package statemap), or SHA-256
+//	           over those of several rows in the order of their names
+//	state      the same after it
 //	detail     key=value pairs, one space between two, keys ascending and unique;
 //	           keys a-z 0-9 _, values A-Z a-z 0-9 . - _ : / +
 //
@@ -56,6 +64,7 @@
 //	sequence 41
 //	time 2026-11-12T09:30:00.000123000Z
 //	actor spiffe://example.com/update-server/7
+//	origin 192.0.2.17
 //	role update-server
 //	issuer acme
 //	operation channel.authenticate
@@ -89,7 +98,22 @@
 //
 //	kms.example.com/audit
 //	1
-//	psWoBgUSHr/79AVXWbVYNtnir5MPtxpGbq7/EiQMzUs=
+//	0Cs6ZbYN5Ogjevg7G/M/ye8f9sCEfsZXgtEQv+fS+1s=
 //
-//	— kms.example.com/audit NkeP4i01DCW4/9O5fCHlcnSnYhNsGpKecaufgFiiU3p4EPd7xrl3gQ6iRLKAoMI0GnoKHTRV//kftx8QRedOaQf5DQM=
+//	— kms.example.com/audit NkeP4uCygwOa05rFX0WTxuWkTiXIEWEztyMY5915WSKM5ILl7OvWPE4TDnc0aaTDcTFaZxJYP4/767oIlD1IhDMMTQc=
+//
+// A witness adds a signature line of type 04: key id SHA-256(name | 0A | 04 |
+// key)[:4]; then 8 bytes, big-endian, the time in seconds since 1970; then the
+// Ed25519 signature of the lines "cosignature/v1" and "time " and the seconds,
+// decimal, and of the text of the note ([tlog-cosignature]). The example of
+// [NewCosigner] shows one.
+//
+// # The encoding of a proof
+//
+// A proof is the line "c2sp.org/tlog-proof@v1"; optionally the line "extra " and
+// base64 of data that nobody signed; the line "index " and the sequence of the
+// entry, decimal; a line of base64 for each hash of the audit path, from the leaf's
+// sibling upwards ([RFC 6962], Section 2.1.1); an empty line; and a checkpoint
+// ([tlog-proof]). The entry itself is in a file of its own. The example of
+// [Proof.Format] shows one.
 package audit

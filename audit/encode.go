@@ -34,6 +34,7 @@ func (e *Entry) append(b []byte) []byte {
 	b = line(b, "sequence", strconv.FormatInt(e.Sequence, 10))
 	b = append(e.Time.UTC().AppendFormat(append(b, "time "...), timeLayout), '\n')
 	b = line(b, "actor", e.Actor)
+	b = line(b, "origin", e.Origin)
 	b = line(b, "role", e.Role)
 	b = line(b, "issuer", e.Issuer)
 	b = line(b, "operation", e.Operation)

@@ -40,6 +40,9 @@ const (
 	ActorAnonymous = "anonymous"
 )
 
+// OriginConsole is the origin of a request by somebody at the machine.
+const OriginConsole = "console"
+
 // Outcomes that are not fault codes.
 const (
 	// OutcomeOK: the operation happened.
@@ -58,6 +61,7 @@ type Entry struct {
 	Sequence  int64     // number of the leaf, from 0
 	Time      time.Time // when the entry was made, in UTC
 	Actor     string    // SPIFFE URI, ActorService or ActorAnonymous
+	Origin    string    // IP address of the caller or OriginConsole
 	Role      string    // e.g. "update-server"
 	Issuer    string
 	Operation string // e.g. "channel.authenticate"
@@ -121,9 +125,10 @@ type word struct {
 	valid       func(string) bool
 }
 
-func (e *Entry) words() [9]word {
-	return [9]word{
+func (e *Entry) words() [10]word {
+	return [10]word{
 		{"actor", e.Actor, false, validActor},
+		{"origin", e.Origin, true, validOrigin},
 		{"role", e.Role, true, validName},
 		{"issuer", e.Issuer, true, validName},
 		{"operation", e.Operation, false, validOperation},

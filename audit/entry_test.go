@@ -29,7 +29,7 @@ func TestParseReturnsWhatWasEncoded(t *testing.T) {
 		Operation: "system.start", Decision: audit.Allowed, Outcome: audit.OutcomeOK,
 	}
 	full := worked()
-	full.Intent = &intent
+	full.Intent, full.Origin = &intent, audit.OriginConsole
 	full.Previous[0], full.State[31] = 1, 2
 	for _, e := range []audit.Entry{minimal, worked(), full} {
 		got, err := audit.ParseEntry(mustEncode(t, e))
@@ -67,6 +67,11 @@ func TestEncodeRefuses(t *testing.T) {
 		{"actor ends in slash", "actor", func(e *audit.Entry) { e.Actor = "spiffe://a/" }},
 		{"actor with dots", "actor", func(e *audit.Entry) { e.Actor = "spiffe://a/../b" }},
 		{"long actor", "actor", func(e *audit.Entry) { e.Actor = "spiffe://a/" + long }},
+		{"origin is a name", "origin", func(e *audit.Entry) { e.Origin = "gateway.example.com" }},
+		{"origin with zone", "origin", func(e *audit.Entry) { e.Origin = "fe80::1%eth0" }},
+		{"upper-case origin", "origin", func(e *audit.Entry) { e.Origin = "FE80::1" }},
+		{"origin is a dash", "origin", func(e *audit.Entry) { e.Origin = "-" }},
+		{"long origin", "origin", func(e *audit.Entry) { e.Origin = strings.Repeat("1", 46) }},
 		{"upper-case role", "role", func(e *audit.Entry) { e.Role = "Admin" }},
 		{"issuer is a dash", "issuer", func(e *audit.Entry) { e.Issuer = "-" }},
 		{"no operation", "operation", func(e *audit.Entry) { e.Operation = "" }},
@@ -112,6 +117,7 @@ func TestEncodeRefuses(t *testing.T) {
 func TestEntryIsBounded(t *testing.T) {
 	e := worked()
 	e.Actor = "spiffe://a/" + strings.Repeat("a", 2037)
+	e.Origin = strings.Repeat("f", 45)
 	e.Object, e.Key = strings.Repeat("o", 512), strings.Repeat("k", 512)
 	e.Request, e.Card = strings.Repeat("r", 128), strings.Repeat("c", 128)
 	e.Detail = nil
@@ -144,6 +150,7 @@ func TestParseRefuses(t *testing.T) {
 		"short time":           replace(".000123000Z", ".000123Z"),
 		"time zone":            replace("000Z", "000+00:00"),
 		"comma in time":        replace(":00.000", ":00,000"),
+		"no origin":            replace("origin 192.0.2.17\n", ""),
 		"missing line":         replace("role update-server\n", ""),
 		"swapped lines":        replace("role update-server\nissuer acme\n", "issuer acme\nrole update-server\n"),
 		"repeated line":        replace("issuer acme\n", "issuer acme\nissuer acme\n"),
@@ -196,6 +203,7 @@ func drawEntry(t *rapid.T) audit.Entry {
 		Sequence:  rapid.Int64Range(1, 1<<62).Draw(t, "sequence"),
 		Time:      time.Unix(rapid.Int64Range(0, 1<<37).Draw(t, "s"), rapid.Int64Range(0, 999999999).Draw(t, "ns")).UTC(),
 		Actor:     rapid.StringMatching(`service|anonymous|spiffe://[a-z0-9_-]{1,9}(/[a-zA-Z_-]{1,9}){0,3}`).Draw(t, "actor"),
+		Origin:    or("origin", `console|[0-9a-f.:]{1,45}`),
 		Role:      or("role", `[a-z][a-z0-9-]{0,62}`),
 		Issuer:    or("issuer", `[a-z][a-z0-9-]{0,62}`),
 		Operation: rapid.StringMatching(`[a-z]{1,9}(\.[a-z][a-z-]{0,9}){0,2}`).Draw(t, "operation"),

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"cardkms/audit"
+
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 // worked is the entry of the package comment.
@@ -15,6 +17,7 @@ func worked() audit.Entry {
 		Sequence:  41,
 		Time:      time.Date(2026, 11, 12, 9, 30, 0, 123000, time.UTC),
 		Actor:     "spiffe://example.com/update-server/7",
+		Origin:    "192.0.2.17",
 		Role:      "update-server",
 		Issuer:    "acme",
 		Operation: "channel.authenticate",
@@ -43,6 +46,7 @@ func ExampleEntry_Encode() {
 	// sequence 41
 	// time 2026-11-12T09:30:00.000123000Z
 	// actor spiffe://example.com/update-server/7
+	// origin 192.0.2.17
 	// role update-server
 	// issuer acme
 	// operation channel.authenticate
@@ -70,7 +74,7 @@ func ExampleLeafHash() {
 	h := audit.LeafHash(encoding)
 	fmt.Printf("%x\n", h[:])
 	// Output:
-	// a6c5a80605121ebffbf4055759b55836d9e2af930fb71a466eaeff12240ccd4b
+	// d02b3a65b60de4e8237af83b1bf33fc9ef1ff6c0847ec65782d110bfe7d2fb5b
 }
 
 func ExampleSignCheckpoint() {
@@ -97,7 +101,43 @@ func ExampleSignCheckpoint() {
 	// Output:
 	// kms.example.com/audit
 	// 1
-	// psWoBgUSHr/79AVXWbVYNtnir5MPtxpGbq7/EiQMzUs=
+	// 0Cs6ZbYN5Ogjevg7G/M/ye8f9sCEfsZXgtEQv+fS+1s=
 	//
-	// — kms.example.com/audit NkeP4i01DCW4/9O5fCHlcnSnYhNsGpKecaufgFiiU3p4EPd7xrl3gQ6iRLKAoMI0GnoKHTRV//kftx8QRedOaQf5DQM=
+	// — kms.example.com/audit NkeP4uCygwOa05rFX0WTxuWkTiXIEWEztyMY5915WSKM5ILl7OvWPE4TDnc0aaTDcTFaZxJYP4/767oIlD1IhDMMTQc=
+}
+
+func ExampleNewCosigner() {
+	key := ed25519.NewKeyFromSeed(make([]byte, 32))
+	at := func() time.Time { return time.Date(2026, 11, 12, 9, 31, 0, 0, time.UTC) }
+	witness, err := audit.NewCosigner("witness.example.com/w1", key, at)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	msg, err := audit.SignCheckpoint(audit.Checkpoint{Origin: "kms.example.com/audit", Size: 1}, witness)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Print(string(msg))
+	// Output:
+	// kms.example.com/audit
+	// 1
+	// AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=
+	//
+	// — witness.example.com/w1 27pKCAAAAABq9YdUzHovknNtxONalWn7Th97+eXJBgIfqLf88unvv4/pq3gtRxaaXOuvFqC1d0c9QEi6J92q/0HIBMLHhK7edVSyAQ==
+}
+
+func ExampleProof_Format() {
+	p := audit.Proof{Index: 1, Hashes: tlog.RecordProof{{1}, {2}}, Checkpoint: []byte("kms.example.com/audit\n3\n...\n")}
+	fmt.Print(string(p.Format()))
+	// Output:
+	// c2sp.org/tlog-proof@v1
+	// index 1
+	// AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=
+	// AgAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=
+	//
+	// kms.example.com/audit
+	// 3
+	// ...
 }

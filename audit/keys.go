@@ -22,19 +22,21 @@ import (
 
 // Signature types of [signed-note].
 const (
-	typeEd25519 = 0x01
-	typeECDSA   = 0x02
+	typeEd25519     = 0x01
+	typeECDSA       = 0x02
+	typeCosignature = 0x04
 )
 
 // ErrKey: not a key, or not a name, that this package can sign or verify with.
 var ErrKey = errors.New("audit: not a usable verifier key")
 
-// key is the public half of a log key: enough to verify, and to check what a
-// token returned.
+// key is the public half of a log or witness key: enough to verify, and to check
+// what a token returned.
 type key struct {
-	name   string
-	id     uint32
-	verify func(msg, sig []byte) bool
+	name    string
+	id      uint32
+	encoded []byte // type | key
+	verify  func(msg, sig []byte) bool
 }
 
 func (k *key) Name() string                { return k.name }
@@ -63,7 +65,7 @@ func (s *signer) Sign(msg []byte) ([]byte, error) {
 // NewSigner returns a signer of notes whose Ed25519 private key lives elsewhere,
 // such as in a PKCS#11 token. sign returns the signature over msg, 64 bytes.
 func NewSigner(name string, publicKey ed25519.PublicKey, sign func(msg []byte) ([]byte, error)) (note.Signer, error) {
-	k, _, err := newKey(name, publicKey)
+	k, err := newKey(name, publicKey)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +75,7 @@ func NewSigner(name string, publicKey ed25519.PublicKey, sign func(msg []byte) (
 // NewECDSASigner is NewSigner for ECDSA P-256. sign gets the SHA-256 digest of
 // the message, 32 bytes, and returns r and s, 32 bytes each, as CKM_ECDSA does.
 func NewECDSASigner(name string, publicKey *ecdsa.PublicKey, sign func(digest []byte) ([]byte, error)) (note.Signer, error) {
-	k, _, err := newKey(name, publicKey)
+	k, err := newKey(name, publicKey)
 	if err != nil {
 		return nil, err
 	}
@@ -99,14 +101,20 @@ func ecdsaDER(raw []byte) ([]byte, error) {
 // VerifierKey returns the verifier key name+id+base64(type | key) of an Ed25519
 // or ECDSA P-256 public key: what auditors are given once and keep.
 func VerifierKey(name string, publicKey crypto.PublicKey) (string, error) {
-	k, encoded, err := newKey(name, publicKey)
+	k, err := newKey(name, publicKey)
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%s+%08x+%s", k.name, k.id, base64.StdEncoding.EncodeToString(encoded)), nil
+	return k.String(), nil
 }
 
-// NewVerifier returns the verifier for a verifier key.
+// String returns the verifier key.
+func (k *key) String() string {
+	return fmt.Sprintf("%s+%08x+%s", k.name, k.id, base64.StdEncoding.EncodeToString(k.encoded))
+}
+
+// NewVerifier returns the verifier for a verifier key: a log's, of type 01 or 02,
+// or a witness's, of type 04.
 func NewVerifier(vkey string) (note.Verifier, error) {
 	name, rest, _ := strings.Cut(vkey, "+")
 	id, encoded64, _ := strings.Cut(rest, "+")
@@ -115,61 +123,58 @@ func NewVerifier(vkey string) (note.Verifier, error) {
 	if err1 != nil || err2 != nil || len(id) != 8 || len(encoded) < 2 {
 		return nil, ErrKey
 	}
-	publicKey, err := decodeKey(encoded)
-	if err != nil {
-		return nil, err
-	}
-	k, again, err := newKey(name, publicKey)
-	if err != nil || string(again) != string(encoded) || k.id != uint32(want) {
+	k, err := decodeKey(name, encoded)
+	if err != nil || string(k.encoded) != string(encoded) || k.id != uint32(want) {
 		return nil, ErrKey
 	}
 	return k, nil
 }
 
-func decodeKey(encoded []byte) (crypto.PublicKey, error) {
+func decodeKey(name string, encoded []byte) (*key, error) {
 	switch encoded[0] {
 	case typeEd25519:
-		return ed25519.PublicKey(encoded[1:]), nil
+		return newKey(name, ed25519.PublicKey(encoded[1:]))
+	case typeCosignature:
+		return newCosignerKey(name, encoded[1:])
 	case typeECDSA:
 		k, err := x509.ParsePKIXPublicKey(encoded[1:])
 		if err != nil {
 			return nil, ErrKey
 		}
-		return k, nil
+		return newKey(name, k)
 	}
 	return nil, ErrKey
 }
 
-// newKey also returns the encoding of the key, which starts with its type. The
-// key id is SHA-256(name | 0A | encoding)[:4] for Ed25519 and SHA-256(SPKI)[:4]
-// for ECDSA ([signed-note]).
-func newKey(name string, publicKey crypto.PublicKey) (*key, []byte, error) {
+// newKey returns a log's key. The key id is SHA-256(name | 0A | encoding)[:4] for
+// Ed25519 and SHA-256(SPKI)[:4] for ECDSA ([signed-note]).
+func newKey(name string, publicKey crypto.PublicKey) (*key, error) {
 	if !validKeyName(name) {
-		return nil, nil, ErrKey
+		return nil, ErrKey
 	}
 	switch pub := publicKey.(type) {
 	case ed25519.PublicKey:
 		if len(pub) != ed25519.PublicKeySize {
-			return nil, nil, ErrKey
+			return nil, ErrKey
 		}
 		encoded := append([]byte{typeEd25519}, pub...)
 		verify := func(msg, sig []byte) bool { return ed25519.Verify(pub, msg, sig) }
-		return &key{name, keyID([]byte(name+"\n"), encoded), verify}, encoded, nil
+		return &key{name, keyID([]byte(name+"\n"), encoded), encoded, verify}, nil
 	case *ecdsa.PublicKey:
 		if pub == nil || pub.Curve != elliptic.P256() {
-			return nil, nil, ErrKey
+			return nil, ErrKey
 		}
 		spki, err := x509.MarshalPKIXPublicKey(pub)
 		if err != nil {
-			return nil, nil, ErrKey
+			return nil, ErrKey
 		}
 		verify := func(msg, sig []byte) bool {
 			digest := sha256.Sum256(msg)
 			return ecdsa.VerifyASN1(pub, digest[:], sig)
 		}
-		return &key{name, keyID(nil, spki), verify}, append([]byte{typeECDSA}, spki...), nil
+		return &key{name, keyID(nil, spki), append([]byte{typeECDSA}, spki...), verify}, nil
 	}
-	return nil, nil, ErrKey
+	return nil, ErrKey
 }
 
 func keyID(prefix, encoded []byte) uint32 {

@@ -25,6 +25,7 @@ func ParseEntry(encoding []byte) (Entry, error) {
 	e.Sequence = p.number("sequence")
 	e.Time = p.time("time")
 	e.Actor = p.value("actor")
+	e.Origin = p.optional("origin")
 	e.Role = p.optional("role")
 	e.Issuer = p.optional("issuer")
 	e.Operation = p.value("operation")

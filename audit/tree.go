@@ -84,6 +84,14 @@ func (e *Edge) Root() tlog.Hash {
 	return h
 }
 
+// Tail returns the root of the leaves that follow the full subtrees of 1<<level
+// leaves.
+func (e *Edge) Tail(level int) tlog.Hash {
+	full := bits.OnesCount64(uint64(e.size) >> level)
+	tail := Edge{e.size & (1<<level - 1), e.hashes[full:]}
+	return tail.Root()
+}
+
 // emptyRoot is the root of the tree without leaves: SHA-256 of nothing.
 func emptyRoot() tlog.Hash {
 	h, err := tlog.TreeHash(0, nil)

@@ -25,7 +25,7 @@ type Log struct {
 // Report says what a verification saw.
 type Report struct {
 	Checkpoint Checkpoint
-	Entries    int64 // entries read; equals Checkpoint.Size unless there is an error
+	Entries    int64 // entries that were read and are well formed
 	First      time.Time
 	Last       time.Time
 	// ClockSteps counts entries whose time is before that of the entry before
@@ -34,6 +34,30 @@ type Report struct {
 	// for the auditor to compare with the operator's records, and is no error.
 	ClockSteps     int64
 	FirstClockStep int64
+}
+
+// Add takes the encoding of the next entry into the report, or returns an error
+// that says why it is not the entry with this sequence. Hashes are not its
+// business.
+func (r *Report) Add(sequence int64, encoding []byte) *EntryError {
+	e, err := ParseEntry(encoding)
+	switch {
+	case err != nil:
+		return &EntryError{sequence, "is not the encoding of an entry"}
+	case e.Sequence != sequence:
+		return &EntryError{sequence, fmt.Sprintf("carries sequence %d", e.Sequence)}
+	}
+	if r.Entries == 0 {
+		r.First = e.Time
+	} else if e.Time.Before(r.Last) {
+		if r.ClockSteps == 0 {
+			r.FirstClockStep = e.Sequence
+		}
+		r.ClockSteps++
+	}
+	r.Last = e.Time
+	r.Entries++
+	return nil
 }
 
 // EntryError names the first entry that is not what the checkpoint signed.
@@ -120,19 +144,11 @@ func (w *walk) restOfClaims() error {
 func (w *walk) entry(seq int64, encoding []byte) error {
 	h := LeafHash(encoding)
 	w.edge.Append(h)
-	w.report.Entries++
 	if err := w.claim(seq, h); err != nil {
 		return err
 	}
-	e, err := ParseEntry(encoding)
-	switch {
-	case w.malformed != nil:
-	case err != nil:
-		w.malformed = &EntryError{seq, "is not the encoding of an entry"}
-	case e.Sequence != seq:
-		w.malformed = &EntryError{seq, fmt.Sprintf("carries sequence %d", e.Sequence)}
-	default:
-		w.clock(e)
+	if w.malformed == nil {
+		w.malformed = w.report.Add(seq, encoding)
 	}
 	if w.malformed != nil && w.claims == nil {
 		return w.malformed
@@ -158,19 +174,6 @@ func (w *walk) claim(seq int64, h tlog.Hash) error {
 		w.firstDiffers = seq
 	}
 	return nil
-}
-
-func (w *walk) clock(e Entry) {
-	r := &w.report
-	if e.Sequence == 0 {
-		r.First = e.Time
-	} else if e.Time.Before(r.Last) {
-		if r.ClockSteps == 0 {
-			r.FirstClockStep = e.Sequence
-		}
-		r.ClockSteps++
-	}
-	r.Last = e.Time
 }
 
 // compare decides at the end of the pass. Where the claimed hashes are proven by
