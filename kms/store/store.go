@@ -5,12 +5,12 @@
 // The service declares what it needs here; kms/store/sqlite provides it, and
 // kms/store/storetest is the conformance suite that every implementation must
 // pass. The database is untrusted: nothing in it is secret, and what decides
-// something is checked against the signed log by the reader, not by the store.
+// something is checked against the signed log by package ledger, not by the store.
 //
 // Every row has the same shape whatever it describes. A row is named by kind,
-// issuer and id, carries a version that rises by one with every change, and a
-// body that only the service understands. One shape means one way to read,
-// write, list, protect and prove a row.
+// issuer and id, carries a version that rises by one with every change, a body
+// that only the service understands, and a MAC that a token made over all of
+// these. One shape means one way to read, write, list, protect and prove a row.
 package store
 
 import (
@@ -24,6 +24,8 @@ var (
 	ErrNotFound = errors.New("store: not found")
 	// ErrVersion: the row changed since it was read, or exists already.
 	ErrVersion = errors.New("store: the row's version is not the expected one")
+	// ErrFull: there is no room; nothing was changed.
+	ErrFull = errors.New("store: no room is left")
 )
 
 // Kind is the kind of a row, e.g. "card". 1 to 32 lower-case letters and hyphens.
@@ -41,6 +43,7 @@ type Row struct {
 	Ref
 	Version int64
 	Body    []byte
+	MAC     []byte // empty for rows that are protected in another way
 }
 
 // Rows reads and writes rows inside a transaction.
@@ -55,24 +58,39 @@ type Rows interface {
 	List(kind Kind, issuer, after string, limit int) ([]Row, error)
 }
 
+// Everything reads rows whatever their kind.
+type Everything interface {
+	// All returns at most limit rows after a name, ascending by kind, issuer and ID.
+	All(after Ref, limit int) ([]Row, error)
+}
+
 // HashSize is the length in bytes of a hash of the tree (SHA-256).
 const HashSize = 32
 
 // Leaves keeps the audit log: leaf n is the encoded entry with sequence number
 // n, from 0 without gaps; hashes are numbered as golang.org/x/mod/sumdb/tlog
-// stores them.
+// stores them. A leaf and the hashes that it adds are one record, because most of
+// the cost of an entry is the number of records that it writes.
 type Leaves interface {
 	// AppendLeaf stores the leaf with the next sequence number, and the hashes
 	// that it adds to the tree at the next hash indexes. A seq that is not the
 	// next is ErrVersion.
 	AppendLeaf(seq int64, leaf []byte, hashes [][HashSize]byte) error
 	// Leaves returns at most limit leaves from seq on.
-	Leaves(seq int64, limit int) ([][]byte, error)
+	Leaves(seq int64, limit int) ([]Leaf, error)
 	// Hashes returns the stored hashes with these indexes, in this order, or
 	// ErrNotFound.
 	Hashes(indexes []int64) ([][HashSize]byte, error)
 	// Size returns the number of leaves.
 	Size() (int64, error)
+	// EmptyLeaves empties the content of the leaves [from, to); their hashes stay.
+	EmptyLeaves(from, to int64) error
+}
+
+// Leaf is one leaf as it is stored.
+type Leaf struct {
+	Content []byte
+	Hashes  [][HashSize]byte
 }
 
 // Blocks keeps the content of images, in blocks of at most BlockBytesMax bytes.
@@ -89,11 +107,9 @@ const BlockBytesMax = 64 << 10
 // Tx is one transaction: all of it happens, or nothing.
 type Tx interface {
 	Rows
+	Everything
 	Leaves
 	Blocks
-	// Try runs f. If f returns an error, what f did is undone, the transaction
-	// goes on as if f had not run, and Try returns that error.
-	Try(f func() error) error
 }
 
 // Store runs transactions.

@@ -7,16 +7,14 @@ import (
 	"math/bits"
 
 	"cardkms/kms/store"
+
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 var (
 	errBlock  = errors.New("sqlite: a block has a negative number or is too long")
 	errHashes = errors.New("sqlite: a leaf comes with its own hash and one for each subtree that it completes")
 )
-
-// firstIndex returns the index of the first hash that leaf seq adds: all hashes
-// added before it are 2*seq less one for each perfect subtree still open.
-func firstIndex(seq int64) int64 { return 2*seq - int64(bits.OnesCount64(uint64(seq))) }
 
 // hashesOf returns the number of hashes that leaf seq adds.
 func hashesOf(seq int64) int { return 1 + bits.TrailingZeros64(^uint64(seq)) }
@@ -33,13 +31,12 @@ func (t *tx) AppendLeaf(seq int64, leaf []byte, hashes [][store.HashSize]byte) e
 	if len(hashes) != hashesOf(seq) {
 		return errHashes
 	}
-	if _, err := t.write("appending a leaf", insertLeaf, seq, notNull(leaf)); err != nil {
-		return err
+	record := make([]byte, 0, store.HashSize*len(hashes))
+	for _, h := range hashes {
+		record = append(record, h[:]...)
 	}
-	for i := range hashes {
-		if _, err := t.write("appending a hash", insertHash, firstIndex(seq)+int64(i), hashes[i][:]); err != nil {
-			return err
-		}
+	if _, err := t.write("appending a leaf", insertLeaf, seq, notNull(leaf), record); err != nil {
+		return err
 	}
 	t.size++
 	return nil
@@ -56,20 +53,28 @@ func (t *tx) Size() (int64, error) {
 	return t.size, err
 }
 
+// EmptyLeaves empties the content of leaves; see store.Leaves.
+func (t *tx) EmptyLeaves(from, to int64) error {
+	_, err := t.write("emptying leaves", emptyLeaves, []byte{}, from, to)
+	return err
+}
+
 // Leaves returns a page of leaves; see store.Leaves. A leaf that is missing from
 // the file ends the page, so that the caller never takes one leaf for another.
-func (t *tx) Leaves(seq int64, limit int) ([][]byte, error) {
+func (t *tx) Leaves(seq int64, limit int) ([]store.Leaf, error) {
 	if seq < 0 || limit <= 0 {
 		return nil, t.ready()
 	}
-	var page [][]byte
+	var page []store.Leaf
 	gap := false
 	err := t.read("reading leaves", selectLeaves, func(r *sql.Rows) error {
 		var n int64
-		var leaf []byte
-		if err := r.Scan(&n, &leaf); err != nil {
+		var leaf store.Leaf
+		var record sql.RawBytes
+		if err := r.Scan(&n, &leaf.Content, &record); err != nil {
 			return err
 		}
+		leaf.Hashes = split(record)
 		gap = gap || n != seq+int64(len(page))
 		if !gap {
 			page = append(page, leaf)
@@ -79,38 +84,53 @@ func (t *tx) Leaves(seq int64, limit int) ([][]byte, error) {
 	return page, err
 }
 
-// Hashes returns the hashes with these indexes; see store.Leaves. Neighbouring
-// indexes are read by one statement.
+// split returns the hashes of a record, none if it is not made of whole ones.
+func split(record []byte) [][store.HashSize]byte {
+	if len(record)%store.HashSize != 0 {
+		return nil
+	}
+	hashes := make([][store.HashSize]byte, len(record)/store.HashSize)
+	for i := range hashes {
+		copy(hashes[i][:], record[i*store.HashSize:])
+	}
+	return hashes
+}
+
+// Hashes returns the hashes with these indexes; see store.Leaves. The hash of a
+// subtree stands in the record of the leaf that completes it.
 func (t *tx) Hashes(indexes []int64) ([][store.HashSize]byte, error) {
-	hashes := make([][store.HashSize]byte, 0, len(indexes))
-	for len(indexes) > 0 {
-		run := 1
-		for run < len(indexes) && indexes[run] == indexes[0]+int64(run) {
-			run++
+	hashes := make([][store.HashSize]byte, len(indexes))
+	last := int64(-1) // the leaf whose record was read; neighbours share it
+	var record [][store.HashSize]byte
+	for i, index := range indexes {
+		if index < 0 {
+			return nil, fmt.Errorf("reading hash %d: %w", index, store.ErrNotFound)
 		}
-		want := len(hashes) + run
-		if err := t.hashRun(indexes[0], run, &hashes); err != nil {
-			return nil, err
+		level, n := tlog.SplitStoredHashIndex(index)
+		if seq := (n+1)<<level - 1; seq != last {
+			var err error
+			if record, err = t.record(seq); err != nil {
+				return nil, err
+			}
+			last = seq
 		}
-		if len(hashes) != want {
-			return nil, fmt.Errorf("reading %d hashes from %d: %w", run, indexes[0], store.ErrNotFound)
+		if level >= len(record) {
+			return nil, fmt.Errorf("reading hash %d: %w", index, store.ErrNotFound)
 		}
-		indexes = indexes[run:]
+		hashes[i] = record[level]
 	}
 	return hashes, t.ready()
 }
 
-func (t *tx) hashRun(first int64, run int, hashes *[][store.HashSize]byte) error {
-	return t.read("reading hashes", selectHashes, func(r *sql.Rows) error {
-		var idx int64
-		var raw sql.RawBytes
-		if err := r.Scan(&idx, &raw); err != nil {
+// record returns the hashes that leaf seq added, none if there is no such leaf.
+func (t *tx) record(seq int64) (hashes [][store.HashSize]byte, err error) {
+	err = t.read("reading hashes", selectHashes, func(r *sql.Rows) error {
+		var record sql.RawBytes
+		if err := r.Scan(&record); err != nil {
 			return err
 		}
-		if len(raw) != store.HashSize {
-			return fmt.Errorf("hash %d has %d bytes", idx, len(raw))
-		}
-		*hashes = append(*hashes, [store.HashSize]byte(raw))
+		hashes = split(record)
 		return nil
-	}, first, first+int64(run)-1)
+	}, seq)
+	return hashes, err
 }

@@ -8,18 +8,16 @@ const (
 	beginRead
 	commit
 	rollback
-	savepoint
-	release
-	rollbackTo
 	insertRow
 	updateRow
 	selectRow
 	listRows
+	allRows
 	insertLeaf
-	insertHash
 	selectLeaves
 	selectHashes
 	selectSize
+	emptyLeaves
 	upsertBlock
 	selectBlock
 	queryCount
@@ -32,21 +30,20 @@ var queries = [queryCount]string{
 	beginRead:  `BEGIN`,
 	commit:     `COMMIT`,
 	rollback:   `ROLLBACK`,
-	savepoint:  `SAVEPOINT try`,
-	release:    `RELEASE SAVEPOINT try`,
-	rollbackTo: `ROLLBACK TO SAVEPOINT try`,
 
-	insertRow: `INSERT INTO state_rows (kind, issuer, id, version, body) VALUES ($1, $2, $3, 1, $4) ON CONFLICT DO NOTHING`,
-	updateRow: `UPDATE state_rows SET version = $4, body = $5 WHERE kind = $1 AND issuer = $2 AND id = $3 AND version = $4 - 1`,
-	selectRow: `SELECT version, body FROM state_rows WHERE kind = $1 AND issuer = $2 AND id = $3`,
-	listRows: `SELECT id, version, body FROM state_rows WHERE kind = $1 AND issuer = $2 AND id > $3
+	insertRow: `INSERT INTO state_rows (kind, issuer, id, version, body, mac) VALUES ($1, $2, $3, 1, $4, $5) ON CONFLICT DO NOTHING`,
+	updateRow: `UPDATE state_rows SET version = $4, body = $5, mac = $6 WHERE kind = $1 AND issuer = $2 AND id = $3 AND version = $4 - 1`,
+	selectRow: `SELECT version, body, mac FROM state_rows WHERE kind = $1 AND issuer = $2 AND id = $3`,
+	listRows: `SELECT id, version, body, mac FROM state_rows WHERE kind = $1 AND issuer = $2 AND id > $3
 		ORDER BY id LIMIT $4`,
+	allRows: `SELECT kind, issuer, id, version, body, mac FROM state_rows WHERE (kind, issuer, id) > ($1, $2, $3)
+		ORDER BY kind, issuer, id LIMIT $4`,
 
-	insertLeaf:   `INSERT INTO log_leaves (seq, leaf) VALUES ($1, $2)`,
-	insertHash:   `INSERT INTO log_hashes (idx, hash) VALUES ($1, $2)`,
-	selectLeaves: `SELECT seq, leaf FROM log_leaves WHERE seq >= $1 ORDER BY seq LIMIT $2`,
-	selectHashes: `SELECT idx, hash FROM log_hashes WHERE idx BETWEEN $1 AND $2 ORDER BY idx`,
+	insertLeaf:   `INSERT INTO log_leaves (seq, leaf, hashes) VALUES ($1, $2, $3)`,
+	selectLeaves: `SELECT seq, leaf, hashes FROM log_leaves WHERE seq >= $1 ORDER BY seq LIMIT $2`,
+	selectHashes: `SELECT hashes FROM log_leaves WHERE seq = $1`,
 	selectSize:   `SELECT COALESCE(MAX(seq) + 1, 0) FROM log_leaves`,
+	emptyLeaves:  `UPDATE log_leaves SET leaf = $1 WHERE seq >= $2 AND seq < $3`,
 
 	upsertBlock: `INSERT INTO image_blocks (image, n, data) VALUES ($1, $2, $3)
 		ON CONFLICT (image, n) DO UPDATE SET data = excluded.data`,

@@ -21,3 +21,6 @@ func (readOnly) AppendLeaf(int64, []byte, [][store.HashSize]byte) error { return
 
 // PutBlock fails.
 func (readOnly) PutBlock(string, int64, []byte) error { return errReadOnly }
+
+// EmptyLeaves fails.
+func (readOnly) EmptyLeaves(int64, int64) error { return errReadOnly }

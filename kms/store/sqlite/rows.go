@@ -10,7 +10,7 @@ import (
 func (t *tx) Get(ref store.Ref) (store.Row, error) {
 	row := store.Row{Ref: ref}
 	err := t.read("reading a row", selectRow, func(r *sql.Rows) error {
-		return r.Scan(&row.Version, &row.Body)
+		return r.Scan(&row.Version, &row.Body, &row.MAC)
 	}, string(ref.Kind), ref.Issuer, ref.ID)
 	if err != nil {
 		return store.Row{}, err
@@ -26,13 +26,13 @@ func (t *tx) Put(row store.Row) error {
 	if row.Version < 1 {
 		return store.ErrVersion
 	}
-	body := notNull(row.Body)
+	body, mac := notNull(row.Body), notNull(row.MAC)
 	var changed int64
 	var err error
 	if row.Version == 1 {
-		changed, err = t.write("creating a row", insertRow, string(row.Kind), row.Issuer, row.ID, body)
+		changed, err = t.write("creating a row", insertRow, string(row.Kind), row.Issuer, row.ID, body, mac)
 	} else {
-		changed, err = t.write("replacing a row", updateRow, string(row.Kind), row.Issuer, row.ID, row.Version, body)
+		changed, err = t.write("replacing a row", updateRow, string(row.Kind), row.Issuer, row.ID, row.Version, body, mac)
 	}
 	if err != nil {
 		return err
@@ -60,12 +60,26 @@ func (t *tx) List(kind store.Kind, issuer, after string, limit int) ([]store.Row
 	var page []store.Row
 	err := t.read("listing rows", listRows, func(r *sql.Rows) error {
 		row := store.Row{Ref: store.Ref{Kind: kind, Issuer: issuer}}
-		if err := r.Scan(&row.ID, &row.Version, &row.Body); err != nil {
+		if err := r.Scan(&row.ID, &row.Version, &row.Body, &row.MAC); err != nil {
 			return err
 		}
 		page = append(page, row)
 		return nil
 	}, string(kind), issuer, after, limit)
+	return page, err
+}
+
+// All returns a page of rows of every kind; see store.Everything.
+func (t *tx) All(after store.Ref, limit int) ([]store.Row, error) {
+	var page []store.Row
+	err := t.read("reading all rows", allRows, func(r *sql.Rows) error {
+		var row store.Row
+		if err := r.Scan(&row.Kind, &row.Issuer, &row.ID, &row.Version, &row.Body, &row.MAC); err != nil {
+			return err
+		}
+		page = append(page, row)
+		return nil
+	}, string(after.Kind), after.Issuer, after.ID, limit)
 	return page, err
 }
 

@@ -100,15 +100,16 @@ func locked(err error) bool {
 
 // commit makes the transaction durable. After an error the commit record may be
 // in the WAL although the fsync failed, and a restart might find it: the outcome
-// is unknown until the caller reads back. Only a lock is refused beforehand.
+// is unknown. Only a lock is refused beforehand, and a disk that is full did not
+// take the whole record.
 func (s *session) commit() error {
 	_, err := s.exec(commit)
 	if err == nil {
 		return nil
 	}
-	wasLocked := locked(err)
+	refused := locked(err) || errors.Is(err, store.ErrFull)
 	err = errors.Join(fmt.Errorf("committing: %w", err), s.drop())
-	if wasLocked {
+	if refused {
 		return err
 	}
 	return fmt.Errorf("%w: %w", store.ErrUnknown, err)
@@ -153,6 +154,15 @@ func (s *session) stmt(q query) (*sql.Stmt, error) {
 	return s.stmts[q], nil
 }
 
+// full adds store.ErrFull to the error of a disk that has no room.
+func full(err error) error {
+	var e *sqlite.Error
+	if errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_FULL {
+		return fmt.Errorf("%w: %w", store.ErrFull, err)
+	}
+	return err
+}
+
 // exec runs a statement that returns no rows and reports how many it changed.
 func (s *session) exec(q query, args ...any) (changed int64, err error) {
 	stmt, err := s.stmt(q)
@@ -161,7 +171,7 @@ func (s *session) exec(q query, args ...any) (changed int64, err error) {
 	}
 	r, err := stmt.ExecContext(context.Background(), args...)
 	if err != nil {
-		return 0, err
+		return 0, full(err)
 	}
 	return r.RowsAffected()
 }

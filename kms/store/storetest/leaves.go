@@ -1,7 +1,6 @@
 package storetest
 
 import (
-	"errors"
 	"fmt"
 	"math/bits"
 	"testing"
@@ -66,9 +65,9 @@ func testLeaves(t *testing.T, s *suite) {
 			limit int
 			want  int64 // leaf after the last one
 		}{{0, 100, 9}, {0, 9, 9}, {3, 4, 7}, {8, 1, 9}, {9, 5, 9}, {50, 5, 50}, {0, 0, 0}} {
-			var want [][]byte
+			var want []store.Leaf
 			for n := tt.seq; n < tt.want; n++ {
-				want = append(want, leaf(n))
+				want = append(want, store.Leaf{Content: leaf(n), Hashes: hashes(n)})
 			}
 			got, err := tx.Leaves(tt.seq, tt.limit)
 			if diff := cmp.Diff(want, got); err != nil || diff != "" {
@@ -121,31 +120,28 @@ func testHashCount(t *testing.T, s *suite) {
 	})
 }
 
-func testTryLeaves(t *testing.T, s *suite) {
-	undo := errors.New("undo")
-	s.update(func(tx store.Tx) error {
-		if err := appendLeaves(tx, 0, 2); err != nil {
-			return err
-		}
-		wantError(t, tx.Try(func() error {
-			if err := appendLeaves(tx, 2, 6); err != nil {
-				return err
-			}
-			wantSize(t, tx, 6)
-			return undo
-		}), undo)
-		wantSize(t, tx, 2)
-		return tx.Try(func() error { return appendLeaves(tx, 2, 3) })
-	})
+// testEmpty: a leaf that was emptied keeps its place and its hashes.
+func testEmpty(t *testing.T, s *suite) {
+	s.update(func(tx store.Tx) error { return appendLeaves(tx, 0, 6) })
+	s.update(func(tx store.Tx) error { return tx.EmptyLeaves(1, 4) })
 	s.view(func(tx store.Tx) error {
-		wantSize(t, tx, 3)
-		got, err := tx.Hashes([]int64{0, 1, 2, 3})
-		want := append(append(hashes(0), hashes(1)...), hashes(2)...)
-		if diff := cmp.Diff(want, got); err != nil || diff != "" {
-			t.Errorf("hashes after Try: %v %s", err, diff)
+		got, err := tx.Leaves(0, 10)
+		if err != nil || len(got) != 6 {
+			t.Fatalf("%d leaves, %v", len(got), err)
 		}
-		_, err = tx.Hashes([]int64{4})
-		wantError(t, err, store.ErrNotFound)
+		for n, l := range got {
+			want := string(leaf(int64(n)))
+			if n >= 1 && n < 4 {
+				want = ""
+			}
+			if string(l.Content) != want {
+				t.Errorf("leaf %d is %q, want %q", n, l.Content, want)
+			}
+			if diff := cmp.Diff(hashes(int64(n)), l.Hashes); diff != "" {
+				t.Errorf("hashes of leaf %d: %s", n, diff)
+			}
+		}
+		wantSize(t, tx, 6)
 		return nil
 	})
 }

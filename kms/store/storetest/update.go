@@ -12,62 +12,6 @@ import (
 
 var errUndo = errors.New("storetest: undo this")
 
-func testTryUndoes(t *testing.T, s *suite) {
-	s.update(put(card("kept", 1, "old")))
-	s.update(func(tx store.Tx) error {
-		if err := tx.Put(card("before", 1, "")); err != nil {
-			return err
-		}
-		err := tx.Try(func() error {
-			if err := put(card("gone", 1, ""), card("kept", 2, "new"))(tx); err != nil {
-				return err
-			}
-			if err := tx.PutBlock("image", 0, []byte("gone")); err != nil {
-				return err
-			}
-			return errUndo
-		})
-		if err != errUndo { //nolint:errorlint // Try returns that very error
-			t.Errorf("Try = %v, want the function's own error", err)
-		}
-		if err := tx.Try(func() error { return errUndo }); err != errUndo { //nolint:errorlint // as above
-			t.Errorf("Try without writes = %v", err)
-		}
-		return errors.Join(tx.Try(func() error { return tx.Put(card("after", 1, "")) }), tx.Put(card("last", 1, "")))
-	})
-	s.view(func(tx store.Tx) error {
-		wantRow(t, tx, card("kept", 1, "old"))
-		for _, id := range []string{"before", "after", "last"} {
-			wantRow(t, tx, card(id, 1, ""))
-		}
-		wantNone(t, tx, card("gone", 1, "").Ref)
-		_, err := tx.Block("image", 0)
-		wantError(t, err, store.ErrNotFound)
-		return nil
-	})
-}
-
-func testTryNested(t *testing.T, s *suite) {
-	s.update(func(tx store.Tx) error {
-		return tx.Try(func() error {
-			wantError(t, tx.Try(func() error {
-				return errors.Join(tx.Try(func() error { return tx.Put(card("inner", 1, "")) }), errUndo)
-			}), errUndo)
-			wantNone(t, tx, card("inner", 1, "").Ref)
-			if err := tx.Put(card("outer", 1, "")); err != nil {
-				return err
-			}
-			wantError(t, tx.Try(func() error { return errors.Join(tx.Put(card("outer", 2, "")), errUndo) }), errUndo)
-			return nil
-		})
-	})
-	s.view(func(tx store.Tx) error {
-		wantRow(t, tx, card("outer", 1, ""))
-		wantNone(t, tx, card("inner", 1, "").Ref)
-		return nil
-	})
-}
-
 func testRollback(t *testing.T, s *suite) {
 	err := s.Update(context.Background(), func(tx store.Tx) error {
 		if err := errors.Join(tx.Put(card("7", 1, "")), appendLeaves(tx, 0, 3), tx.PutBlock("image", 0, nil)); err != nil {

@@ -8,18 +8,16 @@ CREATE TABLE state_rows (
     id      TEXT    NOT NULL,
     version INTEGER NOT NULL CHECK (version >= 1),
     body    BLOB    NOT NULL,
+    mac     BLOB    NOT NULL,
     PRIMARY KEY (kind, issuer, id)
 ) STRICT, WITHOUT ROWID;
 
+-- hashes are those that the leaf adds to the tree, one after another: its own,
+-- then that of each subtree which it completes.
 CREATE TABLE log_leaves (
-    seq  INTEGER PRIMARY KEY CHECK (seq >= 0),
-    leaf BLOB NOT NULL
-) STRICT;
-
--- idx is the stored hash index of golang.org/x/mod/sumdb/tlog.
-CREATE TABLE log_hashes (
-    idx  INTEGER PRIMARY KEY CHECK (idx >= 0),
-    hash BLOB NOT NULL CHECK (length(hash) = 32)
+    seq    INTEGER PRIMARY KEY CHECK (seq >= 0),
+    leaf   BLOB NOT NULL,
+    hashes BLOB NOT NULL
 ) STRICT;
 
 CREATE TABLE image_blocks (
@@ -31,6 +29,5 @@ CREATE TABLE image_blocks (
 
 -- +goose Down
 DROP TABLE image_blocks;
-DROP TABLE log_hashes;
 DROP TABLE log_leaves;
 DROP TABLE state_rows;
