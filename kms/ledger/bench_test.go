@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"cardkms/audit"
@@ -51,7 +52,7 @@ func BenchmarkDo(b *testing.B) {
 			cfg.CheckpointEvery = 0
 			l := mustOpen(b, cfg)
 			e := benchEntry()
-			change := func(store.Tx) (audit.Entry, error) { return e, nil }
+			change := func(store.Rows) (audit.Entry, error) { return e, nil }
 			b.ReportAllocs()
 			b.ResetTimer()
 			spread(b, callers, func() error {
@@ -72,14 +73,12 @@ func BenchmarkDoWithRow(b *testing.B) {
 			s := newStore(b)
 			l := mustOpen(b, config(b, s))
 			e, body := benchEntry(), make([]byte, 400)
+			var n atomic.Int64
 			b.ResetTimer()
 			spread(b, callers, func() error {
-				_, err := l.Do(context.Background(), func(tx store.Tx) (audit.Entry, error) {
-					size, err := tx.Size()
-					if err != nil {
-						return e, err
-					}
-					return e, tx.Put(store.Row{Ref: ref(fmt.Sprint(size)), Version: 1, Body: body})
+				id := fmt.Sprint(n.Add(1))
+				_, err := l.Do(context.Background(), func(tx store.Rows) (audit.Entry, error) {
+					return e, tx.Put(store.Row{Ref: ref(id), Version: 1, Body: body})
 				})
 				return err
 			})

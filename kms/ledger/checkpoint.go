@@ -3,23 +3,26 @@ package ledger
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"cardkms/audit"
 	"cardkms/kms/store"
+
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
 )
 
-// CheckpointRef names the row that holds the newest signed checkpoint.
-var CheckpointRef = store.Ref{Kind: "checkpoint", ID: "latest"}
-
-// signedCheckpoint is what the checkpoint row holds.
+// signedCheckpoint is what a checkpoint's row holds.
 type signedCheckpoint struct {
 	note    []byte
-	version int64      // of the row
-	edge    audit.Edge // of the tree that it signs
+	version int64 // of the row
+	size    int64
+	root    tlog.Hash
 }
 
 // Checkpoint returns the newest signed checkpoint, which covers everything that
@@ -30,53 +33,91 @@ type signedCheckpoint struct {
 // If the process dies after signing and before storing, nobody has seen the
 // signature, and the next checkpoint covers the same entries.
 func (l *Ledger) Checkpoint(ctx context.Context) ([]byte, error) {
-	select {
-	case <-l.sign:
-		defer func() { l.sign <- struct{}{} }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	if err := l.refused(); err != nil {
+		return nil, err
 	}
-	head := l.durable()
-	if head.Size() > l.signed.edge.Size() {
-		if err := l.signHead(ctx, head); err != nil {
-			return nil, fmt.Errorf("making a checkpoint of %d entries: %w", head.Size(), err)
-		}
+	if err := l.takeSign(ctx); err != nil {
+		return nil, err
+	}
+	defer l.giveSign()
+	if err := l.signNewest(ctx); err != nil {
+		return nil, l.detect(err)
 	}
 	return bytes.Clone(l.signed.note), nil
 }
 
-// signHead reads back what is new, signs and stores.
-func (l *Ledger) signHead(ctx context.Context, head audit.Edge) error {
-	edge := l.signed.edge.Clone()
-	if err := l.rehash(ctx, &edge, head); err != nil {
-		return err
+func (l *Ledger) takeSign(ctx context.Context) error {
+	select {
+	case <-l.sign:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	return l.signEdge(ctx, edge)
 }
 
-func (l *Ledger) signEdge(ctx context.Context, edge audit.Edge) error {
-	c := audit.Checkpoint{Origin: l.cfg.Origin, Size: edge.Size(), Root: edge.Root()}
-	msg, err := audit.SignCheckpoint(c, l.cfg.Signer)
-	if err != nil {
-		return err
+func (l *Ledger) giveSign() { l.sign <- struct{}{} }
+
+// signNewest signs the current state if the log has grown.
+func (l *Ledger) signNewest(ctx context.Context) error {
+	if l.Size() <= l.signed.size {
+		return nil
 	}
-	if _, err := audit.OpenCheckpoint(msg, l.cfg.Origin, l.cfg.Verifier); err != nil {
-		return fmt.Errorf("the Signer's key is not the Verifier's: %w", err)
-	}
-	stored, err := l.storeCheckpoint(ctx, signedCheckpoint{note: msg, version: l.signed.version + 1, edge: edge})
+	st, err := l.readBack(ctx)
 	if err != nil {
-		return fmt.Errorf("storing it: %w", err)
+		return fmt.Errorf("reading back what a checkpoint is to cover: %w", err)
+	}
+	signed, err := l.signState(st)
+	if err != nil {
+		return fmt.Errorf("making a checkpoint of %d entries: %w", st.head.size, err)
+	}
+	c := signedCheckpoint{note: signed, version: l.signed.version + 1, size: st.head.size, root: st.head.root}
+	stored, err := l.storeCheckpoint(ctx, CheckpointRef, c)
+	if err != nil {
+		return fmt.Errorf("storing a checkpoint: %w", err)
 	}
 	l.signed = stored
 	return nil
 }
 
+// readBack compares what is new since the last checkpoint with what this process
+// knows, and returns the state that it read.
+func (l *Ledger) readBack(ctx context.Context) (read *state, err error) {
+	err = l.view(ctx, func(tx store.Tx, st *state) error {
+		for from := l.signed.size &^ (blockEntries - 1); from < st.head.size; from += blockEntries {
+			if _, err := st.block(tx, from); err != nil {
+				return err
+			}
+		}
+		read = st
+		return nil
+	})
+	return read, err
+}
+
+// signState has the token sign a state. The extension lines are those of the
+// package comment.
+func (l *Ledger) signState(st *state) ([]byte, error) {
+	lines := []string{
+		"state " + base64.StdEncoding.EncodeToString(st.head.state[:]),
+		"time " + l.cfg.Now().UTC().Format(time.RFC3339),
+	}
+	c := audit.Checkpoint{Origin: l.cfg.Origin, Size: st.head.size, Root: st.head.root, Extensions: append(lines, l.cfg.Extensions...)}
+	msg, err := audit.SignCheckpoint(c, l.cfg.Signer)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := audit.OpenCheckpoint(msg, l.cfg.Origin, l.cfg.Verifier); err != nil {
+		return nil, fmt.Errorf("the Signer's key is not the Verifier's: %w", err)
+	}
+	return msg, nil
+}
+
 // storeCheckpoint writes the row and returns what is stored then: c, or one by
 // another node that covers as much. A lost answer is looked up.
-func (l *Ledger) storeCheckpoint(ctx context.Context, c signedCheckpoint) (signedCheckpoint, error) {
+func (l *Ledger) storeCheckpoint(ctx context.Context, ref store.Ref, c signedCheckpoint) (signedCheckpoint, error) {
 	for {
 		cause := l.cfg.Store.Update(ctx, func(tx store.Tx) error {
-			return tx.Put(store.Row{Ref: CheckpointRef, Version: c.version, Body: c.note})
+			return tx.Put(store.Row{Ref: ref, Version: c.version, Body: c.note})
 		})
 		if cause == nil {
 			return c, nil
@@ -85,14 +126,16 @@ func (l *Ledger) storeCheckpoint(ctx context.Context, c signedCheckpoint) (signe
 			return signedCheckpoint{}, cause
 		}
 		var stored signedCheckpoint
-		err := l.cfg.Store.View(ctx, func(tx store.Tx) (err error) {
-			stored, err = l.readCheckpoint(tx)
-			return errors.Join(err, startsWith(tx, c.edge))
+		err := l.view(ctx, func(tx store.Tx, st *state) (err error) {
+			if stored, err = l.readCheckpoint(tx, st, ref); errors.Is(err, store.ErrNotFound) {
+				return nil
+			}
+			return err
 		})
 		if err != nil {
 			return signedCheckpoint{}, errors.Join(cause, err)
 		}
-		if stored.version >= c.version && stored.edge.Size() >= c.edge.Size() {
+		if stored.version >= c.version && stored.size >= c.size {
 			return stored, nil
 		}
 		if stored.version < c.version {
@@ -102,49 +145,61 @@ func (l *Ledger) storeCheckpoint(ctx context.Context, c signedCheckpoint) (signe
 	}
 }
 
-// readCheckpoint returns the stored checkpoint after checking its signature and
-// that the stored tree is the one that it signs; or store.ErrNotFound.
-func (l *Ledger) readCheckpoint(tx store.Tx) (signedCheckpoint, error) {
-	row, err := tx.Get(CheckpointRef)
+// readCheckpoint returns a stored checkpoint after checking its signature and
+// that the log starts with what it signs; or store.ErrNotFound.
+func (l *Ledger) readCheckpoint(tx store.Tx, st *state, ref store.Ref) (signedCheckpoint, error) {
+	row, err := tx.Get(ref)
 	if err != nil {
 		return signedCheckpoint{}, err
 	}
 	c, err := audit.OpenCheckpoint(row.Body, l.cfg.Origin, l.cfg.Verifier)
-	if err != nil {
-		return signedCheckpoint{}, fmt.Errorf("%w: the stored checkpoint: %w", ErrTampered, err)
+	if err != nil || len(row.MAC) != 0 {
+		return signedCheckpoint{}, whole("the stored checkpoint is not the one that the log's key signed")
 	}
-	size, err := tx.Size()
-	if err != nil {
+	if err := st.covers(tx, "the stored checkpoint", c); err != nil {
 		return signedCheckpoint{}, err
 	}
-	if size < c.Size {
-		return signedCheckpoint{}, fmt.Errorf("%w: it has %d entries, and the checkpoint signs %d", ErrTampered, size, c.Size)
-	}
-	edge, err := readEdge(tx, c.Size, audit.Edge{})
-	if err != nil {
-		return signedCheckpoint{}, err
-	}
-	if edge.Root() != c.Root {
-		return signedCheckpoint{}, fmt.Errorf("%w: its first %d entries have another root than the checkpoint signs", ErrTampered, c.Size)
-	}
-	return signedCheckpoint{note: row.Body, version: row.Version, edge: edge}, nil
+	return signedCheckpoint{note: row.Body, version: row.Version, size: c.Size, root: c.Root}, nil
 }
 
-// signRegularly signs a log that has grown, every CheckpointEvery.
-func (l *Ledger) signRegularly(ctx context.Context) {
-	if l.cfg.CheckpointEvery < 0 {
-		return
+// covers checks that the log starts with what a checkpoint signs.
+func (s *state) covers(tx store.Tx, name string, c audit.Checkpoint) error {
+	if c.Size > s.head.size {
+		return whole("%s covers %d entries, and the log has %d", name, c.Size, s.head.size)
 	}
-	ticker := time.NewTicker(l.cfg.CheckpointEvery)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		if _, err := l.Checkpoint(ctx); err != nil && ctx.Err() == nil {
+	return startsWith(tx, s, c.Size, c.Root)
+}
+
+// routine signs a log that has grown and brings it to the anchors that wait.
+func (l *Ledger) routine(ctx context.Context) {
+	l.watchDisk(ctx)
+	if _, err := l.Checkpoint(ctx); err != nil {
+		if ctx.Err() == nil {
 			l.cfg.Logger.Error("audit log: no checkpoint", slog.Any("error", err))
 		}
+		return
 	}
+	if err := l.keepDue(ctx, false); err != nil && ctx.Err() == nil {
+		l.cfg.Logger.Error("audit log: anchoring failed", slog.Any("error", err))
+	}
+}
+
+// Signed returns what the newest checkpoint says.
+func (l *Ledger) Signed(ctx context.Context) (audit.Checkpoint, error) {
+	msg, err := l.Checkpoint(ctx)
+	if err != nil {
+		return audit.Checkpoint{}, err
+	}
+	return audit.OpenCheckpoint(msg, l.cfg.Origin, l.cfg.Verifier)
+}
+
+var errNotText = errors.New("ledger: a text that could be taken for a checkpoint is not signed")
+
+// SignText signs a text that is no checkpoint, such as a report, as a note under
+// the log's key. The first line must not be the log's origin.
+func (l *Ledger) SignText(text string) ([]byte, error) {
+	if first, _, _ := strings.Cut(text, "\n"); first == l.cfg.Origin {
+		return nil, errNotText
+	}
+	return note.Sign(&note.Note{Text: text}, l.cfg.Signer)
 }

@@ -1,13 +1,14 @@
 package ledger
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 
 	"cardkms/audit"
+	"cardkms/audit/statemap"
+	"cardkms/kms/fault"
 	"cardkms/kms/store"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -16,13 +17,22 @@ import (
 // errNothing rolls back a group in which no change succeeded.
 var errNothing = errors.New("ledger: nothing to commit")
 
+// IntentsMax is the greatest number of open intents. They stand in the head.
+const IntentsMax = 1024
+
 // group is one attempt to commit. Its fields are set inside the transaction and
 // mean something only if that was committed.
 type group struct {
 	l       *Ledger
-	edge    audit.Edge // after the group
-	first   int64      // sequence of the first entry
+	ctx     context.Context // of the attempt
+	before  *state
+	after   *state
+	edge    audit.Edge
+	blocks  []tlog.Hash
+	open    []int64
+	first   int64 // first entry whose content stays
 	leaves  [][]byte
+	hashes  [][]tlog.Hash
 	members []*request // those whose entry is in leaves, in the same order
 }
 
@@ -43,47 +53,53 @@ func (l *Ledger) commit(requests []*request) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), GroupTimeout)
 	defer cancel()
-	g := &group{l: l}
-	err := l.refresh(ctx)
-	if err == nil {
-		err = l.cfg.Store.Update(ctx, func(tx store.Tx) error { return g.apply(tx, waiting) })
+	g := &group{l: l, ctx: ctx}
+	g.answer(waiting, l.attempt(ctx, g, waiting))
+}
+
+func (l *Ledger) attempt(ctx context.Context, g *group, waiting []*request) error {
+	if err := l.refused(); err != nil {
+		return err
 	}
+	if err := l.refresh(ctx); err != nil {
+		return l.detect(err)
+	}
+	err := l.cfg.Store.Update(ctx, func(tx store.Tx) error { return g.apply(tx, waiting) })
 	switch {
 	case errors.Is(err, errNothing):
-		err = nil
+		return nil
 	case err == nil:
-		l.setHead(g.edge)
-	default:
-		err = g.resolve(ctx, err)
+		l.setCurrent(g.after)
+		return nil
 	}
-	g.answer(waiting, err)
+	return l.detect(g.resolve(err))
 }
 
 // apply runs the changes one after the other. A store may call it again.
 func (g *group) apply(tx store.Tx, requests []*request) error {
-	head := g.l.durable()
-	edge, err := follow(tx, head)
+	before, err := g.l.stateIn(g.ctx, tx, g.l.currentState())
 	if err != nil {
 		return err
 	}
-	*g = group{l: g.l, edge: edge, first: edge.Size()}
+	if err := before.sized(tx); err != nil {
+		return err
+	}
+	*g = group{l: g.l, ctx: g.ctx, before: before, edge: before.edge.Clone(), blocks: before.blocks, open: before.head.open, first: before.head.first}
+	rows := newRows(tx, before.rows)
 	for _, r := range requests {
-		leaf, err := g.change(tx, r)
-		if err != nil {
-			return err
-		}
+		leaf := g.change(rows, r)
 		if leaf == nil {
 			continue
 		}
-		seq := g.edge.Size()
-		if err := tx.AppendLeaf(seq, leaf, plain(g.edge.Append(audit.LeafHash(leaf)))); err != nil {
-			return fmt.Errorf("appending entry %d: %w", seq, err)
+		stored := g.edge.Append(audit.LeafHash(leaf))
+		if root, ok := blockRoot(stored); ok {
+			g.blocks = append(g.blocks[:len(g.blocks):len(g.blocks)], root)
 		}
-		g.leaves = append(g.leaves, leaf)
-		g.members = append(g.members, r)
+		g.leaves, g.hashes, g.members = append(g.leaves, leaf), append(g.hashes, stored), append(g.members, r)
 	}
 	if len(g.members) > 0 {
-		return nil
+		defer g.ackEarly(requests)
+		return g.write(tx, rows)
 	}
 	if _, err := tx.Size(); err != nil { // the changes may have failed because the store did
 		return err
@@ -91,78 +107,126 @@ func (g *group) apply(tx store.Tx, requests []*request) error {
 	return errNothing
 }
 
-// change runs one change and encodes its entry. It returns nil if the change
-// failed, and an error only if the store did.
-func (g *group) change(tx store.Tx, r *request) (leaf []byte, err error) {
+// change runs one change and encodes its entry. It returns nil, with the reason in
+// r, if the change failed.
+func (g *group) change(rows *rows, r *request) (leaf []byte) {
 	r.err, r.panicked = nil, nil
-	err = tx.Try(func() (err error) {
-		defer func() {
-			if p := recover(); p != nil {
-				r.panicked, r.err = p, errors.New("ledger: the change panicked")
-				err = r.err
-			}
-		}()
-		var e audit.Entry
-		if e, r.err = r.change(tx); r.err != nil {
-			return r.err
+	defer func() {
+		if p := recover(); p != nil {
+			r.panicked, r.err, leaf = p, errors.New("ledger: the change panicked"), nil
 		}
-		e.Sequence, e.Time = g.edge.Size(), g.l.cfg.Now().UTC().Round(0)
-		leaf, r.err = e.Encode()
-		return r.err
-	})
-	switch {
-	case err == nil:
-		return leaf, nil
-	case r.err != nil && errors.Is(err, r.err):
-		return nil, nil
+	}()
+	rows.begin()
+	e, err := r.change(rows)
+	if err != nil {
+		r.err = g.l.detect(err)
+		return nil
 	}
-	return nil, fmt.Errorf("undoing a change: %w", err)
+	seq := g.edge.Size()
+	e.Sequence, e.Time = seq, g.l.cfg.Now().UTC().Round(0)
+	if e.Previous, e.State, err = rows.digests(); err != nil {
+		r.err = g.l.detect(err)
+		return nil
+	}
+	open := withIntent(g.open, seq, e)
+	if len(open) > IntentsMax {
+		r.err = fault.New(fault.RateLimited, "too many operations are under way")
+		return nil
+	}
+	if leaf, r.err = e.Encode(); r.err != nil {
+		return nil
+	}
+	g.open, g.first = open, max(g.first, r.emptied)
+	rows.keep()
+	return leaf
 }
 
-// resolve finds out what a failed commit did, and returns nil if it was applied
-// after all. Whatever it finds, the next group reads the head again.
-func (g *group) resolve(ctx context.Context, cause error) error {
+// write has the token vouch for the group, and gives the store all of it.
+func (g *group) write(tx store.Tx, rows *rows) error {
+	changed := rows.changed()
+	if err := g.sealRows(changed); err != nil {
+		return err
+	}
+	buckets, after, err := rows.update(changed)
+	if err != nil {
+		return err
+	}
+	g.after = g.before.next(g.edge, g.blocks, after, g.open, g.first)
+	if err := g.sealHead(); err != nil {
+		return err
+	}
+	for i, leaf := range g.leaves {
+		seq := g.before.head.size + int64(i)
+		if err := tx.AppendLeaf(seq, leaf, plain(g.hashes[i])); err != nil {
+			return fmt.Errorf("appending entry %d: %w", seq, err)
+		}
+	}
+	if g.first > g.before.head.first {
+		if err := tx.EmptyLeaves(g.before.head.first, g.first); err != nil {
+			return err
+		}
+	}
+	for _, row := range append(append(rows.versions(changed), buckets...), g.after.row()) {
+		if err := tx.Put(row); err != nil {
+			return fmt.Errorf("writing %s %s: %w", row.Kind, row.ID, err)
+		}
+	}
+	g.l.addState(g.after)
+	return nil
+}
+
+// sealRows sets the MACs of rows.
+func (g *group) sealRows(changed []store.Row) error {
+	if len(changed) == 0 {
+		return nil
+	}
+	messages := make([][]byte, len(changed))
+	for i, row := range changed {
+		messages[i] = g.l.rowMessage(row)
+	}
+	macs, err := g.l.macs(g.ctx, messages)
+	for i := range macs {
+		changed[i].MAC = macs[i]
+	}
+	return err
+}
+
+func (g *group) sealHead() error {
+	macs, err := g.l.macs(g.ctx, [][]byte{g.l.headMessage(g.after.text, g.after.version)})
+	if err == nil {
+		g.after.mac = macs[0]
+	}
+	return err
+}
+
+// resolve finds out whether a failed commit was applied after all, and returns nil
+// then. That it does not show is no proof of the contrary: SQLite may have written
+// the commit record and failed to synchronise it, and then a process that starts
+// before the next commit finds it. Whatever resolve finds, the next group reads the
+// head again.
+func (g *group) resolve(cause error) error {
 	l := g.l
 	l.stale = true
 	l.cfg.Logger.Error("audit log: committing a group failed", slog.Int("changes", len(g.members)), slog.Any("error", cause))
-	if !errors.Is(cause, store.ErrUnknown) {
+	if !errors.Is(cause, store.ErrUnknown) || g.after == nil {
 		return cause
 	}
-	applied, err := g.applied(context.WithoutCancel(ctx))
+	ctx, cancel := context.WithTimeout(context.Background(), GroupTimeout)
+	defer cancel()
+	applied := false
+	err := l.cfg.Store.View(ctx, func(tx store.Tx) error {
+		row, err := tx.Get(headRef)
+		applied = err == nil && string(row.Body) == g.after.text
+		return err
+	})
 	switch {
 	case err != nil:
 		return errors.Join(cause, fmt.Errorf("reading back: %w", err))
 	case applied:
-		l.setHead(g.edge)
+		l.setCurrent(g.after)
 		return nil
 	}
-	return errNotApplied{cause}
-}
-
-// errNotApplied hides that the outcome was unknown, for it is known now.
-type errNotApplied struct{ cause error }
-
-// Error formats the cause.
-func (e errNotApplied) Error() string {
-	return "reading back shows that nothing was committed; before that: " + e.cause.Error()
-}
-
-// applied reports whether the store holds exactly this group's leaves.
-func (g *group) applied(ctx context.Context) (applied bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, GroupTimeout)
-	defer cancel()
-	err = g.l.cfg.Store.View(ctx, func(tx store.Tx) error {
-		stored, err := tx.Leaves(g.first, len(g.leaves))
-		if err != nil {
-			return err
-		}
-		applied = len(g.leaves) > 0 && len(stored) == len(g.leaves)
-		for i := 0; applied && i < len(stored); i++ {
-			applied = bytes.Equal(stored[i], g.leaves[i])
-		}
-		return nil
-	})
-	return applied, err
+	return cause
 }
 
 // answer replies to every request. A change that failed by itself keeps its own
@@ -180,7 +244,7 @@ func (g *group) answer(requests []*request, err error) {
 	next := 0
 	for _, r := range requests {
 		if next < len(g.members) && g.members[next] == r {
-			r.reply(g.first+int64(next), nil)
+			r.reply(g.before.head.size+int64(next), nil)
 			next++
 		} else {
 			r.reply(0, r.err)
@@ -195,4 +259,9 @@ func plain(hashes []tlog.Hash) [][store.HashSize]byte {
 		out[i] = h
 	}
 	return out
+}
+
+// emptyState is what a log without entries and rows is.
+func emptyState() *state {
+	return (&state{}).next(audit.Edge{}, nil, statemap.Map{}, nil, 0)
 }

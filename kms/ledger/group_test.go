@@ -22,7 +22,7 @@ func hold(t *testing.T, l *Ledger) (release func()) {
 	t.Helper()
 	started, gate, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	go func() {
-		_, err := l.Do(context.Background(), func(store.Tx) (audit.Entry, error) {
+		_, err := l.Do(context.Background(), func(store.Rows) (audit.Entry, error) {
 			close(started)
 			<-gate
 			return entry("hold"), nil
@@ -81,16 +81,16 @@ func TestFailingChangeHarmsNobody(t *testing.T) {
 	release := hold(t, l)
 	changes := map[string]Change{
 		"good1": mark("good1"),
-		"fails": func(tx store.Tx) (audit.Entry, error) {
+		"fails": func(tx store.Rows) (audit.Entry, error) {
 			_, err := mark("fails")(tx)
 			return entry("fails"), errors.Join(err, own)
 		},
-		"invalid": func(tx store.Tx) (audit.Entry, error) {
+		"invalid": func(tx store.Rows) (audit.Entry, error) {
 			e, err := mark("invalid")(tx)
 			e.Actor = "two\nlines"
 			return e, err
 		},
-		"conflict": func(tx store.Tx) (audit.Entry, error) {
+		"conflict": func(tx store.Rows) (audit.Entry, error) {
 			return entry("conflict"), tx.Put(store.Row{Ref: ref("good1"), Version: 7})
 		},
 		"good2": mark("good2"),
@@ -126,6 +126,42 @@ func TestFailingChangeHarmsNobody(t *testing.T) {
 	}
 }
 
+// TestTwoChangesOfOneRowInOneGroup: callers who change one row at the same time
+// follow each other, whether or not they share a transaction.
+func TestTwoChangesOfOneRowInOneGroup(t *testing.T) {
+	s := newStore(t)
+	l := mustOpen(t, config(t, s))
+	mustDo(t, l, mark("shared"))
+	release := hold(t, l)
+	var wg sync.WaitGroup
+	for i := range 5 {
+		wg.Go(func() {
+			mustDo(t, l, func(rows store.Rows) (audit.Entry, error) {
+				row, err := rows.Get(ref("shared"))
+				row.Version++
+				return entry(fmt.Sprintf("r%d", i)), errors.Join(err, rows.Put(row))
+			})
+		})
+	}
+	waitQueued(l, 5)
+	before := s.Updates()
+	release()
+	wg.Wait()
+	if got := s.Updates() - before; got != 1 {
+		t.Errorf("%d updates", got)
+	}
+	err := l.View(context.Background(), func(rows store.Rows) error {
+		row, err := rows.Get(ref("shared"))
+		if row.Version != 6 {
+			t.Errorf("version %d", row.Version)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 func TestPanicGoesToItsCaller(t *testing.T) {
 	s := newStore(t)
 	l := mustOpen(t, config(t, s))
@@ -135,7 +171,7 @@ func TestPanicGoesToItsCaller(t *testing.T) {
 				t.Errorf("recovered %v", p)
 			}
 		}()
-		_, _ = l.Do(context.Background(), func(tx store.Tx) (audit.Entry, error) {
+		_, _ = l.Do(context.Background(), func(tx store.Rows) (audit.Entry, error) {
 			if err := tx.Put(store.Row{Ref: ref("gone"), Version: 1}); err != nil {
 				return audit.Entry{}, err
 			}
@@ -153,7 +189,7 @@ func TestContextEndsBeforeTheGroup(t *testing.T) {
 	l := mustOpen(t, config(t, s))
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
-	never := func(store.Tx) (audit.Entry, error) { t.Error("the change ran"); return entry("never"), nil }
+	never := func(store.Rows) (audit.Entry, error) { t.Error("the change ran"); return entry("never"), nil }
 	if _, err := l.Do(ended, never); !errors.Is(err, context.Canceled) {
 		t.Errorf("Do = %v", err)
 	}
@@ -180,7 +216,7 @@ func TestContextEndsBeforeTheGroup(t *testing.T) {
 func TestContextEndsDuringTheGroup(t *testing.T) {
 	l := mustOpen(t, config(t, newStore(t)))
 	ctx, cancel := context.WithCancel(context.Background())
-	seq, err := l.Do(ctx, func(store.Tx) (audit.Entry, error) {
+	seq, err := l.Do(ctx, func(store.Rows) (audit.Entry, error) {
 		cancel()
 		return entry("kept"), nil
 	})

@@ -3,6 +3,8 @@ package ledger
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/hmac"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -49,8 +51,15 @@ func configFor(t testing.TB, s store.Store, key ed25519.PrivateKey) Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Config{Store: s, Signer: signer, Verifier: verifier, Origin: origin,
-		Now: func() time.Time { return start }, CheckpointEvery: -1}
+	return Config{Store: s, MAC: testMAC, Signer: signer, Verifier: verifier, Origin: origin,
+		Now: func() time.Time { return start }, CheckpointEvery: -1, GuardEvery: -1}
+}
+
+// testMAC stands in for the token's state key.
+func testMAC(_ context.Context, message []byte) ([]byte, error) {
+	mac := hmac.New(sha256.New, []byte("the state key of tests"))
+	mac.Write(message)
+	return mac.Sum(nil)[:MACSize], nil
 }
 
 func openDir(t testing.TB, dir string) store.Store {
@@ -98,7 +107,7 @@ func ref(id string) store.Ref { return store.Ref{Kind: "card", ID: id} }
 
 // mark is a change that leaves a row and an entry of one name.
 func mark(name string) Change {
-	return func(tx store.Tx) (audit.Entry, error) {
+	return func(tx store.Rows) (audit.Entry, error) {
 		return entry(name), tx.Put(store.Row{Ref: ref(name), Version: 1})
 	}
 }

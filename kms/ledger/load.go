@@ -4,115 +4,291 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 
 	"cardkms/audit"
+	"cardkms/audit/statemap"
 	"cardkms/kms/store"
 
 	"golang.org/x/mod/sumdb/tlog"
 )
 
-// scrubPage is the number of leaves that are read in one View, so that no View
-// keeps the store's old state for long.
-const scrubPage = 1024
-
-// load checks the stored log against its checkpoint and takes it over.
-func (l *Ledger) load(ctx context.Context) error {
-	var head audit.Edge
-	found := false
-	err := l.cfg.Store.View(ctx, func(tx store.Tx) (err error) {
-		head, found, err = l.readLog(tx)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	if !found {
-		if err := l.signEdge(ctx, audit.Edge{}); err != nil {
-			return fmt.Errorf("signing the empty log: %w", err)
+// reader reads the tree's hashes in a transaction.
+func reader(tx store.Leaves) tlog.HashReader {
+	return tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) {
+		stored, err := tx.Hashes(indexes)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil, whole("hashes of the log's tree are missing")
 		}
-	}
-	l.setHead(head)
-	if unsigned := head.Size() - l.signed.edge.Size(); unsigned > 0 {
-		l.cfg.Logger.Warn("audit log: the newest entries are not signed yet; the service did not stop in order", slog.Int64("entries", unsigned))
-	}
-	if l.cfg.SkipScrub {
-		return nil
-	}
-	return l.Scrub(ctx)
+		hashes := make([]tlog.Hash, len(stored))
+		for i, h := range stored {
+			hashes[i] = h
+		}
+		return hashes, err
+	})
 }
 
-// readLog reads checkpoint and edge, and reports whether there is a log.
-func (l *Ledger) readLog(tx store.Tx) (head audit.Edge, found bool, err error) {
-	size, err := tx.Size()
-	if err != nil {
-		return head, false, err
-	}
-	l.signed, err = l.readCheckpoint(tx)
-	switch {
-	case errors.Is(err, store.ErrNotFound) && size == 0:
-		return head, false, nil
-	case errors.Is(err, store.ErrNotFound):
-		return head, false, fmt.Errorf("%w: it has %d entries and no checkpoint", ErrTampered, size)
-	case err != nil:
-		return head, false, err
-	}
-	head, err = readEdge(tx, size, l.signed.edge)
-	return head, true, err
-}
-
-// Scrub reads the whole log and compares every entry and every stored hash with
-// the tree that this process knows. It returns ErrTampered and names the first
-// entry that differs. It may run beside everything else.
-func (l *Ledger) Scrub(ctx context.Context) error {
-	var edge audit.Edge
-	return l.rehash(ctx, &edge, l.durable())
-}
-
-// rehash appends stored leaves to edge until it has the size of want, compares
-// each hash with the stored one, and at the end the edge with want.
-func (l *Ledger) rehash(ctx context.Context, edge *audit.Edge, want audit.Edge) error {
-	for edge.Size() < want.Size() {
-		page := int(min(scrubPage, want.Size()-edge.Size()))
-		err := l.cfg.Store.View(ctx, func(tx store.Tx) error { return rehashPage(tx, edge, page) })
+// view runs f in a View, with the state of that moment.
+func (l *Ledger) view(ctx context.Context, f func(tx store.Tx, st *state) error) error {
+	floor := l.currentState()
+	return l.cfg.Store.View(ctx, func(tx store.Tx) error {
+		st, err := l.stateIn(ctx, tx, floor)
 		if err != nil {
 			return err
 		}
+		return f(tx, st)
+	})
+}
+
+// stateIn returns the state that a transaction sees. It differs from the current
+// one if a commit was applied whose answer was lost, if another node wrote, or,
+// in a View, if a group was committed after the View began. floor is the state
+// that was current before the transaction began: what it sees must follow that.
+func (l *Ledger) stateIn(ctx context.Context, tx store.Tx, floor *state) (*state, error) {
+	row, err := tx.Get(headRef)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, whole("the head of the log was deleted")
 	}
-	if edge.Root() != want.Root() {
-		return fmt.Errorf("%w: its %d entries have another root than was written", ErrTampered, want.Size())
+	if err != nil {
+		return nil, err
+	}
+	if st := l.knownState(row); st != nil {
+		// Also a head that this process wrote may have been put back, with its database.
+		if floor != nil && (st.version < floor.version || st.version == floor.version && st.text != floor.text) {
+			return nil, whole("the log has an older head than it had")
+		}
+		return st, nil
+	}
+	return l.follow(ctx, tx, row, floor)
+}
+
+// follow reads a state that the token vouches for and this process did not write.
+func (l *Ledger) follow(ctx context.Context, tx store.Tx, row store.Row, floor *state) (*state, error) {
+	ok, err := l.genuine(ctx, l.headMessage(string(row.Body), row.Version), row.MAC)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, whole("the head of the log was not made by this service's token")
+	}
+	h, err := parseHead(string(row.Body))
+	if err != nil {
+		return nil, err
+	}
+	st := &state{head: h, text: string(row.Body), mac: row.MAC, version: row.Version}
+	if err := st.readLog(tx); err != nil {
+		return nil, err
+	}
+	if err := st.readMap(tx); err != nil {
+		return nil, err
+	}
+	if floor != nil {
+		if err := follows(tx, st, floor); err != nil {
+			return nil, err
+		}
+	}
+	l.addState(st)
+	return st, nil
+}
+
+// follows checks that a state is one that may come after a known one.
+func follows(tx store.Tx, st, known *state) error {
+	switch {
+	case st.head.size < known.head.size:
+		return whole("the log has %d entries and had %d", st.head.size, known.head.size)
+	case st.head.size == known.head.size && st.text != known.text:
+		return whole("the log has two heads at %d entries", st.head.size)
+	}
+	return startsWith(tx, st, known.head.size, known.head.root)
+}
+
+// sized compares the number of entries with the head.
+func (s *state) sized(tx store.Leaves) error {
+	size, err := tx.Size()
+	if err == nil && size != s.head.size {
+		err = whole("the log has %d entries, and its head says %d", size, s.head.size)
+	}
+	return err
+}
+
+// readLog reads edge and blocks of the log and compares them with the head.
+func (s *state) readLog(tx store.Tx) (err error) {
+	if err := s.sized(tx); err != nil {
+		return err
+	}
+	size := s.head.size
+	if s.edge, err = audit.LoadEdge(size, reader(tx)); err != nil {
+		return err
+	}
+	if s.edge.Root() != s.head.root {
+		return whole("the hashes of the log's tree were changed")
+	}
+	indexes := make([]int64, size/blockEntries)
+	for i := range indexes {
+		indexes[i] = tlog.StoredHashIndex(blockLevel, int64(i))
+	}
+	if s.blocks, err = reader(tx).ReadHashes(indexes); err != nil {
+		return err
+	}
+	return s.checkBlocks(tx)
+}
+
+// checkBlocks compares the roots of the blocks with the tree of their entries,
+// whose edge is part of the edge that was compared with the head.
+func (s *state) checkBlocks(tx store.Leaves) error {
+	var above audit.Edge
+	for _, b := range s.blocks {
+		above.Append(b)
+	}
+	root, err := tlog.TreeHash(above.Size()*blockEntries, reader(tx))
+	if err != nil {
+		return err
+	}
+	if above.Root() != root {
+		return whole("the hashes of the log's tree were changed")
 	}
 	return nil
 }
 
-func rehashPage(tx store.Tx, edge *audit.Edge, limit int) error {
-	first := edge.Size()
-	leaves, err := tx.Leaves(first, limit)
+// mapPage is how many buckets are read at a time.
+const mapPage = 1024
+
+// readMap reads the state map and compares it with the head.
+func (s *state) readMap(tx store.Rows) error {
+	m := statemap.Map{}
+	err := eachBucket(tx, func(n int, row store.Row) error {
+		m = m.With(n, statemap.BucketDigest(row.Body))
+		return nil
+	})
 	if err != nil {
 		return err
 	}
-	if len(leaves) == 0 {
-		return fmt.Errorf("%w: entry %d is missing", ErrTampered, first)
+	if m.Root() != s.head.state {
+		return whole("the state map is not the one of the log's head: rows were put back, or buckets changed")
 	}
-	last := first + int64(len(leaves)) - 1
-	indexes := make([]int64, 0, 2*len(leaves)+64)
-	for i := tlog.StoredHashIndex(0, first); i < tlog.StoredHashCount(last+1); i++ {
-		indexes = append(indexes, i)
-	}
-	stored, err := tx.Hashes(indexes)
-	if errors.Is(err, store.ErrNotFound) {
-		return fmt.Errorf("%w: a hash of entries %d to %d is missing", ErrTampered, first, last)
-	}
-	if err != nil {
-		return err
-	}
-	for i, leaf := range leaves {
-		for _, h := range edge.Append(audit.LeafHash(leaf)) {
-			if h != tlog.Hash(stored[0]) {
-				return fmt.Errorf("%w: entry %d or a hash that was stored with it", ErrTampered, first+int64(i))
-			}
-			stored = stored[1:]
+	s.rows = m
+	return nil
+}
+
+func eachBucket(tx store.Rows, f func(n int, row store.Row) error) error {
+	for after := ""; ; {
+		page, err := tx.List(kindStateMap, "", after, mapPage)
+		if err != nil {
+			return err
 		}
+		for _, row := range page {
+			n := 0
+			if _, err := fmt.Sscanf(row.ID, "%04x", &n); err != nil || bucketRef(n).ID != row.ID {
+				return &Violation{Ref: row.Ref, What: "was never written by the service"}
+			}
+			if err := f(n, row); err != nil {
+				return err
+			}
+		}
+		if len(page) < mapPage {
+			return nil
+		}
+		after = page[len(page)-1].ID
 	}
+}
+
+// startsWith checks that the log of a state starts with the tree of this size and
+// root.
+func startsWith(tx store.Leaves, st *state, size int64, root tlog.Hash) error {
+	newer := audit.Checkpoint{Size: st.head.size, Root: st.head.root}
+	proof, err := audit.ProveGrowth(st.head.size, size, reader(tx))
+	if err != nil {
+		return err
+	}
+	if audit.CheckGrowth(proof, newer, audit.Checkpoint{Size: size, Root: root}) != nil {
+		return whole("the first %d entries of the log have another root than was signed", size)
+	}
+	return nil
+}
+
+// refresh reads the head again after a group failed.
+func (l *Ledger) refresh(ctx context.Context) error {
+	if !l.stale {
+		return nil
+	}
+	err := l.view(ctx, func(_ store.Tx, st *state) error { l.setCurrent(st); return nil })
+	if err != nil {
+		return fmt.Errorf("reading the head of the log again: %w", err)
+	}
+	l.stale = false
+	return nil
+}
+
+// load reads the state of the log, and makes an empty log where there is nothing.
+func (l *Ledger) load(ctx context.Context) error {
+	fresh, err := l.readNewest(ctx)
+	if err != nil || !fresh {
+		return err
+	}
+	return l.create(ctx)
+}
+
+// readNewest reads the state of the log, unless there is nothing.
+func (l *Ledger) readNewest(ctx context.Context) (fresh bool, err error) {
+	err = l.cfg.Store.View(ctx, func(tx store.Tx) error {
+		var err error
+		if fresh, err = empty(tx); err != nil || fresh {
+			return err
+		}
+		st, err := l.stateIn(ctx, tx, nil)
+		if err != nil {
+			return err
+		}
+		l.setCurrent(st)
+		l.signed, err = l.readCheckpoint(tx, st, CheckpointRef)
+		if errors.Is(err, store.ErrNotFound) {
+			return whole("the log has %d entries and no checkpoint", st.head.size)
+		}
+		return err
+	})
+	return fresh, err
+}
+
+// empty reports whether the database holds nothing at all.
+func empty(tx store.Tx) (bool, error) {
+	rows, err := tx.All(store.Ref{}, 1)
+	if err != nil {
+		return false, err
+	}
+	size, err := tx.Size()
+	return size == 0 && len(rows) == 0, err
+}
+
+// create makes the head and the checkpoint of an empty log, in one transaction,
+// so that a log without either is known to have lost it. A lost answer is looked
+// up; if nothing is there, the next start tries again.
+func (l *Ledger) create(ctx context.Context) error {
+	st := emptyState()
+	macs, err := l.macs(ctx, [][]byte{l.headMessage(st.text, st.version)})
+	if err != nil {
+		return err
+	}
+	st.mac = macs[0]
+	note, err := l.signState(st)
+	if err != nil {
+		return fmt.Errorf("signing the empty log: %w", err)
+	}
+	err = l.cfg.Store.Update(ctx, func(tx store.Tx) error {
+		return errors.Join(
+			tx.Put(st.row()),
+			tx.Put(store.Row{Ref: CheckpointRef, Version: 1, Body: note}),
+		)
+	})
+	if errors.Is(err, store.ErrUnknown) || errors.Is(err, store.ErrVersion) {
+		fresh, rerr := l.readNewest(ctx)
+		if fresh || rerr != nil {
+			return errors.Join(err, rerr)
+		}
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	l.setCurrent(st)
+	l.signed = signedCheckpoint{note: note, version: 1, size: 0, root: st.head.root}
 	return nil
 }

@@ -65,7 +65,7 @@ func together(l *Ledger, round int, fails []bool, acked map[int64]string) {
 	for i, fail := range fails {
 		name := string(rune('a'+round)) + string(rune('a'+i))
 		wg.Go(func() {
-			seq, err := l.Do(context.Background(), func(tx store.Tx) (audit.Entry, error) {
+			seq, err := l.Do(context.Background(), func(tx store.Rows) (audit.Entry, error) {
 				e, err := mark(name)(tx)
 				if fail {
 					err = errors.Join(err, errOwn)

@@ -6,9 +6,12 @@ import (
 	"errors"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"cardkms/audit"
+	"cardkms/kms/fault"
+	"cardkms/kms/store"
 )
 
 // written returns the directory of a closed store with n signed entries.
@@ -64,26 +67,33 @@ func TestRestartWithUnsignedEntries(t *testing.T) {
 
 // TestOpenDetectsTampering is the attacker with full write access to the file
 // and without the log's key. Restoring an older file as a whole cannot be seen
-// from inside it; that is for anchors to detect.
+// from inside it; that is for anchors to detect. Rows are in rogue_test.go.
 func TestOpenDetectsTampering(t *testing.T) {
 	leaf := "UPDATE log_leaves SET leaf = CAST(replace(CAST(leaf AS TEXT), 'allowed', 'refused') AS BLOB) WHERE seq = "
 	for name, attack := range map[string]string{
 		"first leaf edited":           leaf + "0",
 		"middle leaf edited":          leaf + "6",
 		"last leaf edited":            leaf + "12",
-		"leaf hash edited":            "UPDATE log_hashes SET hash = zeroblob(32) WHERE idx = 3",
-		"hash inside the tree edited": "UPDATE log_hashes SET hash = zeroblob(32) WHERE idx = 2",
-		"hash of the edge edited":     "UPDATE log_hashes SET hash = zeroblob(32) WHERE idx = 14",
-		"hash deleted":                "DELETE FROM log_hashes WHERE idx = 2",
-		"hash of the edge deleted":    "DELETE FROM log_hashes WHERE idx = 14",
+		"leaf hash edited":            "UPDATE log_leaves SET hashes = zeroblob(length(hashes)) WHERE seq = 2",
+		"hash inside the tree edited": "UPDATE log_leaves SET hashes = CAST(substr(hashes, 1, 32) || zeroblob(length(hashes) - 32) AS BLOB) WHERE seq = 1",
+		"hash of the edge edited":     "UPDATE log_leaves SET hashes = zeroblob(length(hashes)) WHERE seq = 7",
+		"hash deleted":                "UPDATE log_leaves SET hashes = zeroblob(0) WHERE seq = 2",
+		"hash of the edge deleted":    "UPDATE log_leaves SET hashes = substr(hashes, 1, 32) WHERE seq = 7",
 		"tail cut":                    "DELETE FROM log_leaves WHERE seq = 12",
 		"middle leaf deleted":         "DELETE FROM log_leaves WHERE seq = 5",
+		"middle leaf emptied":         "UPDATE log_leaves SET leaf = zeroblob(0) WHERE seq = 5",
 		"two leaves swapped":          "UPDATE log_leaves SET leaf = (SELECT l.leaf FROM log_leaves l WHERE l.seq = 9 - log_leaves.seq) WHERE seq IN (4, 5)",
-		"leaf appended":               "INSERT INTO log_leaves SELECT 13, leaf FROM log_leaves WHERE seq = 12",
-		"leaves and hashes deleted":   "DELETE FROM log_leaves; DELETE FROM log_hashes",
-		"checkpoint deleted":          "DELETE FROM state_rows WHERE kind = 'checkpoint'",
-		"checkpoint edited":           "UPDATE state_rows SET body = CAST(replace(CAST(body AS TEXT), char(10) || '13' || char(10), char(10) || '12' || char(10)) AS BLOB) WHERE kind = 'checkpoint'",
-		"checkpoint emptied":          "UPDATE state_rows SET body = zeroblob(0) WHERE kind = 'checkpoint'",
+		"leaf appended":               "INSERT INTO log_leaves SELECT 13, leaf, hashes FROM log_leaves WHERE seq = 12",
+		"log deleted":                 "DELETE FROM log_leaves",
+		"log and head deleted":        "DELETE FROM log_leaves; DELETE FROM state_rows WHERE kind = 'log'",
+		"checkpoint deleted":          "DELETE FROM state_rows WHERE kind = 'log' AND id = 'checkpoint'",
+		"checkpoint edited":           "UPDATE state_rows SET body = CAST(replace(CAST(body AS TEXT), char(10) || '13' || char(10), char(10) || '12' || char(10)) AS BLOB) WHERE id = 'checkpoint'",
+		"checkpoint emptied":          "UPDATE state_rows SET body = zeroblob(0) WHERE id = 'checkpoint'",
+		"head deleted":                "DELETE FROM state_rows WHERE kind = 'log' AND id = 'head'",
+		"head edited":                 "UPDATE state_rows SET body = CAST(replace(CAST(body AS TEXT), 'size 13', 'size 12') AS BLOB) WHERE id = 'head'; DELETE FROM log_leaves WHERE seq = 12",
+		"MAC of the head edited":      "UPDATE state_rows SET mac = zeroblob(16) WHERE id = 'head'",
+		"state map deleted":           "DELETE FROM state_rows WHERE kind = 'state-map'",
+		"bucket edited":               "UPDATE state_rows SET body = zeroblob(50) WHERE kind = 'state-map' AND id = (SELECT min(id) FROM state_rows WHERE kind = 'state-map')",
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := written(t, 13)
@@ -95,8 +105,8 @@ func TestOpenDetectsTampering(t *testing.T) {
 			if err := errors.Join(err, db.Close()); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := reopen(t, dir); !errors.Is(err, ErrTampered) {
-				t.Errorf("Open = %v, want ErrTampered", err)
+			if _, err := reopen(t, dir); !errors.Is(err, ErrTampered) || fault.CodeOf(err) == fault.ObjectTampered {
+				t.Errorf("Open = %v, want ErrTampered of the whole", err)
 			}
 		})
 	}
@@ -136,28 +146,33 @@ func TestRunningLedgerDetects(t *testing.T) {
 	if _, err := db.Exec("UPDATE log_leaves SET leaf = zeroblob(3) WHERE seq = 4"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.Checkpoint(context.Background()); !errors.Is(err, ErrTampered) {
-		t.Errorf("Checkpoint = %v, want ErrTampered", err)
+	if found, err := l.Scrub(context.Background()); err != nil || len(found) != 1 || !strings.Contains(found[0].What, "entry 4") {
+		t.Errorf("Scrub = %v, %v, want entry 4", found, err)
 	}
-	if err := l.Scrub(context.Background()); !errors.Is(err, ErrTampered) {
-		t.Errorf("Scrub = %v, want ErrTampered", err)
-	}
-	if _, err := l.Entries(context.Background(), 0, 7); !errors.Is(err, ErrTampered) {
-		t.Errorf("Entries = %v, want ErrTampered", err)
+	if _, err := l.Entries(context.Background(), 6, 1); fault.CodeOf(err) != fault.RollbackDetected {
+		t.Errorf("Entries = %v, want a sealed ledger", err)
 	}
 	if _, err := db.Exec("DELETE FROM log_leaves WHERE seq = 6"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.Do(context.Background(), mark("next")); !errors.Is(err, ErrTampered) || exists(t, s, "next") {
-		t.Errorf("Do = %v, want ErrTampered", err)
+	for name, err := range map[string]error{
+		"Do":    second(l.Do(context.Background(), mark("next"))),
+		"View":  l.View(context.Background(), func(store.Rows) error { t.Error("the View ran"); return nil }),
+		"Close": l.Close(context.Background()),
+	} {
+		if !errors.Is(err, ErrTampered) || fault.CodeOf(err) != fault.RollbackDetected {
+			t.Errorf("%s = %v, want a sealed ledger", name, err)
+		}
 	}
-	if err := l.Close(context.Background()); !errors.Is(err, ErrTampered) {
-		t.Errorf("Close = %v, want ErrTampered", err)
+	if exists(t, s, "next") {
+		t.Error("a sealed ledger wrote")
 	}
 	if err := errors.Join(db.Close(), s.Close()); err != nil {
 		t.Error(err)
 	}
 }
+
+func second[T any](_ T, err error) error { return err }
 
 // TestTwoLedgersOnOneStore: each follows what the other wrote, as nodes do, and
 // neither replaces a checkpoint by a smaller one.

@@ -1,0 +1,97 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"cardkms/audit"
+	"cardkms/kms/fault"
+	"cardkms/kms/store"
+)
+
+func intent(name string) Change {
+	return func(store.Rows) (audit.Entry, error) {
+		e := entry(name)
+		e.Outcome = audit.OutcomePending
+		return e, nil
+	}
+}
+
+func outcome(name string, of int64) Change {
+	return func(store.Rows) (audit.Entry, error) {
+		e := entry(name)
+		e.Intent = &of
+		return e, nil
+	}
+}
+
+// TestOpenIntentsAreClosed stops a life with intents of which some have outcomes.
+func TestOpenIntentsAreClosed(t *testing.T) {
+	ctx, s := context.Background(), newStore(t)
+	l := mustOpen(t, config(t, s))
+	var open []int64
+	for i := range 5 {
+		seq := mustDo(t, l, intent(fmt.Sprintf("i%d", i)))
+		if i%2 == 0 {
+			mustDo(t, l, outcome(fmt.Sprintf("i%d", i), seq))
+		} else {
+			open = append(open, seq)
+		}
+	}
+	size := l.Size()
+	again := mustOpen(t, config(t, s))
+	entries, err := again.Entries(ctx, size, 100)
+	must(t, err)
+	if len(entries) != len(open) {
+		t.Fatalf("%d intents were closed, want %d", len(entries), len(open))
+	}
+	for i, e := range entries {
+		if *e.Intent != open[i] || e.Outcome != audit.OutcomeUnknown || e.Actor != audit.ActorService || e.Request != fmt.Sprintf("i%d", 2*i+1) {
+			t.Errorf("intent %d was closed by %+v", open[i], e)
+		}
+	}
+	if third := mustOpen(t, config(t, s)); third.Size() != size+int64(len(open)) {
+		t.Error("intents are closed twice")
+	}
+}
+
+func TestIntentsAreBounded(t *testing.T) {
+	l := mustOpen(t, config(t, newStore(t)))
+	for i := range IntentsMax {
+		mustDo(t, l, intent(fmt.Sprint(i)))
+	}
+	if _, err := l.Do(context.Background(), intent("one-more")); fault.CodeOf(err) != fault.RateLimited {
+		t.Errorf("one intent more: %v", err)
+	}
+	mustDo(t, l, outcome("one", 0))
+	mustDo(t, l, intent("one-more"))
+}
+
+func TestHeadIsParsedStrictly(t *testing.T) {
+	good := head{size: 13, first: 2, open: []int64{3, 7}}
+	if h, err := parseHead(good.encode()); err != nil || h.encode() != good.encode() {
+		t.Fatalf("%v, %v", h, err)
+	}
+	for name, text := range map[string]string{
+		"empty":       "",
+		"cut":         good.encode()[:60],
+		"a line more": good.encode() + "x\n",
+		"first after": head{size: 1, first: 2}.encode(),
+		"negative":    head{size: -1, first: -1}.encode(),
+	} {
+		if _, err := parseHead(text); err == nil {
+			t.Errorf("%s was parsed", name)
+		}
+	}
+}
+
+func FuzzHead(f *testing.F) {
+	f.Add(head{size: 13, first: 2, open: []int64{3, 7}}.encode())
+	f.Add(emptyState().text)
+	f.Fuzz(func(t *testing.T, text string) {
+		if h, err := parseHead(text); err == nil && h.encode() != text {
+			t.Errorf("%q was parsed as %q", text, h.encode())
+		}
+	})
+}
