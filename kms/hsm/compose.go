@@ -159,13 +159,19 @@ func (t *Token) encryptBlocks(s pkcs11.SessionHandle, base *object, data []byte)
 	return out, nil
 }
 
-// deriveReadable is the only place that reads CKA_VALUE. The value is E of the
-// blocks of data, a generic secret that no protocol uses as a key.
+// deriveReadable gives E of the blocks of data, as a generic secret that no protocol
+// uses as a key.
 func (t *Token) deriveReadable(s pkcs11.SessionHandle, base *object, data []byte) ([]byte, error) {
 	h, err := t.deriveECB(s, base, data, readableTemplate(len(data)))
 	if err != nil {
 		return nil, err
 	}
+	return t.readOnce(s, h, len(data))
+}
+
+// readOnce is the only place that reads CKA_VALUE. It destroys the object, which
+// readableTemplate made.
+func (t *Token) readOnce(s pkcs11.SessionHandle, h pkcs11.ObjectHandle, length int) ([]byte, error) {
 	got, err := t.ctx.GetAttributeValue(s, h, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_VALUE, nil)})
 	if derr := t.ctx.DestroyObject(s, h); err == nil && derr != nil {
 		return nil, failed("C_DestroyObject", derr)
@@ -173,7 +179,7 @@ func (t *Token) deriveReadable(s pkcs11.SessionHandle, base *object, data []byte
 	if err != nil {
 		return nil, failed("C_GetAttributeValue", err)
 	}
-	if len(got) != 1 || len(got[0].Value) != len(data) {
+	if len(got) != 1 || len(got[0].Value) != length {
 		return nil, fmt.Errorf("hsm: the token derived a value of another length")
 	}
 	return got[0].Value, nil

@@ -33,8 +33,9 @@
 //
 // No template, mechanism or attribute comes from a caller: templates.go makes
 // every template, and an object is used only after its protecting attributes were
-// read back. No key value is read: the one readable object is the oracle of
-// compose.go, whose value is E of blocks of public input. All methods are safe
+// read back. No key value is read: the readable objects are the oracle of
+// compose.go, whose value is E of blocks of public input, and the secret of
+// exchange.go, under which one component waits for its import. All methods are safe
 // for concurrent use; a PKCS#11 session is never used by two goroutines at once;
 // the library is never finalised while a call runs; waiting for a session ends
 // with its context. After any error the session that saw it is closed. One wrong

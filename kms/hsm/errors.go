@@ -68,16 +68,17 @@ func remedyFor(err error) remedy {
 }
 
 // report turns an error of this package into one for the service: what the
-// token's state caused is TokenUnavailable; the rest passes.
+// token's state caused is TokenUnavailable; the rest passes, also what is one already.
 func report(err error) error {
 	var e *Error
-	if err == nil || !errors.As(err, &e) {
+	var said *fault.Error
+	if err == nil || errors.As(err, &said) || !errors.As(err, &e) {
 		return err
 	}
 	switch e.CKR {
 	case pkcs11.CKR_MECHANISM_INVALID, pkcs11.CKR_MECHANISM_PARAM_INVALID, pkcs11.CKR_FUNCTION_NOT_SUPPORTED,
 		pkcs11.CKR_KEY_FUNCTION_NOT_PERMITTED, pkcs11.CKR_KEY_TYPE_INCONSISTENT, pkcs11.CKR_TEMPLATE_INCONSISTENT,
-		pkcs11.CKR_ATTRIBUTE_TYPE_INVALID, pkcs11.CKR_KEY_SIZE_RANGE, pkcs11.CKR_KEY_NOT_WRAPPABLE, pkcs11.CKR_KEY_UNEXTRACTABLE:
+		pkcs11.CKR_ATTRIBUTE_TYPE_INVALID, pkcs11.CKR_ATTRIBUTE_VALUE_INVALID, pkcs11.CKR_KEY_SIZE_RANGE, pkcs11.CKR_KEY_NOT_WRAPPABLE, pkcs11.CKR_KEY_UNEXTRACTABLE:
 		return fault.Because(fault.TokenUnable, "the token cannot do this inside", err)
 	}
 	return fault.Because(fault.TokenUnavailable, "the token did not answer as it should", err)

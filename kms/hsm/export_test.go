@@ -50,6 +50,17 @@ func (t *Token) WithObject(k *derive.Key, f func(pkcs11.SessionHandle, pkcs11.Ob
 	return f(s, o.handle)
 }
 
+// WithFound runs f with the one object that has these attributes.
+func (t *Token) WithFound(at []*pkcs11.Attribute, f func(pkcs11.SessionHandle, pkcs11.ObjectHandle) error) error {
+	return t.ceremony(func(s pkcs11.SessionHandle) error {
+		hs, err := t.findAll(s, at)
+		if err != nil || len(hs) != 1 {
+			return errors.Join(err, errors.New("not one object"))
+		}
+		return f(s, hs[0])
+	})
+}
+
 // SessionObjects counts the secret keys that end with a session, as the token
 // sees them.
 func (t *Token) SessionObjects() (n int, err error) {

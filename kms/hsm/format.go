@@ -1,6 +1,7 @@
 package hsm
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/miekg/pkcs11"
@@ -9,7 +10,8 @@ import (
 )
 
 // Format initialises the first uninitialised slot of a module as a token with
-// this label and PINs. It is for ceremonies and throw-away tokens: it must run
+// this label and PINs. A token of this label without a User PIN is one that an
+// attempt which broke off left, and gets its PIN. It is for ceremonies and throw-away tokens: it must run
 // before Open, in a process that has no Token of the module.
 func Format(module, label string, soPIN, userPIN secret.Bytes) error {
 	c := pkcs11.New(module)
@@ -21,12 +23,16 @@ func Format(module, label string, soPIN, userPIN secret.Bytes) error {
 		return err
 	}
 	defer func() { _ = c.Finalize() }()
-	slot, err := emptySlot(c)
+	slot, err := findSlot(c, label)
+	if errors.Is(err, errNoToken) {
+		if slot, err = emptySlot(c); err == nil {
+			err = failed("C_InitToken", c.InitToken(slot, string(soPIN.Reveal()), label))
+		}
+	} else if err == nil && hasPIN(c, slot) {
+		err = fmt.Errorf("hsm: there is a token labelled %q", label)
+	}
 	if err != nil {
 		return err
-	}
-	if err := c.InitToken(slot, string(soPIN.Reveal()), label); err != nil {
-		return failed("C_InitToken", err)
 	}
 	s, err := c.OpenSession(slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
 	if err != nil {
@@ -36,6 +42,31 @@ func Format(module, label string, soPIN, userPIN secret.Bytes) error {
 		return failed("C_Login", err)
 	}
 	return failed("C_InitPIN", c.InitPIN(s, string(userPIN.Reveal())))
+}
+
+// hasPIN reports whether the User PIN of a token was set.
+func hasPIN(c *pkcs11.Ctx, slot uint) bool {
+	info, err := c.GetTokenInfo(slot)
+	return err == nil && info.Flags&pkcs11.CKF_USER_PIN_INITIALIZED != 0
+}
+
+// Exists reports whether a module has a token of this label that Format finished. Like
+// Format it must run in a process that has no Token of the module.
+func Exists(module, label string) (bool, error) {
+	c := pkcs11.New(module)
+	if c == nil {
+		return false, fmt.Errorf("hsm: %s cannot be loaded as a PKCS#11 module", module)
+	}
+	defer c.Destroy()
+	if err := initialize(c, ""); err != nil {
+		return false, err
+	}
+	defer func() { _ = c.Finalize() }()
+	slot, err := findSlot(c, label)
+	if errors.Is(err, errNoToken) {
+		return false, nil
+	}
+	return err == nil && hasPIN(c, slot), err
 }
 
 func emptySlot(c *pkcs11.Ctx) (uint, error) {

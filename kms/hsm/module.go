@@ -116,6 +116,17 @@ func (t *Token) Manufacturer() string {
 	return library.ManufacturerID + "; " + token.ManufacturerID + " " + token.Model
 }
 
+// Description names the token: label, model and serial number.
+func (t *Token) Description() string {
+	t.life.RLock()
+	defer t.life.RUnlock()
+	info, err := t.ctx.GetTokenInfo(t.slot)
+	if err != nil {
+		return t.cfg.Label
+	}
+	return fmt.Sprintf("%s (%s, serial number %s)", info.Label, info.Model, info.SerialNumber)
+}
+
 // Close waits for operations to end, logs out by finalising the library, and
 // unloads the module.
 func (t *Token) Close() {
@@ -208,11 +219,16 @@ func findSlot(c *pkcs11.Ctx, label string) (uint, error) {
 			found = append(found, s)
 		}
 	}
+	if len(found) == 0 {
+		return 0, fmt.Errorf("%w %q", errNoToken, label)
+	}
 	if len(found) != 1 {
 		return 0, fmt.Errorf("hsm: %d tokens are labelled %q, want one", len(found), label)
 	}
 	return found[0], nil
 }
+
+var errNoToken = errors.New("hsm: no token is labelled")
 
 // backOff is the least time between two attempts to reconnect, so that a dead
 // token is not hammered by every request.

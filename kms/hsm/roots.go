@@ -8,6 +8,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/miekg/pkcs11"
@@ -50,6 +51,16 @@ func (r *roots) put(label string, o *object) {
 		r.found = map[string]*object{}
 	}
 	r.found[label] = o
+}
+
+// drop forgets a root whose object was destroyed.
+func (r *roots) drop(label string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if o := r.found[label]; o != nil {
+		o.oracle.wipe()
+		delete(r.found, label)
+	}
 }
 
 func (r *roots) twin(k *derive.Key) *derive.Key {
@@ -171,11 +182,24 @@ func (t *Token) loggedIn(s pkcs11.SessionHandle) bool {
 	return err == nil && (info.State == pkcs11.CKS_RO_USER_FUNCTIONS || info.State == pkcs11.CKS_RW_USER_FUNCTIONS)
 }
 
+// findAll finds one object, or enough to see that it is not alone.
 func (t *Token) findAll(s pkcs11.SessionHandle, template []*pkcs11.Attribute) ([]pkcs11.ObjectHandle, error) {
+	return t.findUpTo(s, template, 2)
+}
+
+func (t *Token) findUpTo(s pkcs11.SessionHandle, template []*pkcs11.Attribute, most int) ([]pkcs11.ObjectHandle, error) {
 	if err := t.ctx.FindObjectsInit(s, template); err != nil {
 		return nil, failed("C_FindObjectsInit", err)
 	}
-	hs, _, err := t.ctx.FindObjects(s, 2)
+	var hs []pkcs11.ObjectHandle
+	var err error
+	for len(hs) < most {
+		var some []pkcs11.ObjectHandle
+		if some, _, err = t.ctx.FindObjects(s, most-len(hs)); err != nil || len(some) == 0 {
+			break
+		}
+		hs = append(hs, some...)
+	}
 	if ferr := t.ctx.FindObjectsFinal(s); err == nil {
 		err = ferr
 	}
@@ -240,7 +264,7 @@ func (t *Token) Generate(_ context.Context, label string, a key.Algorithm, c der
 	case key.TDEA3:
 		mech = pkcs11.CKM_DES3_KEY_GEN
 	}
-	return t.create(label, a, c, func(s pkcs11.SessionHandle, p plan) (pkcs11.ObjectHandle, error) {
+	return t.create(label, a, c, key.KCV{}, func(s pkcs11.SessionHandle, p plan) (pkcs11.ObjectHandle, error) {
 		template := p.template(c, a, true, append(name(label), size(a)...)...)
 		h, err := t.ctx.GenerateKey(s, []*pkcs11.Mechanism{pkcs11.NewMechanism(mech, nil)}, template)
 		return h, failed("C_GenerateKey", err)
@@ -254,7 +278,7 @@ func (t *Token) Import(_ context.Context, label string, a key.Algorithm, c deriv
 	if value.Len() != a.Size() {
 		return derive.Root{}, fault.New(fault.InvalidInput, fmt.Sprintf("a key of type %s has %d bytes", a, a.Size()))
 	}
-	return t.create(label, a, c, func(s pkcs11.SessionHandle, p plan) (pkcs11.ObjectHandle, error) {
+	return t.create(label, a, c, key.KCV{}, func(s pkcs11.SessionHandle, p plan) (pkcs11.ObjectHandle, error) {
 		v := pkcs11.NewAttribute(pkcs11.CKA_VALUE, value.Reveal())
 		h, err := t.ctx.CreateObject(s, p.template(c, a, true, append(name(label), v)...))
 		return h, failed("C_CreateObject", err)
@@ -264,7 +288,9 @@ func (t *Token) Import(_ context.Context, label string, a key.Algorithm, c deriv
 // maker makes a token object by the templates of this plan.
 type maker func(s pkcs11.SessionHandle, p plan) (pkcs11.ObjectHandle, error)
 
-func (t *Token) create(label string, a key.Algorithm, c derive.Class, make maker) (derive.Root, error) {
+// create makes a root and computes its check value. One that differs from the stated
+// one, if that is not empty, is destroyed like one whose attributes are wrong.
+func (t *Token) create(label string, a key.Algorithm, c derive.Class, stated key.KCV, make maker) (derive.Root, error) {
 	root := derive.Root{Label: label, Algorithm: a, Class: c}
 	if c == derive.Transport {
 		return root, fault.New(fault.InvalidInput, "a key of this class cannot be a root")
@@ -287,6 +313,9 @@ func (t *Token) create(label string, a key.Algorithm, c derive.Class, make maker
 		if err = t.plan.verify(t.ctx, s, h, c, a, true); err == nil {
 			root.KCV, err = t.rootKCV(s, &object{handle: h, key: derive.FromRoot(root)})
 		}
+		if err == nil && stated != (key.KCV{}) {
+			err = matches(root.KCV, stated)
+		}
 		if err != nil {
 			// Nobody learns the check value of this object, so nobody can ever use
 			// it, and its label would stay taken.
@@ -298,10 +327,40 @@ func (t *Token) create(label string, a key.Algorithm, c derive.Class, make maker
 	return root, err
 }
 
+// matches compares a check value with the stated one. The answer to a wrong one does
+// not say what the right one is.
+func matches(got, stated key.KCV) error {
+	if got.Method != stated.Method {
+		return fault.New(fault.InvalidInput, fmt.Sprintf("the check value of this key is stated by the method %s", got.Method))
+	}
+	if subtle.ConstantTimeCompare([]byte(got.Value), []byte(stated.Value)) != 1 {
+		return fault.New(fault.ProofFailed, "the key check value is not the stated one")
+	}
+	return nil
+}
+
 // Check finds a root in the token and compares what protects it and its check
 // value, as the first use would.
 func (t *Token) Check(ctx context.Context, r derive.Root) error {
 	return t.do(ctx, derive.FromRoot(r), func(pkcs11.SessionHandle, *object) error { return nil })
+}
+
+// Identify finds an object of which nobody knows the check value yet, because the
+// ceremony that made it broke off, compares what protects it and returns what it is.
+func (t *Token) Identify(ctx context.Context, label string, a key.Algorithm, c derive.Class) (derive.Root, error) {
+	root := derive.Root{Label: label, Algorithm: a, Class: c}
+	err := t.do(ctx, nil, func(s pkcs11.SessionHandle, _ *object) error {
+		h, err := t.find(s, label, pkcs11.CKO_SECRET_KEY)
+		if err == nil {
+			err = checking(label, t.plan.verify(t.ctx, s, h, c, a, true))
+		}
+		if err != nil {
+			return err
+		}
+		root.KCV, err = t.rootKCV(s, &object{handle: h, key: derive.FromRoot(root)})
+		return err
+	})
+	return root, err
 }
 
 // ImportVolatile makes a root of a known value as a session object, for known
@@ -367,4 +426,33 @@ func (t *Token) dropVolatile(objects []*object) {
 		_ = t.ctx.DestroyObject(o.owner.handle, o.handle)
 		o.owner.mu.Unlock()
 	}
+}
+
+// labelsMax bounds how many key objects Labels reads.
+const labelsMax = 100_000
+
+// Labels returns the labels of all private and secret keys that live in the token,
+// sorted.
+func (t *Token) Labels(ctx context.Context) (labels []string, err error) {
+	err = t.do(ctx, nil, func(s pkcs11.SessionHandle, _ *object) error {
+		labels = nil
+		for _, class := range []uint{pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_SECRET_KEY} {
+			hs, err := t.findUpTo(s, []*pkcs11.Attribute{
+				pkcs11.NewAttribute(pkcs11.CKA_CLASS, class), pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
+			}, labelsMax)
+			if err != nil {
+				return err
+			}
+			for _, h := range hs {
+				got, err := t.ctx.GetAttributeValue(s, h, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_LABEL, nil)})
+				if err != nil {
+					return failed("C_GetAttributeValue", err)
+				}
+				labels = append(labels, string(got[0].Value))
+			}
+		}
+		return nil
+	})
+	slices.Sort(labels)
+	return labels, err
 }

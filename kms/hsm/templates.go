@@ -22,9 +22,9 @@ const (
 
 // role is what a template allows, beside its class.
 type role struct {
-	encrypt, decrypt, sign, wrap, derive bool
-	extractable                          bool
-	mechanisms                           []uint
+	encrypt, decrypt, sign, wrap, unwrap, derive bool
+	extractable                                  bool
+	mechanisms                                   []uint
 }
 
 // roleOf is the one place that says what a class may do inside the token. No
@@ -63,12 +63,24 @@ func (p plan) roleOf(c derive.Class, a key.Algorithm, root bool) role {
 	panic(fmt.Sprintf("hsm: no role for class %d", c))
 }
 
-// template returns the attributes that decide about a secret key, those that a
+// kekRole is what a key-encryption key may do, and nothing else: bring a wrapped key
+// in. One that could wrap, encrypt or decrypt too would give out what it brought in
+// ([Clulow] Clulow, On the Security of PKCS #11, CHES 2003). It is no class of
+// derive, because nothing of the data plane ever names such a key.
+func kekRole() role {
+	return role{unwrap: true, mechanisms: []uint{pkcs11.CKM_AES_KEY_WRAP, pkcs11.CKM_AES_KEY_WRAP_PAD}}
+}
+
+// template returns the attributes that decide about a secret key of a class.
+func (p plan) template(c derive.Class, a key.Algorithm, root bool, extra ...*pkcs11.Attribute) []*pkcs11.Attribute {
+	return p.templateOf(p.roleOf(c, a, root), a, root, extra...)
+}
+
+// templateOf returns the attributes that decide about a secret key, those that a
 // token may lack only where it has them. CKA_TRUSTED and CKA_WRAP_WITH_TRUSTED are
 // left out: nothing here is ever wrapped but a Transport key. root says whether it is a token object; extra names
 // the object or gives its length or value.
-func (p plan) template(c derive.Class, a key.Algorithm, root bool, extra ...*pkcs11.Attribute) []*pkcs11.Attribute {
-	r := p.roleOf(c, a, root)
+func (p plan) templateOf(r role, a key.Algorithm, root bool, extra ...*pkcs11.Attribute) []*pkcs11.Attribute {
 	t := []*pkcs11.Attribute{
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
 		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, keyType(a)),
@@ -81,7 +93,7 @@ func (p plan) template(c derive.Class, a key.Algorithm, root bool, extra ...*pkc
 		pkcs11.NewAttribute(pkcs11.CKA_SIGN, r.sign),
 		pkcs11.NewAttribute(pkcs11.CKA_VERIFY, false),
 		pkcs11.NewAttribute(pkcs11.CKA_WRAP, r.wrap),
-		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP, false),
+		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP, r.unwrap),
 		pkcs11.NewAttribute(pkcs11.CKA_DERIVE, r.derive),
 	}
 	if p.copyable {
@@ -94,7 +106,7 @@ func (p plan) template(c derive.Class, a key.Algorithm, root bool, extra ...*pkc
 }
 
 // readableTemplate is a generic secret whose value can be read. Only the oracle
-// of compose.go and the probe of the token's boundary use it.
+// of compose.go, the probe of the token's boundary and exchange.go use it.
 func readableTemplate(length int) []*pkcs11.Attribute {
 	return []*pkcs11.Attribute{
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
@@ -159,6 +171,55 @@ func (p plan) verify(c *pkcs11.Ctx, s pkcs11.SessionHandle, h pkcs11.ObjectHandl
 		want = kept(c, s, h, want)
 	}
 	return compareAttributes(c, s, h, want)
+}
+
+// verifyKEK is verify for a key-encryption key, which must have its size too: what it
+// may bring in is decided by its strength.
+func (p plan) verifyKEK(c *pkcs11.Ctx, s pkcs11.SessionHandle, h pkcs11.ObjectHandle) error {
+	return compareAttributes(c, s, h, kept(c, s, h, append(p.templateOf(kekRole(), key.AES256, true), size(key.AES256)...)))
+}
+
+// kekPairTemplates are those of an RSA pair whose private half may only unwrap. The
+// public half may wrap: whoever sends keys needs it, and it protects no secret.
+func kekPairTemplates(label string) (public, private []*pkcs11.Attribute) {
+	no := func(types ...uint) (out []*pkcs11.Attribute) {
+		for _, t := range types {
+			out = append(out, pkcs11.NewAttribute(t, false))
+		}
+		return out
+	}
+	public = append([]*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PUBLIC_KEY), pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_RSA),
+		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true), pkcs11.NewAttribute(pkcs11.CKA_WRAP, true),
+		pkcs11.NewAttribute(pkcs11.CKA_MODULUS_BITS, 3072), pkcs11.NewAttribute(pkcs11.CKA_PUBLIC_EXPONENT, []byte{1, 0, 1}),
+	}, no(pkcs11.CKA_ENCRYPT, pkcs11.CKA_VERIFY)...)
+	private = append([]*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY), pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_RSA),
+		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true), pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, true),
+		pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true), pkcs11.NewAttribute(pkcs11.CKA_UNWRAP, true),
+	}, no(pkcs11.CKA_EXTRACTABLE, pkcs11.CKA_SIGN, pkcs11.CKA_DECRYPT, pkcs11.CKA_DERIVE)...)
+	return locked(append(public, name(label)...)), locked(append(private, name(label)...))
+}
+
+// exchangePairTemplates are those of a P-256 pair whose private half may only agree
+// on a secret, which is for components on their way, see exchange.go.
+func exchangePairTemplates(label string) (public, private []*pkcs11.Attribute) {
+	_, public, private = keyPairTemplates(key.P256, true)
+	public, private = slices.Clone(public), slices.Clone(private[:len(private)-1])
+	for i, a := range public {
+		if a.Type == pkcs11.CKA_VERIFY {
+			public[i] = pkcs11.NewAttribute(pkcs11.CKA_VERIFY, false)
+		}
+	}
+	for i, a := range private {
+		switch a.Type {
+		case pkcs11.CKA_SIGN:
+			private[i] = pkcs11.NewAttribute(pkcs11.CKA_SIGN, false)
+		case pkcs11.CKA_DERIVE:
+			private[i] = pkcs11.NewAttribute(pkcs11.CKA_DERIVE, true)
+		}
+	}
+	return locked(append(public, name(label)...)), locked(append(private, name(label)...))
 }
 
 // withoutOptional is the plan of a token that knows none of the attributes that

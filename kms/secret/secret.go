@@ -1,5 +1,5 @@
 // Package secret keeps the few bytes that are secret outside the token: PINs,
-// and key components while an officer enters them.
+// and key components while an officer enters them. Components lie in Locked memory.
 //
 // A Bytes cannot be printed by accident. Its bytes live behind a function, which
 // no formatter, JSON encoder or reflection-based logger follows, and it formats

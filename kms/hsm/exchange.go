@@ -1,0 +1,129 @@
+package hsm
+
+import (
+	"context"
+	"crypto/ecdh"
+	"crypto/rand"
+
+	"github.com/miekg/pkcs11"
+
+	"cardkms/kms/fault"
+	"cardkms/kms/key"
+	"cardkms/kms/secret"
+)
+
+// Key components that are entered on different days wait encrypted to a pair of the
+// token that exists for this one import. Its private half may only agree on a secret
+// (CKM_ECDH1_DERIVE), leaves the token never, and is destroyed with the import: then
+// nothing opens what was kept of the components, in whatever backup it lies.
+
+// GenerateExchange makes a P-256 pair for one import. A label that is in use is
+// fault.Conflict.
+func (t *Token) GenerateExchange(ctx context.Context, label string) (*ecdh.PublicKey, error) {
+	err := t.ceremony(func(s pkcs11.SessionHandle) error {
+		if err := t.unused(s, label); err != nil {
+			return err
+		}
+		public, private := exchangePairTemplates(label)
+		m := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_EC_KEY_PAIR_GEN, nil)}
+		_, _, err := t.ctx.GenerateKeyPair(s, m, public, private)
+		return failed("C_GenerateKeyPair", err)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return t.ExchangeKey(ctx, label)
+}
+
+// ExchangeKey returns the public half of a pair, compares what protects the private
+// half, and has the token prove that the halves belong together: nobody needs a PIN to
+// put another public object in the place of ours.
+func (t *Token) ExchangeKey(ctx context.Context, label string) (public *ecdh.PublicKey, err error) {
+	err = t.do(ctx, nil, func(s pkcs11.SessionHandle, _ *object) error {
+		h, err := t.find(s, label, pkcs11.CKO_PUBLIC_KEY)
+		if err != nil {
+			return err
+		}
+		point, err := t.publicPoint(s, h, key.P256)
+		if err != nil {
+			return err
+		}
+		if public, err = ecdh.P256().NewPublicKey(point); err != nil {
+			return fault.New(fault.KeyState, "the pair for components is not on P-256")
+		}
+		_, err = t.findExchange(s, label)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	ephemeral, err := ecdh.P256().GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	want, err := ephemeral.ECDH(public)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(want)
+	z, err := t.Exchange(ctx, label, ephemeral.PublicKey())
+	if err != nil {
+		return nil, err
+	}
+	defer z.Wipe()
+	if !z.Equal(secret.New(want)) {
+		return nil, fault.New(fault.KeyState, "the public half of the pair for components is not that of its private half")
+	}
+	return public, nil
+}
+
+func (t *Token) findExchange(s pkcs11.SessionHandle, label string) (pkcs11.ObjectHandle, error) {
+	h, err := t.find(s, label, pkcs11.CKO_PRIVATE_KEY)
+	if err != nil {
+		return 0, err
+	}
+	_, private := exchangePairTemplates(label)
+	return h, checking(label, compareAttributes(t.ctx, s, h, private))
+}
+
+// Exchange returns the shared secret with a peer: the x-coordinate of the point,
+// 32 bytes, as [RFC 9180], Section 4.1, has it. It is the key of one encrypted
+// component and no key of the service; the caller wipes it.
+func (t *Token) Exchange(ctx context.Context, label string, peer *ecdh.PublicKey) (z secret.Bytes, err error) {
+	err = t.do(ctx, nil, func(s pkcs11.SessionHandle, _ *object) error {
+		private, err := t.findExchange(s, label)
+		if err != nil {
+			return err
+		}
+		p := pkcs11.NewECDH1DeriveParams(pkcs11.CKD_NULL, nil, peer.Bytes())
+		m := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_ECDH1_DERIVE, p)}
+		h, err := t.ctx.DeriveKey(s, m, private, readableTemplate(32))
+		if err != nil {
+			return failed("C_DeriveKey", err)
+		}
+		b, err := t.readOnce(s, h, 32)
+		z = secret.New(b)
+		return err
+	})
+	return z, err
+}
+
+// DestroyExchange removes a pair for good, as far as it is there.
+func (t *Token) DestroyExchange(_ context.Context, label string) error {
+	return t.ceremony(func(s pkcs11.SessionHandle) error { return t.destroyPair(s, label) })
+}
+
+func (t *Token) destroyPair(s pkcs11.SessionHandle, label string) error {
+	for _, class := range []uint{pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_PUBLIC_KEY} {
+		hs, err := t.findAll(s, append(name(label), pkcs11.NewAttribute(pkcs11.CKA_CLASS, class)))
+		if err != nil {
+			return err
+		}
+		for _, h := range hs {
+			if err := t.ctx.DestroyObject(s, h); err != nil {
+				return failed("C_DestroyObject", err)
+			}
+		}
+	}
+	return nil
+}
