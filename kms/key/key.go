@@ -5,7 +5,23 @@
 // K-MAC and K-DEK) inside the token. Nothing here holds a key value or does I/O.
 //
 // Life-cycle states are those of [SP 800-57] NIST SP 800-57 Part 1 Revision 5,
-// Section 7. What each state may still do is decided here and nowhere else.
+// Section 7. What each state may still do is decided here and nowhere else:
+//
+//	                     ┌────────────┐
+//	                     ▼            │
+//	pre-activation ──▶ active ──▶ suspended          may do
+//	    │  │             │  │         │  │           pre-activation  nothing
+//	    │  │             │  ▼         ▼  │           active          everything
+//	    │  │             │ deactivated ──┼──┐        suspended       nothing
+//	    │  │             │     │         │  │        deactivated     move its cards
+//	    │  ▼             ▼     ▼         ▼  │        compromised     move its cards, if a
+//	    │ compromised ◀──┴─────┴─────────┘  │                        plan was approved
+//	    │  │                                │        destroyed       nothing
+//	    ▼  ▼                                │
+//	destroyed ◀─────────────────────────────┘
+//
+// Usage, algorithms, diversification and KVN are fixed at creation. A cryptoperiod
+// that is over makes an active version a deactivated one for every use.
 package key
 
 import (
@@ -13,6 +29,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Usage says which protocol a key serves. It never changes.
@@ -37,6 +54,7 @@ const (
 	TDEA3   Algorithm = "tdea-3key" // 24 bytes
 	Ed25519 Algorithm = "ed25519"
 	P256    Algorithm = "ecdsa-p256"
+	RSA3072 Algorithm = "rsa-3072" // of a key-encryption key
 )
 
 // Size returns the length of a symmetric key value in bytes, 0 for others.
@@ -55,6 +73,24 @@ func (a Algorithm) Size() int {
 // TDEA reports whether the algorithm is 3DES.
 func (a Algorithm) TDEA() bool { return a == TDEA2 || a == TDEA3 }
 
+// Strength returns the bits of security of an algorithm that keeps other keys
+// secret or is kept secret by one: [SP 800-57], Table 2. 0 for others.
+func (a Algorithm) Strength() int {
+	switch a {
+	case TDEA2:
+		return 80
+	case TDEA3:
+		return 112
+	case AES128, RSA3072:
+		return 128
+	case AES192:
+		return 192
+	case AES256:
+		return 256
+	}
+	return 0
+}
+
 // AESOfSize returns the AES algorithm with keys of n bytes.
 func AESOfSize(n int) (Algorithm, error) {
 	switch n {
@@ -67,24 +103,6 @@ func AESOfSize(n int) (Algorithm, error) {
 	}
 	return "", fmt.Errorf("key: no AES key has %d bytes", n)
 }
-
-// State is a life-cycle state of [SP 800-57], Section 7.
-type State string
-
-// The states of a key version.
-const (
-	PreActivation State = "pre-activation"
-	Active        State = "active"
-	Suspended     State = "suspended"
-	Deactivated   State = "deactivated"
-	Compromised   State = "compromised"
-	Destroyed     State = "destroyed"
-)
-
-// Serves reports whether a key in this state may serve cards that carry its
-// KVN. A deactivated master still serves them, because a card that still has
-// the old keys must be reached to receive the new ones.
-func (s State) Serves() bool { return s == Active || s == Deactivated }
 
 // KCVMethod names how a key check value was computed; a value without its
 // method cannot be compared.
@@ -160,12 +178,23 @@ func ParseID(s string) (ID, error) {
 
 // Version is what the service knows of one version: everything but its value.
 type Version struct {
-	ID              ID           `json:"id"`
-	Usage           Usage        `json:"usage"`
-	Algorithm       Algorithm    `json:"algorithm"`
-	CardAlgorithm   Algorithm    `json:"cardAlgorithm"`   // of the card keys derived from it
-	Diversification string       `json:"diversification"` // a method of derive/diversify
-	KVN             byte         `json:"kvn"`             // Key Version Number on the cards
-	State           State        `json:"state"`
-	KCVs            map[Part]KCV `json:"kcvs"`
+	ID              ID        `json:"id"`
+	Usage           Usage     `json:"usage"`
+	Algorithm       Algorithm `json:"algorithm"`
+	CardAlgorithm   Algorithm `json:"cardAlgorithm"`   // of the card keys derived from it
+	Diversification string    `json:"diversification"` // a method of derive/diversify
+	KVN             byte      `json:"kvn"`             // Key Version Number on the cards
+	State           State     `json:"state"`
+	Created         time.Time `json:"created"` // begin of the cryptoperiod
+	Ends            time.Time `json:"ends"`    // of the cryptoperiod; zero for none
+	// MovePlanned: an approved plan lets a compromised version reach the cards that
+	// carry it, to give them a newer one.
+	MovePlanned bool `json:"movePlanned,omitempty"`
+	// Alarmed is the last alarm that was told, see Alarm.
+	Alarmed string `json:"alarmed,omitempty"`
+	// DestroyAt is when the version's objects leave the token; zero for never.
+	DestroyAt time.Time `json:"destroyAt,omitzero"`
+	// Destroying is set before the first object goes.
+	Destroying bool         `json:"destroying,omitempty"`
+	KCVs       map[Part]KCV `json:"kcvs"`
 }

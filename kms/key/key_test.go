@@ -20,18 +20,6 @@ func TestParseID(t *testing.T) {
 	}
 }
 
-func TestStatesThatServe(t *testing.T) {
-	want := map[State]bool{
-		PreActivation: false, Active: true, Suspended: false,
-		Deactivated: true, Compromised: false, Destroyed: false, "": false, "ACTIVE": false,
-	}
-	for s, serves := range want {
-		if s.Serves() != serves {
-			t.Errorf("%q.Serves() = %v", s, !serves)
-		}
-	}
-}
-
 func TestSizes(t *testing.T) {
 	for _, a := range []Algorithm{AES128, AES192, AES256} {
 		b, err := AESOfSize(a.Size())
