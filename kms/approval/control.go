@@ -1,0 +1,187 @@
+package approval
+
+import (
+	"crypto/ed25519"
+	"encoding/base64"
+	"slices"
+	"strconv"
+	"strings"
+
+	"cardkms/kms/fault"
+)
+
+// Operations that change dual control itself. Their proposals are read here, so
+// that the service and a Replay read them alike.
+const (
+	OfficerEnrol  = "officer.enrol"
+	OfficerRemove = "officer.remove"
+	PolicySet     = "policy.set"
+)
+
+// Operations of the life of a key version.
+const (
+	KeyCreate     = "key.create"
+	KeyActivate   = "key.activate"
+	KeyDeactivate = "key.deactivate"
+	KeyCompromise = "key.compromise"
+	KeyPlanMove   = "key.plan-move"
+	KeyDestroy    = "key.destroy"
+	KeyUndestroy  = "key.undestroy"
+)
+
+// controlled are the operations that happen by an approved proposal only. The
+// service has an executor for exactly these; a Replay reports one without proof.
+var controlled = []string{
+	"card.release",
+	GlassBreak, GlassReview,
+	KeyActivate, KeyCompromise, KeyCreate, KeyDeactivate, KeyDestroy, KeyPlanMove, KeyUndestroy,
+	OfficerEnrol, OfficerRemove,
+	PolicySet,
+	"system.resume",
+}
+
+// Controlled returns the operations that need an approved proposal, sorted.
+func Controlled() []string { return slices.Clone(controlled) }
+
+const (
+	sealedYes      = "yes"
+	officersPrefix = "officers/"
+	policiesPrefix = "policies/"
+)
+
+// EnrolParams returns the parameters of a proposal to enrol an officer.
+func EnrolParams(o Officer) map[string]string {
+	params := map[string]string{"identity": o.Identity, "public": base64.RawURLEncoding.EncodeToString(o.Public)}
+	if o.State == Sealed {
+		params["sealed"] = sealedYes
+	}
+	if o.Issuer != "" {
+		params["issuer"] = o.Issuer
+	}
+	return params
+}
+
+// EnrolledBy returns the officer that a proposal enrols: object officers/NAME,
+// parameters identity, public (base64url), and issuer and sealed, which may be
+// missing.
+func EnrolledBy(p Proposal) (Officer, error) {
+	name, ok := strings.CutPrefix(p.Object, officersPrefix)
+	public, err := base64.RawURLEncoding.Strict().DecodeString(p.Params["public"])
+	sealed, seal := p.Params["sealed"]
+	if !ok || err != nil || p.Issuer != "" || !only(p.Params, "identity", "public", "issuer", "sealed") || seal && sealed != sealedYes {
+		return Officer{}, fault.New(fault.InvalidInput, "an officer is enrolled as officers/NAME for every issuer, with identity, public and maybe issuer and sealed=yes")
+	}
+	o := Officer{Name: name, Identity: p.Params["identity"], Public: ed25519.PublicKey(public), Issuer: p.Params["issuer"], State: Active}
+	if seal {
+		o.State = Sealed
+	}
+	return o, o.Check()
+}
+
+// RemovedBy returns the name of the officer that a proposal removes.
+func RemovedBy(p Proposal) (string, error) {
+	name, ok := strings.CutPrefix(p.Object, officersPrefix)
+	if !ok || !validOfficer(name) || p.Issuer != "" || !only(p.Params, "reason") {
+		return "", fault.New(fault.InvalidInput, "an officer is removed as officers/NAME for every issuer, maybe with a reason")
+	}
+	return name, nil
+}
+
+// SetBy returns the policy that a proposal sets: object policies/OPERATION,
+// parameter k.
+func SetBy(p Proposal) (Policy, error) {
+	name, ok := strings.CutPrefix(p.Object, policiesPrefix)
+	if !ok || p.Issuer != "" || !only(p.Params, "k") {
+		return Policy{}, fault.New(fault.InvalidInput, "a policy is set as policies/OPERATION for every issuer, with k")
+	}
+	set := Policy{Operation: name, K: parseK(p.Params["k"])}
+	return set, set.Check()
+}
+
+// only reports whether a proposal has no other parameters than these.
+func only(params map[string]string, keys ...string) bool {
+	for k := range params {
+		if !slices.Contains(keys, k) {
+			return false
+		}
+	}
+	return true
+}
+
+// FirstDetail returns how an audit entry names the officers and the policy that
+// dual control begins with: k, and o0, o1, … as NAME:PUBLIC:IDENTITY with the
+// public key in base64url.
+func FirstDetail(officers []Officer, k int) map[string]string {
+	detail := map[string]string{"k": strconv.Itoa(k)}
+	for i, o := range officers {
+		detail["o"+strconv.Itoa(i)] = o.Name + ":" + base64.RawURLEncoding.EncodeToString(o.Public) + ":" + o.Identity
+	}
+	return detail
+}
+
+// firstOf reads what FirstDetail wrote.
+func firstOf(detail map[string]string) (Officers, int, error) {
+	var officers []Officer
+	for i := range FirstMax {
+		v, ok := detail["o"+strconv.Itoa(i)]
+		if !ok {
+			break
+		}
+		name, rest, _ := strings.Cut(v, ":")
+		key, identity, _ := strings.Cut(rest, ":")
+		public, err := base64.RawURLEncoding.Strict().DecodeString(key)
+		if err != nil {
+			return nil, 0, fault.New(fault.InvalidInput, "an officer's public key is not base64url")
+		}
+		officers = append(officers, Officer{Name: name, Identity: identity, Public: public, State: Active})
+	}
+	k := parseK(detail["k"])
+	all, err := First(officers, k)
+	return all, k, err
+}
+
+// How a proposal stands in the entry that tells of it: p0, p1, … are pieces of the
+// base64url of its encoding.
+const (
+	pieceChars = 256
+	piecesMax  = ProposalBytesMax * 4 / 3 / pieceChars
+)
+
+// ProposeDetail returns the details of the entry that tells of a proposal.
+func ProposeDetail(encoding []byte) map[string]string {
+	detail := map[string]string{}
+	rest := base64.RawURLEncoding.EncodeToString(encoding)
+	for i := 0; rest != ""; i++ {
+		n := min(len(rest), pieceChars)
+		detail["p"+strconv.Itoa(i)], rest = rest[:n], rest[n:]
+	}
+	return detail
+}
+
+// proposedBy reads what ProposeDetail wrote.
+func proposedBy(detail map[string]string) (Proposal, error) {
+	var b strings.Builder
+	for i := range piecesMax {
+		b.WriteString(detail["p"+strconv.Itoa(i)])
+	}
+	encoding, err := base64.RawURLEncoding.Strict().DecodeString(b.String())
+	if err != nil {
+		return Proposal{}, errEncoding
+	}
+	return Parse(encoding)
+}
+
+// DecideDetail returns the details of the entry that tells of a decision.
+func DecideDetail(officer string, signature []byte) map[string]string {
+	detail := map[string]string{"officer": officer}
+	if len(signature) == ed25519.SignatureSize {
+		detail["signature"] = base64.RawURLEncoding.EncodeToString(signature)
+	}
+	return detail
+}
+
+// ExecuteDetail returns the details of the entries of an operation that happens by
+// an approved proposal.
+func ExecuteDetail(id, officer string) map[string]string {
+	return map[string]string{"proposal": id, "officer": officer}
+}
