@@ -13,6 +13,7 @@ import (
 
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
+	"cardkms/kms/ledger"
 	"cardkms/kms/store"
 	"cardkms/kms/update"
 )
@@ -98,7 +99,7 @@ func (s *Service) RegisterImage(ctx context.Context, r Request, in RegisterImage
 	e.digest = digestOf(in.Meta.Statement())
 	e.detail = map[string]string{"signed_by": in.ReleaseKey}
 	ref := imageRef(in.Issuer, in.Name)
-	err = s.log(ctx, &e, func(tx store.Tx) error {
+	err = s.log(ctx, &e, func(tx store.Rows) error {
 		var have Image
 		n, err := get(tx, ref, &have)
 		if err != nil {
@@ -145,7 +146,7 @@ func (s *Service) UploadImage(ctx context.Context, r Request, issuer, name strin
 		return im, err
 	}
 	ref := imageRef(issuer, name)
-	if err := s.cfg.Store.View(ctx, func(tx store.Tx) error { _, err := need(tx, ref, &im); return err }); err != nil {
+	if err := s.cfg.Log.View(ctx, func(tx store.Rows) error { _, err := need(tx, ref, &im); return err }); err != nil {
 		return im, err
 	}
 	if im.State == ImageRegistered {
@@ -163,7 +164,7 @@ func (s *Service) UploadImage(ctx context.Context, r Request, issuer, name strin
 	}
 	im.State = ImageRegistered
 	e.digest = digestOf(im.Meta.Statement())
-	err = s.log(ctx, &e, func(tx store.Tx) error {
+	err = s.log(ctx, &e, func(tx store.Rows) error {
 		var have Image
 		n, err := need(tx, ref, &have)
 		if err != nil {
@@ -253,12 +254,55 @@ func (rd *reader) load(ctx context.Context, n int64) error {
 	return nil
 }
 
+// CheckImages compares the stored content of every registered image with the
+// digests in its row, and logs the images that are not what was registered. An
+// image is compared again when a package is made from it; this is for those that
+// nobody asks for. The program calls it every minute or so.
+func (s *Service) CheckImages(ctx context.Context) error {
+	for _, issuer := range s.cfg.Issuers {
+		for after := ""; ; {
+			var some []Image
+			err := s.cfg.Log.View(ctx, func(tx store.Rows) (err error) {
+				some, after, err = page[Image](tx, kindImage, issuer, after, 100)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			for _, im := range some {
+				if err := s.checkContent(ctx, im); err != nil {
+					return err
+				}
+			}
+			if after == "" {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Service) checkContent(ctx context.Context, im Image) error {
+	rd := &reader{s: s, im: im}
+	for n := range im.Blocks {
+		err := rd.load(ctx, int64(n))
+		if fault.CodeOf(err) == fault.ImageUnverified || errors.Is(err, store.ErrNotFound) {
+			s.Suspect(ctx, &ledger.Violation{Ref: imageRef(im.Issuer, im.Name), What: "has other content than was registered"})
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Image returns one image of an issuer.
 func (s *Service) Image(ctx context.Context, r Request, issuer, name string) (im Image, err error) {
 	if err := s.read(ctx, r, ImageRead, issuer, "images/"+name); err != nil {
 		return im, err
 	}
-	err = s.cfg.Store.View(ctx, func(tx store.Tx) error { _, err := need(tx, imageRef(issuer, name), &im); return err })
+	err = s.cfg.Log.View(ctx, func(tx store.Rows) error { _, err := need(tx, imageRef(issuer, name), &im); return err })
 	return im, err
 }
 
@@ -267,7 +311,7 @@ func (s *Service) Images(ctx context.Context, r Request, issuer, after string, l
 	if err := s.read(ctx, r, ImageRead, issuer, "images"); err != nil {
 		return nil, "", err
 	}
-	err = s.cfg.Store.View(ctx, func(tx store.Tx) error {
+	err = s.cfg.Log.View(ctx, func(tx store.Rows) error {
 		all, next, err = page[Image](tx, kindImage, issuer, after, limit)
 		return err
 	})

@@ -1,0 +1,96 @@
+package report
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"cardkms/kms/key"
+)
+
+// Held says whether the token holds a key as the service knows it.
+type Held string
+
+// The answers. A key that is missing, or protected in another way than its
+// template says, is for officers to look into.
+const (
+	Present Held = "present"
+	Missing Held = "missing_or_changed"
+)
+
+// Key is one key version in the inventory.
+type Key struct {
+	key.Version
+	Held Held `json:"held"`
+}
+
+// InventoryReport lists every key version, compared with a live look into the
+// token.
+type InventoryReport struct {
+	Head
+	Token string `json:"token"` // label, model and serial number
+	Keys  []Key  `json:"keys"`
+	// Ghosts are labels of key objects in the token that no key version names. The
+	// keys of the service itself are not among them.
+	Ghosts []string `json:"ghosts"`
+}
+
+// Text implements Document.
+func (r *InventoryReport) Text() string {
+	p := page(r.Head, "Key inventory")
+	p.line("Token: %s", r.Token)
+	rows := [][]string{{"KEY VERSION", "USAGE", "MASTER", "CARD KEYS", "KVN", "STATE", "MADE", "IN THE TOKEN"}}
+	for _, k := range r.Keys {
+		rows = append(rows, []string{k.ID.String(), string(k.Usage), string(k.Algorithm), string(k.CardAlgorithm),
+			fmt.Sprintf("%02X", k.KVN), string(k.State), day(k.Created), string(k.Held)})
+	}
+	p.table(rows)
+	for _, g := range r.Ghosts {
+		p.line("GHOST: the token holds a key named %s that the service does not know", g)
+	}
+	p.line("%d key versions, %d ghosts", len(r.Keys), len(r.Ghosts))
+	return p.String()
+}
+
+// Period is the cryptoperiod of one key version.
+type Period struct {
+	Version  string    `json:"version"` // resource name
+	State    key.State `json:"state"`
+	Begins   time.Time `json:"begins"`
+	Ends     time.Time `json:"ends"`
+	DaysLeft int       `json:"daysLeft"` // negative after the end
+	Alarm    string    `json:"alarm"`    // "", "90", "30", "7" or "over"
+}
+
+// CryptoperiodsReport lists when each key version's cryptoperiod ends, the next
+// one first.
+type CryptoperiodsReport struct {
+	Head
+	Periods []Period `json:"periods"`
+}
+
+// NewCryptoperiods computes the periods of versions at the time h.Made.
+func NewCryptoperiods(h Head, versions []key.Version) *CryptoperiodsReport {
+	r := &CryptoperiodsReport{Head: h, Periods: []Period{}}
+	for _, v := range versions {
+		left := int(v.Ends.Sub(h.Made).Hours() / 24)
+		if v.Ends.Before(h.Made) {
+			left = min(left, -1)
+		}
+		r.Periods = append(r.Periods, Period{v.ID.String(), v.State, v.Created, v.Ends, left, v.Alarm(h.Made)})
+	}
+	slices.SortFunc(r.Periods, func(a, b Period) int { return a.Ends.Compare(b.Ends) })
+	return r
+}
+
+// Text implements Document.
+func (r *CryptoperiodsReport) Text() string {
+	p := page(r.Head, "Cryptoperiods")
+	rows := [][]string{{"KEY VERSION", "STATE", "BEGINS", "ENDS", "DAYS LEFT", "ALARM"}}
+	for _, k := range r.Periods {
+		rows = append(rows, []string{k.Version, string(k.State), day(k.Begins), day(k.Ends), fmt.Sprint(k.DaysLeft), k.Alarm})
+	}
+	p.table(rows)
+	p.line("%d key versions", len(r.Periods))
+	return p.String()
+}

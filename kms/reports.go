@@ -1,0 +1,188 @@
+package kms
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"cardkms/audit"
+	"cardkms/derive"
+	"cardkms/kms/fault"
+	"cardkms/kms/key"
+	"cardkms/kms/report"
+)
+
+// Inspector looks into the token for the inventory.
+type Inspector interface {
+	// Check finds a root and compares what protects it and its check value.
+	Check(ctx context.Context, r derive.Root) error
+	// Labels returns the labels of all private and secret keys that live in the
+	// token, sorted.
+	Labels(ctx context.Context) ([]string, error)
+	// Description names the token: label, model, serial number.
+	Description() string
+}
+
+// ReportInput asks for a report. Reports of a period need one of at most
+// reportMax; the others take none.
+type ReportInput struct {
+	Name     report.Name
+	From, To time.Time
+}
+
+// reportMax bounds the period of one report, because all its entries are read.
+const reportMax = 31 * 24 * time.Hour
+
+// Report makes a report and returns it as a note that the log's key signed.
+func (s *Service) Report(ctx context.Context, r Request, in ReportInput) ([]byte, error) {
+	e, err := s.start(ctx, r, ReportRead, "", "reports/"+string(in.Name))
+	if err != nil {
+		return nil, err
+	}
+	d, err := s.report(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	text, err := json.MarshalIndent(d, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("writing a report: %w", err)
+	}
+	e.digest = digestOf(text)
+	if err := s.log(ctx, &e, nil); err != nil {
+		return nil, err
+	}
+	return s.cfg.Log.SignText(string(text) + "\n")
+}
+
+func (s *Service) report(ctx context.Context, in ReportInput) (report.Document, error) {
+	h, err := s.reportHead(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	switch in.Name {
+	case report.Inventory:
+		return s.inventory(ctx, h)
+	case report.Cryptoperiods:
+		versions, err := s.AllKeys(ctx)
+		return report.NewCryptoperiods(h, versions), err
+	}
+	if !in.From.Before(in.To) || in.To.Sub(in.From) > reportMax {
+		return nil, fault.New(fault.InvalidInput, "a report covers a period of at most 31 days")
+	}
+	h.From, h.To = in.From.UTC(), in.To.UTC()
+	switch in.Name {
+	case report.Access:
+		return report.NewAccess(h, s.cfg.Clients, s.entriesOf(ctx, h))
+	case report.Algorithms:
+		return report.NewAlgorithms(h, s.entriesOf(ctx, h))
+	case report.Daily:
+		return report.NewDaily(h, s.entriesOf(ctx, h))
+	}
+	return nil, fault.New(fault.NotFound, "there is no such report")
+}
+
+// reportHead names the log that the report was computed from, by a checkpoint.
+func (s *Service) reportHead(ctx context.Context, in ReportInput) (report.Head, error) {
+	c, err := s.cfg.Log.Signed(ctx)
+	return report.Head{
+		Report: in.Name, Log: c.Origin, Made: s.cfg.Now().UTC().Round(time.Second),
+		Entries: c.Size, Root: base64.StdEncoding.EncodeToString(c.Root[:]),
+	}, err
+}
+
+// inventory compares the key versions with what the token holds.
+func (s *Service) inventory(ctx context.Context, h report.Head) (*report.InventoryReport, error) {
+	versions, err := s.AllKeys(ctx)
+	if err != nil {
+		return nil, err
+	}
+	labels, err := s.cfg.Inspector.Labels(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &report.InventoryReport{Head: h, Token: s.cfg.Inspector.Description(), Keys: []report.Key{}, Ghosts: []string{}}
+	known := slices.Clone(s.cfg.ServiceKeys)
+	for _, v := range versions {
+		k := report.Key{Version: v, Held: report.Present}
+		for p := range v.KCVs {
+			known = append(known, v.ID.Label(p))
+			if err := s.cfg.Inspector.Check(ctx, Root(v, p)); err != nil {
+				if fault.CodeOf(err) == fault.TokenUnavailable {
+					return nil, err
+				}
+				k.Held = report.Missing
+			}
+		}
+		out.Keys = append(out.Keys, k)
+	}
+	for _, l := range labels {
+		if !slices.Contains(known, l) {
+			out.Ghosts = append(out.Ghosts, l)
+		}
+	}
+	return out, nil
+}
+
+// entriesOf yields the entries of a period. Times are almost in order, so the log
+// is read from the end until entries are older than the period by clockSlack.
+func (s *Service) entriesOf(ctx context.Context, h report.Head) report.Entries {
+	return func(yield func(audit.Entry, error) bool) {
+		from, err := s.firstSince(ctx, h)
+		for err == nil && from < h.Entries {
+			var some []audit.Entry
+			if some, err = s.cfg.Log.Entries(ctx, from, int(min(EntriesMax, h.Entries-from))); err != nil {
+				break
+			}
+			for _, e := range some {
+				if !e.Time.Before(h.From) && e.Time.Before(h.To) && !yield(e, nil) {
+					return
+				}
+			}
+			from += int64(len(some))
+		}
+		if err != nil {
+			yield(audit.Entry{}, err)
+		}
+	}
+}
+
+// clockSlack is how far a clock may have been set back without an entry of the
+// period being missed.
+const clockSlack = time.Hour
+
+// firstSince returns a sequence before which no entry is of the period.
+func (s *Service) firstSince(ctx context.Context, h report.Head) (int64, error) {
+	low, high := s.cfg.Log.First(), h.Entries
+	for low < high {
+		mid := low + (high-low)/2
+		some, err := s.cfg.Log.Entries(ctx, mid, 1)
+		if err != nil {
+			return 0, err
+		}
+		if len(some) != 1 {
+			return 0, errors.New("kms: an entry of the log is missing")
+		}
+		if some[0].Time.Before(h.From.Add(-clockSlack)) {
+			low = mid + 1
+		} else {
+			high = mid
+		}
+	}
+	return low, nil
+}
+
+// AllKeys returns the key versions of every issuer of the configuration.
+func (s *Service) AllKeys(ctx context.Context) (all []key.Version, err error) {
+	for _, issuer := range s.cfg.Issuers {
+		some, err := s.versions(ctx, issuer)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, some...)
+	}
+	return all, nil
+}
