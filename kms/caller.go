@@ -68,8 +68,22 @@ const (
 	PackageConfirm      Operation = "package.confirm"
 	PackageRead         Operation = "package.read"
 	CardRead            Operation = "card.read"
+	CardImport          Operation = "card.import"
+	KeysChange          Operation = "card.change-keys"
+	KeysConfirm         Operation = "card.confirm-keys"
+	KeysRetire          Operation = "card.retire-keys"
 	KeyRead             Operation = "key.read"
+	KeySuspend          Operation = "key.suspend"
 	AuditRead           Operation = "audit.read"
+	ReportRead          Operation = "report.read"
+	ApprovalPropose     Operation = "approval.propose"
+	ApprovalApprove     Operation = "approval.approve"
+	ApprovalReject      Operation = "approval.reject"
+	ApprovalExecute     Operation = "approval.execute"
+	ApprovalRead        Operation = "approval.read"
+	SystemHalt          Operation = "system.halt"
+	OfficerInit         Operation = "officer.init" // at the console only
+	KeyLoad             Operation = "key.load"     // at the console only, so nobody has this permission
 )
 
 // permissions is the one place that says which role may do what. What is not
@@ -89,9 +103,27 @@ var permissions = map[Operation][]Role{
 	PackageConfirm:      {UpdateServer},
 	PackageRead:         {UpdateServer, Auditor},
 	CardRead:            {UpdateServer, SecurityOfficer, Auditor},
+	CardImport:          {SecurityOfficer},
+	KeysChange:          {UpdateServer},
+	KeysConfirm:         {UpdateServer},
+	KeysRetire:          {UpdateServer},
 	KeyRead:             {SecurityOfficer, Auditor},
+	KeySuspend:          {SecurityOfficer},
 	AuditRead:           {Auditor},
+	ReportRead:          {Auditor, SecurityOfficer},
+	ApprovalPropose:     {SecurityOfficer},
+	ApprovalApprove:     {SecurityOfficer},
+	ApprovalReject:      {SecurityOfficer},
+	ApprovalExecute:     {SecurityOfficer},
+	ApprovalRead:        {SecurityOfficer, Auditor},
+	SystemHalt:          {SecurityOfficer, Operator},
 }
+
+// controls are the operations that change what others may do: nobody may take
+// them back by putting an older database in place.
+var controls = map[Operation]bool{ImageRegister: true, ImageContent: true, KeyLoad: true,
+	ApprovalPropose: true, ApprovalApprove: true, ApprovalReject: true, SystemHalt: true, OfficerInit: true, KeySuspend: true,
+	CeremonyBegin: true, CeremonyEnd: true}
 
 // Operations returns every operation, sorted.
 func Operations() []Operation {

@@ -14,7 +14,9 @@ import (
 
 	"cardkms/derive/scp03"
 	"cardkms/kms"
+	"cardkms/kms/approval"
 	"cardkms/kms/fault"
+	"cardkms/kms/report"
 	"cardkms/kms/store"
 	"cardkms/kms/store/sqlite"
 	"cardkms/kms/store/storetest"
@@ -208,12 +210,48 @@ func TestPermissions(t *testing.T) {
 		kms.CardRead:    func(r kms.Request) error { _, err := h.service.Card(h.ctx, r, h.issuer, "none"); return err },
 		kms.KeyRead:     func(r kms.Request) error { _, err := h.service.Keys(h.ctx, r, h.issuer); return err },
 		kms.AuditRead:   func(r kms.Request) error { _, err := h.service.AuditEntries(h.ctx, r, 0, 1); return err },
+		kms.ReportRead: func(r kms.Request) error {
+			_, err := h.service.Report(h.ctx, r, kms.ReportInput{Name: report.Inventory})
+			return err
+		},
 	}
+	h.enrol("one", "bob", "cyd")
+	decide := func(d approval.Decision) func(kms.Request) error {
+		return func(r kms.Request) error {
+			_, err := h.service.Decide(h.ctx, r, kms.DecideInput{ID: "none", Decision: d})
+			return err
+		}
+	}
+	calls[kms.ApprovalPropose] = func(r kms.Request) error {
+		_, err := h.service.Propose(h.ctx, r, kms.ProposeInput{
+			Issuer: h.issuer, Operation: "card.release", Object: "issuers/" + h.issuer + "/cards/00000000000000000000", Life: time.Hour,
+		})
+		return err
+	}
+	calls[kms.ApprovalApprove], calls[kms.ApprovalReject] = decide(approval.Approve), decide(approval.Reject)
+	calls[kms.ApprovalExecute] = func(r kms.Request) error { _, err := h.service.Execute(h.ctx, r, "none"); return err }
+	calls[kms.ApprovalRead] = func(r kms.Request) error { _, err := h.service.Proposal(h.ctx, r, "none"); return err }
+	calls[kms.SystemHalt] = func(r kms.Request) error { return h.service.Halt(h.ctx, r) }
+	calls[kms.CardImport] = func(r kms.Request) error {
+		_, err := h.service.ImportCards(h.ctx, r, h.issuer, "none", nil)
+		return err
+	}
+	calls[kms.KeysChange] = func(r kms.Request) error { _, err := h.service.ChangeKeys(h.ctx, r, h.issuer, "none"); return err }
+	calls[kms.KeysConfirm] = func(r kms.Request) error {
+		_, err := h.service.ConfirmKeys(h.ctx, r, h.issuer, "none", nil)
+		return err
+	}
+	calls[kms.KeysRetire] = func(r kms.Request) error { _, err := h.service.RetireKeys(h.ctx, r, h.issuer, "none", 1); return err }
+	calls[kms.KeySuspend] = func(r kms.Request) error { _, err := h.service.SuspendKey(h.ctx, r, h.issuer, "none", 1); return err }
+	ofAll := []kms.Operation{kms.SystemHalt, kms.AuditRead, kms.ReportRead} // one log for all issuers
 	want := map[kms.Operation][]kms.Role{
 		kms.ChannelOpen: {u}, kms.ChannelAuthenticate: {u}, kms.ChannelWrap: {u}, kms.ChannelUnwrap: {u}, kms.ChannelClose: {u},
 		kms.ImageRegister: {u, o}, kms.ImageContent: {u, o}, kms.ImageRead: {u, o, a},
 		kms.PackageCreate: {u}, kms.PackageScript: {u}, kms.PackageChunks: {u}, kms.PackageConfirm: {u}, kms.PackageRead: {u, a},
-		kms.CardRead: {u, o, a}, kms.KeyRead: {o, a}, kms.AuditRead: {a},
+		kms.CardRead: {u, o, a}, kms.KeyRead: {o, a}, kms.AuditRead: {a}, kms.ReportRead: {o, a},
+		kms.ApprovalPropose: {o}, kms.ApprovalApprove: {o}, kms.ApprovalReject: {o}, kms.ApprovalExecute: {o}, kms.ApprovalRead: {o, a},
+		kms.SystemHalt: {o, op},
+		kms.CardImport: {o}, kms.KeysChange: {u}, kms.KeysConfirm: {u}, kms.KeysRetire: {u}, kms.KeySuspend: {o},
 	}
 	for _, operation := range kms.Operations() {
 		call := calls[operation]
@@ -223,8 +261,8 @@ func TestPermissions(t *testing.T) {
 		}
 		for _, role := range []kms.Role{u, o, a, op, "nobody"} {
 			r := h.as(role)
-			if operation == kms.AuditRead {
-				r.Caller.Issuer = "" // the log is one for all issuers
+			if slices.Contains(ofAll, operation) {
+				r.Caller.Issuer = ""
 			}
 			err := call(r)
 			forbidden := fault.CodeOf(err) == fault.Forbidden
@@ -233,8 +271,8 @@ func TestPermissions(t *testing.T) {
 			}
 			foreign := h.as(role)
 			foreign.Caller.Issuer = "issuer-of-others"
-			if err := call(foreign); operation == kms.AuditRead && fault.CodeOf(err) != fault.Forbidden ||
-				operation != kms.AuditRead && !forbidden && fault.CodeOf(err) != fault.NotFound {
+			if err := call(foreign); slices.Contains(ofAll, operation) && fault.CodeOf(err) != fault.Forbidden ||
+				!slices.Contains(ofAll, operation) && !forbidden && fault.CodeOf(err) != fault.NotFound {
 				t.Errorf("%s by %q of another issuer: %v", operation, role, err)
 			}
 		}

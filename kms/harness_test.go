@@ -7,6 +7,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -51,6 +52,8 @@ type harness struct {
 	signer  note.Signer
 	vkey    string
 	pseudo  derive.Root
+	state   derive.Root
+	anchors []ledger.Anchor
 	now     atomic.Int64 // Unix nanoseconds
 	request atomic.Int64
 	profile kms.Profile
@@ -105,6 +108,8 @@ func newHarness(t *testing.T, adjust ...func(*harness)) *harness {
 	}
 	h.pseudo, err = h.token.Generate(h.ctx, h.issuer+"-pseudonym", key.AES256, derive.SessionMAC)
 	h.must(err)
+	h.state, err = h.token.Generate(h.ctx, h.issuer+"-state", key.AES256, derive.SessionMAC)
+	h.must(err)
 	h.start()
 	t.Cleanup(h.stop)
 	h.load("isd", key.GPSCP03, key.AES256, kvn, h.master)
@@ -132,13 +137,18 @@ func (h *harness) start() {
 	v, err := audit.NewVerifier(h.vkey)
 	h.must(err)
 	h.ledger, err = ledger.Open(h.ctx, ledger.Config{
-		Store: h.db, Signer: h.signer, Verifier: v, Origin: "test/audit", Now: h.clock, CheckpointEvery: -1,
+		Store: h.db, MAC: func(ctx context.Context, m []byte) ([]byte, error) {
+			return h.token.MAC(ctx, derive.FromRoot(h.state), m)
+		}, Signer: h.signer, Verifier: v, Origin: "test/audit", Now: h.clock, CheckpointEvery: -1, GuardEvery: -1, Anchors: h.anchors,
 	})
 	h.must(err)
 	h.service, err = kms.New(kms.Config{
 		Token: h.token, Store: h.db, Log: h.ledger, Pseudonym: derive.FromRoot(h.pseudo),
 		Profiles:    map[string]kms.Profile{"default": h.profile},
 		ReleaseKeys: map[string]map[string]crypto.PublicKey{h.issuer: {"release": h.release.Public()}},
+		Issuers:     []string{h.issuer},
+		Inspector:   h.token,
+		Keys:        h.token,
 		Limits:      channel.DefaultLimits(), ChannelsMax: 1000, Now: h.clock,
 	})
 	h.must(err)
@@ -156,10 +166,38 @@ func (h *harness) restart() { h.t.Helper(); h.stop(); h.start() }
 
 func (h *harness) load(name string, u key.Usage, a key.Algorithm, n byte, value []byte) {
 	h.t.Helper()
+	h.loadCards(name, u, a, key.AES128, n, value)
+}
+
+// loadCards is load with another algorithm of the card keys.
+func (h *harness) loadCards(name string, u key.Usage, a, card key.Algorithm, n byte, value []byte) {
+	h.t.Helper()
 	_, err := h.service.LoadKey(h.ctx, "test", kms.NewKey{
-		Issuer: h.issuer, Name: name, Usage: u, Algorithm: a, CardAlgorithm: key.AES128, Diversification: "kdf3", KVN: n,
+		Issuer: h.issuer, Name: name, Usage: u, Algorithm: a, CardAlgorithm: card, Diversification: "kdf3", KVN: n,
 	}, known{h.token, value})
 	h.must(err)
+}
+
+// changeVersion writes a key version as an approved change would.
+func (h *harness) changeVersion(name string, version int, change func(*key.Version)) error {
+	ref := store.Ref{Kind: "key-version", Issuer: h.issuer, ID: fmt.Sprintf("%s/%09d", name, version)}
+	_, err := h.ledger.Do(h.ctx, func(rows store.Rows) (audit.Entry, error) {
+		row, err := rows.Get(ref)
+		if err != nil {
+			return audit.Entry{}, err
+		}
+		var v key.Version
+		if err := json.Unmarshal(row.Body, &v); err != nil {
+			return audit.Entry{}, err
+		}
+		change(&v)
+		row.Version++
+		if row.Body, err = json.Marshal(v); err != nil {
+			return audit.Entry{}, err
+		}
+		return audit.Entry{Actor: audit.ActorService, Operation: "test.change", Decision: audit.Allowed, Outcome: audit.OutcomeOK}, rows.Put(row)
+	})
+	return err
 }
 
 // known is a kms.Maker that imports one value, as a ceremony would.
@@ -222,12 +260,14 @@ func meta(n byte, content []byte) update.Image {
 	return im
 }
 
+func (h *harness) sign(m update.Image) []byte { return ed25519.Sign(h.release, m.Statement()) }
+
 // image registers and uploads an image.
 func (h *harness) image(name string, n byte, content []byte) {
 	h.t.Helper()
 	m := meta(n, content)
 	_, err := h.service.RegisterImage(h.ctx, h.req(), kms.RegisterImageInput{
-		Issuer: h.issuer, Name: name, Meta: m, ReleaseKey: "release", Signature: ed25519.Sign(h.release, m.Statement()),
+		Issuer: h.issuer, Name: name, Meta: m, ReleaseKey: "release", Signature: h.sign(m),
 	})
 	h.must(err)
 	_, err = h.service.UploadImage(h.ctx, h.req(), h.issuer, name, bytes.NewReader(content))

@@ -161,7 +161,7 @@ func TestImageRowIsNotBelieved(t *testing.T) {
 	id, err := h.authenticate(card)
 	h.must(err)
 	_, err = h.create(card, id, "cos")
-	h.want("a changed description", err, fault.ImageUnverified)
+	h.want("a changed description", err, fault.ObjectTampered)
 }
 
 // TestOneCallerCannotTakeEveryChannel leaves room for the others.

@@ -16,6 +16,11 @@ const (
 	kindPackage store.Kind = "package"
 	kindKey     store.Kind = "key-version"
 	kindRequest store.Kind = "request"
+
+	kindOfficer  store.Kind = "officer"
+	kindPolicy   store.Kind = "policy"
+	kindProposal store.Kind = "proposal"
+	kindSystem   store.Kind = "system"
 )
 
 // get reads a row into v and returns its version, 0 if there is none.
@@ -31,6 +36,15 @@ func get(tx store.Rows, ref store.Ref, v any) (int64, error) {
 		return 0, fmt.Errorf("reading %s %s: %w", ref.Kind, ref.ID, err)
 	}
 	return row.Version, nil
+}
+
+// versionOf returns the version of a row, 0 if there is none.
+func versionOf(tx store.Rows, ref store.Ref) (int64, error) {
+	row, err := tx.Get(ref)
+	if errors.Is(err, store.ErrNotFound) {
+		return 0, nil
+	}
+	return row.Version, err
 }
 
 // need is get for a row that the caller named: none is fault.NotFound.

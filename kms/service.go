@@ -37,6 +37,7 @@ import (
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
 	"cardkms/kms/ledger"
+	"cardkms/kms/report"
 	"cardkms/kms/store"
 	"cardkms/kms/update"
 )
@@ -44,6 +45,7 @@ import (
 // Token is what the service needs of a token.
 type Token interface {
 	derive.Token
+	derive.Wrapper
 	// Random returns n bytes of the token's random number generator.
 	Random(ctx context.Context, n int) ([]byte, error)
 }
@@ -55,16 +57,23 @@ type Profile struct {
 	Extended  bool        // the cards understand extended length
 	Suite     update.Suite
 	ChunkSize int
+	PutKey    scp03.PutKeyFormat
 }
 
-// Config is what a Service is made of. All of it is required but Logger.
+// Config is what a Service is made of. All of it is required but Logger; the lists
+// may be empty.
 type Config struct {
 	Token       Token
-	Store       store.Store
+	Store       store.Store // for the content of images; rows go through Log
 	Log         *ledger.Ledger
 	Pseudonym   *derive.Key                            // SessionMAC root: names cards in the log
 	Profiles    map[string]Profile                     // by name; "default" serves callers that name none
 	ReleaseKeys map[string]map[string]crypto.PublicKey // issuer → name → key
+	Issuers     []string                               // every tenant
+	Clients     []report.Client                        // who may call, for the access report
+	Inspector   Inspector                              // of the token, for the inventory
+	Keys        KeyStore                               // of the token, for the life of keys
+	ServiceKeys []string                               // labels of the service's own keys in the token
 	Limits      channel.Limits
 	ChannelsMax int
 	Now         func() time.Time
@@ -77,12 +86,15 @@ type Service struct {
 	channels channels
 	keys     keyCache
 	uploads  uploads
+	readings readings
+	halt     haltCache
+	running  executing
 }
 
 // New checks a configuration and returns a service.
 func New(cfg Config) (*Service, error) {
 	switch {
-	case cfg.Token == nil || cfg.Store == nil || cfg.Log == nil || cfg.Pseudonym == nil || cfg.Now == nil:
+	case cfg.Token == nil || cfg.Store == nil || cfg.Log == nil || cfg.Pseudonym == nil || cfg.Now == nil || cfg.Inspector == nil || cfg.Keys == nil:
 		return nil, errors.New("kms: the configuration lacks a part")
 	case cfg.ChannelsMax < 1:
 		return nil, errors.New("kms: ChannelsMax must be at least 1")
@@ -104,6 +116,7 @@ func New(cfg Config) (*Service, error) {
 type Request struct {
 	Caller      Caller
 	ID          string // for logs and the audit entry
+	Origin      string // where the request came from: an IP address
 	Idempotency string // Idempotency-Key of a mutation; empty for none
 }
 
@@ -122,12 +135,15 @@ type event struct {
 	intent    *int64
 	detail    map[string]string
 	outcome   error
+	// approved: an executor does it, so the change is kept outside the database
+	// before the answer, as that of controls.
+	approved bool
 }
 
 // entry encodes the event. Cards appear by pseudonym only.
 func (s *Service) entry(ctx context.Context, e event) (audit.Entry, error) {
 	out := audit.Entry{
-		Actor: e.req.Caller.ID, Role: string(e.req.Caller.Role), Issuer: e.issuer,
+		Actor: e.req.Caller.ID, Role: string(e.req.Caller.Role), Origin: e.req.Origin, Issuer: e.issuer,
 		Operation: string(e.op), Object: e.object, Key: e.key, Request: e.req.ID,
 		Digest: e.digest, Decision: audit.Allowed, Outcome: string(fault.CodeOf(e.outcome)),
 		Algorithm: e.algorithm,
@@ -158,14 +174,15 @@ func (s *Service) pseudonym(ctx context.Context, issuer string, kdd []byte) (str
 
 // log makes the entry of an event durable, with the row changes of change, which
 // may still set the outcome. It returns the event's outcome, or the log's error:
-// then the operation did not happen.
-func (s *Service) log(ctx context.Context, e *event, change func(store.Tx) error) error {
+// then the operation did not happen. What decides about keys and images is also
+// kept outside the database before log returns.
+func (s *Service) log(ctx context.Context, e *event, change func(store.Rows) error) error {
 	entry, err := s.entry(ctx, *e)
 	if err != nil {
 		return err
 	}
 	e.alias = entry.Card
-	_, err = s.cfg.Log.Do(ctx, func(tx store.Tx) (audit.Entry, error) {
+	_, err = s.cfg.Log.Do(ctx, func(tx store.Rows) (audit.Entry, error) {
 		if change != nil {
 			if err := change(tx); err != nil {
 				return audit.Entry{}, err
@@ -177,6 +194,9 @@ func (s *Service) log(ctx context.Context, e *event, change func(store.Tx) error
 		}
 		return entry, nil
 	})
+	if err == nil && change != nil && e.outcome == nil && (controls[e.op] || e.approved) {
+		err = s.cfg.Log.Anchored(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -199,6 +219,11 @@ func (s *Service) start(ctx context.Context, r Request, op Operation, issuer, ob
 	}
 	if err := r.Caller.may(op, issuer); err != nil {
 		return e, s.refuse(ctx, e, err)
+	}
+	if haltable[op] {
+		if err := s.halted(ctx); err != nil {
+			return e, s.refuse(ctx, e, err)
+		}
 	}
 	return e, nil
 }
@@ -247,36 +272,43 @@ func digestOf(parts ...[]byte) audit.Digest {
 	return audit.Digest(h.Sum(nil))
 }
 
-// Ready checks what the service cannot work without: the token and the store.
+// Ready checks what the service cannot work without: the token, the store and a
+// log that takes entries.
 func (s *Service) Ready(ctx context.Context) error {
+	if err := s.cfg.Log.Ready(); err != nil {
+		return err
+	}
 	if _, err := s.cfg.Token.Random(ctx, 8); err != nil {
 		return err
 	}
-	return s.cfg.Store.View(ctx, func(tx store.Tx) error {
-		_, err := tx.Size()
-		return err
-	})
+	return s.cfg.Log.View(ctx, func(store.Rows) error { return nil })
 }
 
-// Close ends every channel and destroys its session keys.
-func (s *Service) Close() { s.channels.closeAll(s.cfg.Token) }
+// Close ends every channel, destroys its session keys, and logs who read the log.
+func (s *Service) Close() {
+	s.channels.closeAll(s.cfg.Token)
+	s.logReadings(s.cfg.Now(), 0)
+}
+
+// Suspect logs that the database holds something else than was written. A ledger
+// that is sealed takes no entry; then the operator's log alone tells.
+func (s *Service) Suspect(ctx context.Context, v *ledger.Violation) {
+	e := event{
+		req: Request{Caller: Caller{ID: audit.ActorService}}, op: "database.violation", issuer: v.Ref.Issuer,
+		object: printable(string(v.Ref.Kind) + "/" + v.Ref.ID), outcome: fault.New(fault.ObjectTampered, v.What),
+	}
+	if v.Ref.Kind == kindCard {
+		e.object = "cards"
+		e.card, _ = hex.DecodeString(v.Ref.ID) // an ID that is no card's has no pseudonym
+	}
+	if err := s.log(ctx, &e, nil); fault.CodeOf(err) != fault.ObjectTampered {
+		s.cfg.Logger.Error("a violation is not in the audit log", slog.Any("violation", v), slog.Any("error", err))
+	}
+}
 
 // Started logs that the service began to serve, with what it found out about its
 // token.
 func (s *Service) Started(ctx context.Context, found map[string]string) error {
 	e := event{req: Request{Caller: Caller{ID: audit.ActorService}}, op: "service.start", detail: found}
 	return s.log(ctx, &e, nil)
-}
-
-// AllKeys returns the key versions of these issuers, for the check of the
-// token's objects at start.
-func (s *Service) AllKeys(ctx context.Context, issuers ...string) (all []key.Version, err error) {
-	for _, issuer := range issuers {
-		some, err := s.versions(ctx, issuer)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, some...)
-	}
-	return all, nil
 }

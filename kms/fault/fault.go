@@ -64,6 +64,20 @@ const (
 	TokenUnable Code = "token_unable"
 	// AuditUnavailable: the audit log refused the entry, so the operation did not happen.
 	AuditUnavailable Code = "audit_unavailable"
+	// AuditFull: the disk has no room for the audit log, so nothing is done until it has.
+	AuditFull Code = "audit_full"
+	// ObjectTampered: the database holds another state of the object than was written.
+	ObjectTampered Code = "object_tampered"
+	// RollbackDetected: the database as a whole is not the one that was written.
+	RollbackDetected Code = "rollback_detected"
+	// ApprovalRequired: too few officers have approved; another approval helps.
+	ApprovalRequired Code = "approval_required"
+	// ApprovalVoid: the proposal was used or rejected, or its object changed since.
+	ApprovalVoid Code = "approval_void"
+	// ApprovalExpired: the proposal's time is over.
+	ApprovalExpired Code = "approval_expired"
+	// Halted: an officer or operator stopped all use of keys; officers resume it by an approved proposal.
+	Halted Code = "halted"
 	// Internal: none of the above; the request id leads to the operator's log.
 	Internal Code = "internal"
 )
@@ -75,7 +89,8 @@ func Codes() []Code {
 		InvalidInput, Unauthenticated, Forbidden, NotFound, Conflict, ProofFailed,
 		ChannelClosed, ChannelState, CardQuarantined, CardCounter, CardRefused,
 		KeyState, ImageUnverified, VersionMismatch, Downgrade, IdempotencyMismatch,
-		TooLarge, RateLimited, TokenUnavailable, TokenUnable, AuditUnavailable, Internal,
+		TooLarge, RateLimited, TokenUnavailable, TokenUnable, AuditUnavailable, AuditFull,
+		ObjectTampered, RollbackDetected, ApprovalRequired, ApprovalVoid, ApprovalExpired, Halted, Internal,
 	}
 }
 

@@ -1,0 +1,129 @@
+package kms
+
+import (
+	"context"
+	"sync"
+
+	"cardkms/kms/approval"
+	"cardkms/kms/fault"
+	"cardkms/kms/store"
+)
+
+// executing are the objects on which something is carried out, so that act runs once
+// at a time for each of them.
+type executing struct {
+	mu sync.Mutex
+	by map[string]bool
+}
+
+// begin reports whether nothing is executed on the object; then the caller does,
+// until end.
+func (x *executing) begin(object string) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.by == nil {
+		x.by = map[string]bool{}
+	}
+	free := !x.by[object]
+	x.by[object] = true
+	return free
+}
+
+func (x *executing) end(object string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.by, object)
+}
+
+// Execute carries out an approved proposal, once. The entries are those of the
+// operation, with the id of the proposal. Whoever gets no answer reads the case:
+// in the state executed, everything happened; else nothing did but what act made,
+// and the same call goes on from there.
+func (s *Service) Execute(ctx context.Context, r Request, id string) (Case, error) {
+	e, err := s.start(ctx, r, ApprovalExecute, r.Caller.Issuer, proposalObject(id))
+	if err != nil {
+		return Case{}, err
+	}
+	c, _, err := s.seen(ctx, r, id)
+	if err != nil {
+		return Case{}, s.refuse(ctx, e, err)
+	}
+	object := c.Proposal.Object
+	if !s.running.begin(object) {
+		return Case{}, s.refuse(ctx, e, fault.New(fault.Conflict, "an operation on this object is being executed"))
+	}
+	defer s.running.end(object)
+	if c, err = s.ready(ctx, r, id); err != nil {
+		return Case{}, s.refuse(ctx, e, err)
+	}
+	e.op, e.object, e.issuer, e.card, e.approved = Operation(c.Proposal.Operation), c.Proposal.Object, c.Proposal.Issuer, c.kdd(), true
+	e.detail = approval.ExecuteDetail(id, c.By)
+	return s.execute(ctx, r, e, c.Proposal)
+}
+
+// ready returns a case that can be executed, as it will be then.
+func (s *Service) ready(ctx context.Context, r Request, id string) (Case, error) {
+	c, o, err := s.seen(ctx, r, id)
+	if err != nil {
+		return c, err
+	}
+	err = s.cfg.Log.View(ctx, func(tx store.Rows) error {
+		f, err := s.facts(tx, c)
+		if err == nil {
+			c.Case, err = c.Execute(o.Name, f)
+		}
+		return err
+	})
+	if err == nil {
+		err = executors[c.Proposal.Operation].check(ctx, s, c.Proposal)
+	}
+	return c, err
+}
+
+// execute acts, and consumes the proposal in the transaction of its changes. That
+// judges the case again: what was true before the act may have changed.
+func (s *Service) execute(ctx context.Context, r Request, e event, p approval.Proposal) (Case, error) {
+	x := executors[p.Operation]
+	var acted any
+	var err error
+	if x.act != nil {
+		if e.intent, err = s.intend(ctx, e); err != nil {
+			return Case{}, err
+		}
+		if acted, err = x.act(ctx, s, p); err != nil {
+			return Case{}, s.refuse(ctx, e, err)
+		}
+	}
+	// Also after an error: a commit whose answer was lost is a change too.
+	defer s.forget()
+	var done Case
+	err = s.settle(ctx, e, func(tx store.Rows) error {
+		c, version, f, err := s.find(tx, r, p.ID)
+		if err != nil {
+			return err
+		}
+		o, err := identified(f.Officers, r, p.Issuer)
+		if err != nil {
+			return err
+		}
+		if c.Case, err = c.Execute(o.Name, f); err != nil {
+			return err
+		}
+		if err := x.change(s, tx, p, acted); err != nil {
+			return err
+		}
+		c.describe(f)
+		c.Nonce, done = newID(), c
+		return put(tx, caseRef(p.ID), version, c)
+	})
+	if err != nil {
+		return Case{}, err
+	}
+	return done, nil
+}
+
+// forget has the next requests read what an executor may have changed.
+func (s *Service) forget() {
+	s.halt.forget()
+	s.keys.forget()
+}

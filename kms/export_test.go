@@ -1,0 +1,30 @@
+package kms
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"testing"
+
+	"cardkms/kms/approval"
+	"cardkms/kms/store"
+)
+
+// Executors returns the operations that need an approved proposal, sorted.
+func Executors() []string { return slices.Sorted(maps.Keys(executors)) }
+
+// WithAct adds an executor whose object is a policy's row and which acts first.
+func WithAct(t testing.TB, operation string, act func() error) {
+	executors[operation] = executor{
+		row:   func(c Case) (store.Ref, error) { return policyRef(c.Proposal.Object), nil },
+		check: func(context.Context, *Service, approval.Proposal) error { return nil },
+		act:   func(context.Context, *Service, approval.Proposal) (any, error) { return "acted", act() },
+		change: func(_ *Service, rows store.Rows, p approval.Proposal, acted any) error {
+			if acted != "acted" {
+				panic("kms: change without act")
+			}
+			return put(rows, policyRef(p.Object), p.Expected, approval.Policy{Operation: p.Object, K: approval.KMin})
+		},
+	}
+	t.Cleanup(func() { delete(executors, operation) })
+}
