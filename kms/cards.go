@@ -20,7 +20,9 @@ type Card struct {
 	KDD     string `json:"kdd"` // key diversification data, 20 hex digits
 	Issuer  string `json:"issuer"`
 	KVN     byte   `json:"kvn"`               // of the keys that last proved the card
-	Version string `json:"version,omitempty"` // resource name of those keys
+	Version string `json:"version,omitempty"` // the newest version that proved it, a resource name
+	Newest  byte   `json:"newest,omitempty"`  // KVN of Version
+	Move    *Move  `json:"move,omitempty"`    // on its way to a newer version
 	// Counters are the highest sequence counters that were proved, by the resource
 	// name of the key version: a card counts for each of its key sets.
 	Counters    map[string]uint32 `json:"counters,omitempty"`
@@ -29,6 +31,9 @@ type Card struct {
 	Sequence    uint32            `json:"sequence"`          // of the newest package made
 	Package     string            `json:"package,omitempty"` // id of the newest package
 	Seen        time.Time         `json:"seen"`              // last successful proof
+	// Nonce is new with every change, so that nobody finds a card by guessing what
+	// the digest of its row, which the log holds, was computed from.
+	Nonce string `json:"nonce"`
 }
 
 func cardRef(issuer string, kdd []byte) store.Ref {
@@ -63,7 +68,7 @@ func (c *Card) proved(t attempt, now time.Time) error {
 	case counted && (!t.counts || t.answer.Counter <= highest):
 		return fault.New(fault.CardCounter, "the card's sequence counter did not rise")
 	}
-	c.Failures, c.KVN, c.Version, c.Seen = 0, t.answer.KVN, t.version, now
+	c.Failures, c.KVN, c.Seen = 0, t.answer.KVN, now
 	if t.counts {
 		c.Counters = maps.Clone(c.Counters)
 		if c.Counters == nil {
@@ -86,7 +91,7 @@ func (s *Service) Card(ctx context.Context, r Request, issuer, kdd string) (c Ca
 	if r.Caller.Role == UpdateServer && !r.Caller.Cards.Holds(b) {
 		return c, fault.New(fault.NotFound, "no such card")
 	}
-	err = s.cfg.Store.View(ctx, func(tx store.Tx) error {
+	err = s.cfg.Log.View(ctx, func(tx store.Rows) error {
 		_, err := need(tx, cardRef(issuer, b), &c)
 		return err
 	})
@@ -98,7 +103,7 @@ func (s *Service) Cards(ctx context.Context, r Request, issuer, after string, li
 	if err := s.read(ctx, r, CardRead, issuer, "cards"); err != nil {
 		return nil, "", err
 	}
-	err = s.cfg.Store.View(ctx, func(tx store.Tx) error {
+	err = s.cfg.Log.View(ctx, func(tx store.Rows) error {
 		if r.Caller.Role != UpdateServer {
 			cards, next, err = page[Card](tx, kindCard, issuer, after, limit)
 			return err

@@ -33,6 +33,7 @@ type openChannel struct {
 	// algorithm is the status of the algorithms behind version.
 	algorithm audit.Algorithm
 	packaged  string   // id of the package that this channel opened
+	changing  bool     // the last command was PUT KEY
 	last      replayed // guards against the repetition of one request
 }
 
@@ -41,6 +42,12 @@ type replayed struct {
 	idempotency string
 	digest      [32]byte
 	answer      [][]byte
+}
+
+// wrap secures commands for the card.
+func (o *openChannel) wrap(ctx context.Context, script []apdu.Command, now time.Time) ([]apdu.Command, error) {
+	o.changing = false
+	return o.ch.Wrap(ctx, script, now)
 }
 
 func (o *openChannel) object() string { return "channels/" + o.id }
@@ -98,9 +105,10 @@ func (c *channels) removeLocked(o *openChannel) {
 	}
 }
 
-// Sweep ends the channels whose life time is over, and destroys their keys. The
-// program calls it every few seconds.
+// Sweep ends the channels whose life time is over, destroys their keys, and logs
+// who read the log in the last minute. The program calls it every few seconds.
 func (s *Service) Sweep() {
+	s.logReadings(s.cfg.Now(), readingsEvery)
 	for _, o := range s.channels.expired(s.cfg.Now()) {
 		o.mu.Lock()
 		o.ch.Close(s.cfg.Token)
@@ -134,6 +142,28 @@ func (c *channels) closeAll(t derive.Token) {
 		o.ch.Close(t)
 		o.mu.Unlock()
 	}
+}
+
+// serving refuses a channel whose key version no longer serves this use, as far as
+// anybody knew a second ago. A channel that is not authenticated uses no key yet.
+func (s *Service) serving(ctx context.Context, o *openChannel, use key.Use) error {
+	if o.version == "" {
+		return nil
+	}
+	id, err := key.ParseID(o.version)
+	if err != nil {
+		return err
+	}
+	all, err := s.versions(ctx, o.issuer)
+	if err != nil {
+		return err
+	}
+	for _, v := range all {
+		if v.ID == id {
+			return serves(v, use, s.cfg.Now())
+		}
+	}
+	return fault.New(fault.KeyState, "the key version is no longer known")
 }
 
 // lock returns a caller's own channel, locked. The channel of another caller
@@ -203,7 +233,7 @@ func (s *Service) newChannel(ctx context.Context, r Request, in OpenChannelInput
 		return nil, apdu.Command{}, err
 	}
 	if in.KVN != 0 {
-		if _, err := s.version(ctx, in.Issuer, in.Key, key.GPSCP03, in.KVN); err != nil {
+		if _, err := s.version(ctx, in.Issuer, in.Key, key.GPSCP03, in.KVN, key.Move); err != nil {
 			return nil, apdu.Command{}, err
 		}
 	}
@@ -294,7 +324,7 @@ func (s *Service) Authenticate(ctx context.Context, r Request, in AuthenticateIn
 
 // prove finds the card's keys and has the channel verify the card.
 func (s *Service) prove(ctx context.Context, o *openChannel, a scp03.Answer, l scp03.Level) (apdu.Command, error) {
-	v, err := s.version(ctx, o.issuer, o.key, key.GPSCP03, a.KVN)
+	v, err := s.version(ctx, o.issuer, o.key, key.GPSCP03, a.KVN, key.Move)
 	if fault.CodeOf(err) == fault.NotFound {
 		return apdu.Command{}, fault.Proof()
 	}
@@ -314,17 +344,22 @@ func (s *Service) prove(ctx context.Context, o *openChannel, a scp03.Answer, l s
 func (s *Service) book(ctx context.Context, e *event, t attempt) error {
 	ref := cardRef(e.issuer, t.answer.KDD)
 	now := s.cfg.Now().UTC()
-	return s.log(ctx, e, func(tx store.Tx) error {
+	return s.log(ctx, e, func(tx store.Rows) error {
 		c := Card{KDD: ref.ID, Issuer: e.issuer}
 		n, err := get(tx, ref, &c)
 		if err != nil {
 			return err
 		}
 		before := c
-		e.outcome = c.proved(t, now)
+		if e.outcome = c.proved(t, now); e.outcome == nil {
+			if err := c.settle(tx, t.version, t.answer.KVN, now); err != nil {
+				return err
+			}
+		}
 		if reflect.DeepEqual(c, before) {
 			return nil
 		}
+		c.Nonce = newID()
 		return put(tx, ref, n, c)
 	})
 }

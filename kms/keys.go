@@ -2,7 +2,6 @@ package kms
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -25,6 +24,32 @@ const keyCacheFor = time.Second
 type keyCache struct {
 	mu       sync.Mutex
 	byIssuer map[string]cachedKeys
+	// round counts what this process changed. What was read before a change is not
+	// kept after it: else a suspended version would go on for a moment.
+	round int64
+}
+
+// forget has the next request read again.
+func (c *keyCache) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if staleCache {
+		return
+	}
+	c.byIssuer, c.round = nil, c.round+1
+}
+
+// keep stores what was read in a round, if that is not over.
+func (c *keyCache) keep(issuer string, read cachedKeys, round int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.round != round {
+		return
+	}
+	if c.byIssuer == nil || len(c.byIssuer) > 10_000 {
+		c.byIssuer = map[string]cachedKeys{}
+	}
+	c.byIssuer[issuer] = read
 }
 
 type cachedKeys struct {
@@ -37,24 +62,20 @@ func (s *Service) versions(ctx context.Context, issuer string) ([]key.Version, e
 	now := s.cfg.Now()
 	s.keys.mu.Lock()
 	c, ok := s.keys.byIssuer[issuer]
+	round := s.keys.round
 	s.keys.mu.Unlock()
 	if age := now.Sub(c.at); ok && age >= 0 && age < keyCacheFor {
 		return c.versions, nil
 	}
 	c = cachedKeys{at: now}
-	err := s.cfg.Store.View(ctx, func(tx store.Tx) (err error) {
+	err := s.cfg.Log.View(ctx, func(tx store.Rows) (err error) {
 		c.versions, err = allVersions(tx, issuer)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	s.keys.mu.Lock()
-	defer s.keys.mu.Unlock()
-	if s.keys.byIssuer == nil || len(s.keys.byIssuer) > 10_000 {
-		s.keys.byIssuer = map[string]cachedKeys{}
-	}
-	s.keys.byIssuer[issuer] = c
+	s.keys.keep(issuer, c, round)
 	return c.versions, nil
 }
 
@@ -83,8 +104,8 @@ func (s *Service) Keys(ctx context.Context, r Request, issuer string) ([]key.Ver
 }
 
 // version finds the version of a key that has this KVN on the cards. One that
-// may not serve is fault.KeyState.
-func (s *Service) version(ctx context.Context, issuer, name string, usage key.Usage, kvn byte) (key.Version, error) {
+// does not serve this use now is fault.KeyState.
+func (s *Service) version(ctx context.Context, issuer, name string, usage key.Usage, kvn byte, use key.Use) (key.Version, error) {
 	all, err := s.versions(ctx, issuer)
 	if err != nil {
 		return key.Version{}, err
@@ -93,12 +114,17 @@ func (s *Service) version(ctx context.Context, issuer, name string, usage key.Us
 		if v.ID.Name != name || v.Usage != usage || v.KVN != kvn {
 			continue
 		}
-		if !v.State.Serves() {
-			return v, fault.New(fault.KeyState, "the key version is "+string(v.State))
-		}
-		return v, nil
+		return v, serves(v, use, s.cfg.Now())
 	}
 	return key.Version{}, fault.New(fault.NotFound, "no such key version")
+}
+
+// serves refuses a use that a version does not serve now.
+func serves(v key.Version, use key.Use, now time.Time) error {
+	if why := v.Check(use, now); why != "" {
+		return fault.New(fault.KeyState, why)
+	}
+	return nil
 }
 
 // exists checks that a key of this usage is there at all.
@@ -175,6 +201,7 @@ type NewKey struct {
 	CardAlgorithm   key.Algorithm // of the card keys
 	Diversification diversify.Method
 	KVN             byte
+	Ceremony        string // that it is part of, see BeginCeremony; empty for none
 }
 
 // Check refuses a description that no token could follow.
@@ -212,18 +239,25 @@ func (s *Service) LoadKey(ctx context.Context, by string, n NewKey, m Maker) (ke
 	if err := n.Check(); err != nil {
 		return key.Version{}, err
 	}
+	if n.Ceremony != "" {
+		if err := s.under(ctx, n.Ceremony); err != nil {
+			return key.Version{}, err
+		}
+	}
 	v := key.Version{
 		Usage: n.Usage, Algorithm: n.Algorithm, CardAlgorithm: n.CardAlgorithm, KVN: n.KVN,
-		Diversification: string(n.Diversification), State: key.Active, KCVs: map[key.Part]key.KCV{},
+		Diversification: string(n.Diversification), State: key.Active, Created: s.cfg.Now().UTC().Round(time.Second), KCVs: map[key.Part]key.KCV{},
 	}
+	v.Ends = v.Created.Add(key.DefaultCryptoperiod)
 	id, err := s.nextVersion(ctx, n, m)
 	if err != nil {
 		return v, err
 	}
 	v.ID = id
-	e := event{
-		req: Request{Caller: Caller{ID: audit.ActorService, Role: "console"}}, op: "key.load", issuer: n.Issuer, algorithm: algorithmOf(v),
-		object: id.String(), key: id.String(), detail: map[string]string{"by": by},
+	e := console(KeyLoad, id.String(), by)
+	e.issuer, e.key, e.algorithm = n.Issuer, id.String(), algorithmOf(v)
+	if n.Ceremony != "" {
+		e.detail["ceremony"] = n.Ceremony
 	}
 	if e.intent, err = s.intend(ctx, e); err != nil {
 		return v, err
@@ -236,7 +270,7 @@ func (s *Service) LoadKey(ctx context.Context, by string, n NewKey, m Maker) (ke
 		v.KCVs[p] = root.KCV
 		e.detail["kcv_"+string(p)] = string(root.KCV.Method) + ":" + root.KCV.Value
 	}
-	err = s.log(ctx, &e, func(tx store.Tx) error { return put(tx, versionRef(id), 0, v) })
+	err = s.log(ctx, &e, func(tx store.Rows) error { return put(tx, versionRef(id), 0, v) })
 	return v, err
 }
 
@@ -244,7 +278,7 @@ func (s *Service) LoadKey(ctx context.Context, by string, n NewKey, m Maker) (ke
 // same key has: a card's KVN must name one key.
 func (s *Service) nextVersion(ctx context.Context, n NewKey, m Maker) (key.ID, error) {
 	id := key.ID{Issuer: n.Issuer, Name: n.Name, Version: 1}
-	err := s.cfg.Store.View(ctx, func(tx store.Tx) error {
+	err := s.cfg.Log.View(ctx, func(tx store.Rows) error {
 		all, err := allVersions(tx, n.Issuer)
 		for _, v := range all {
 			if v.ID.Name != n.Name {
@@ -257,26 +291,43 @@ func (s *Service) nextVersion(ctx context.Context, n NewKey, m Maker) (key.ID, e
 		}
 		return err
 	})
-	for ; err == nil; id.Version++ {
-		taken := false
-		for _, p := range Parts(n.Diversification, n.Usage) {
-			used, terr := m.Taken(ctx, id.Label(p))
-			taken, err = taken || used, errors.Join(err, terr)
-		}
-		if err != nil || !taken {
-			break
-		}
+	if err == nil {
+		id.Version, err = n.free(ctx, m, id.Version)
 	}
 	return id, err
 }
 
+// free returns the first version, from one on, of which the token holds no object.
+func (n NewKey) free(ctx context.Context, m interface {
+	Taken(ctx context.Context, label string) (bool, error)
+}, from int) (int, error) {
+	for id := (key.ID{Issuer: n.Issuer, Name: n.Name, Version: from}); ; id.Version++ {
+		taken := false
+		for _, p := range Parts(n.Diversification, n.Usage) {
+			used, err := m.Taken(ctx, id.Label(p))
+			if err != nil {
+				return 0, err
+			}
+			taken = taken || used
+		}
+		if !taken {
+			return id.Version, nil
+		}
+	}
+}
+
 // intend makes an intent durable and returns its sequence.
 func (s *Service) intend(ctx context.Context, e event) (*int64, error) {
+	return s.intendAnd(ctx, e, func(store.Rows) error { return nil })
+}
+
+// intendAnd is intend with a change of rows in its transaction.
+func (s *Service) intendAnd(ctx context.Context, e event, change func(store.Rows) error) (*int64, error) {
 	entry, err := s.entry(ctx, e)
 	if err != nil {
 		return nil, err
 	}
 	entry.Outcome = audit.OutcomePending
-	seq, err := s.cfg.Log.Do(ctx, func(store.Tx) (audit.Entry, error) { return entry, nil })
+	seq, err := s.cfg.Log.Do(ctx, func(tx store.Rows) (audit.Entry, error) { return entry, change(tx) })
 	return &seq, err
 }

@@ -81,6 +81,9 @@ func (s *Service) CreatePackage(ctx context.Context, r Request, in CreatePackage
 }
 
 func (s *Service) makePackage(ctx context.Context, e *event, o *openChannel, in CreatePackageInput) (out CreatedPackage, err error) {
+	if err := s.serving(ctx, o, key.Protect); err != nil {
+		return out, err
+	}
 	im, err := s.registered(ctx, in.Issuer, in.Image)
 	if err != nil {
 		return out, err
@@ -131,7 +134,7 @@ func (o *openChannel) carries(s update.Suite) error {
 // registered returns an image whose content is here and whose release signature
 // verifies now, whatever its row says.
 func (s *Service) registered(ctx context.Context, issuer, name string) (im Image, err error) {
-	err = s.cfg.Store.View(ctx, func(tx store.Tx) error { _, err := need(tx, imageRef(issuer, name), &im); return err })
+	err = s.cfg.Log.View(ctx, func(tx store.Rows) error { _, err := need(tx, imageRef(issuer, name), &im); return err })
 	if err != nil {
 		return im, err
 	}
@@ -184,7 +187,7 @@ func (s *Service) protected(ctx context.Context, o *openChannel, asked apdu.Comm
 func (s *Service) resume(ctx context.Context, e *event, in CreatePackageInput, st update.Status) (out CreatedPackage, err error) {
 	var card Card
 	var p Package
-	err = s.cfg.Store.View(ctx, func(tx store.Tx) error {
+	err = s.cfg.Log.View(ctx, func(tx store.Rows) error {
 		if n, err := get(tx, cardRef(in.Issuer, e.card), &card); err != nil || n == 0 || card.Package == "" {
 			return err
 		}
@@ -224,12 +227,12 @@ func (s *Service) newPackage(ctx context.Context, e *event, o *openChannel, in C
 	ref := cardRef(in.Issuer, e.card)
 	p.Card = ref.ID
 	var card Card
-	if err := s.cfg.Store.View(ctx, func(tx store.Tx) error { _, err := get(tx, ref, &card); return err }); err != nil {
+	if err := s.cfg.Log.View(ctx, func(tx store.Rows) error { _, err := get(tx, ref, &card); return err }); err != nil {
 		return p, err
 	}
 	p.Manifest.Sequence = max(card.Sequence, st.Sequence) + 1
 	if p.Manifest.Suite != update.Plain {
-		v, err := s.version(ctx, in.Issuer, in.UpdateKey, key.CardUpdate, in.KVN)
+		v, err := s.version(ctx, in.Issuer, in.UpdateKey, key.CardUpdate, in.KVN, key.Protect)
 		if err != nil {
 			return p, err
 		}
@@ -243,7 +246,7 @@ func (s *Service) newPackage(ctx context.Context, e *event, o *openChannel, in C
 	p.Encoded = hex.EncodeToString(pkg.Encoded)
 	e.object, e.key, e.algorithm, e.digest = "packages/"+p.ID, p.Key, p.Algorithm, digestOf(pkg.Encoded)
 	e.detail = map[string]string{"image": in.Image, "sequence": fmt.Sprint(p.Manifest.Sequence)}
-	return p, s.log(ctx, e, func(tx store.Tx) error {
+	return p, s.log(ctx, e, func(tx store.Rows) error {
 		var card Card // fresh: another channel to the card may have been faster
 		n, err := get(tx, ref, &card)
 		if err != nil {
@@ -253,6 +256,7 @@ func (s *Service) newPackage(ctx context.Context, e *event, o *openChannel, in C
 			return fault.New(fault.Conflict, "another package was made for this card meanwhile")
 		}
 		card.KDD, card.Issuer, card.Sequence, card.Package = ref.ID, in.Issuer, p.Manifest.Sequence, p.ID
+		card.Nonce = newID()
 		if err := put(tx, ref, n, card); err != nil {
 			return err
 		}
@@ -269,7 +273,7 @@ func (s *Service) packageKeys(ctx context.Context, p Package) (update.Keys, erro
 	if err != nil {
 		return update.Keys{}, err
 	}
-	v, err := s.version(ctx, p.Issuer, id.Name, key.CardUpdate, p.Manifest.KVN)
+	v, err := s.version(ctx, p.Issuer, id.Name, key.CardUpdate, p.Manifest.KVN, key.Protect)
 	if err != nil {
 		return update.Keys{}, err
 	}
@@ -307,7 +311,7 @@ func (s *Service) open(ctx context.Context, p Package) (*update.Package, error) 
 // stored reads a package that a caller named. Cards outside the caller's range
 // do not exist for it.
 func (s *Service) stored(ctx context.Context, r Request, issuer, id string) (p Package, err error) {
-	err = s.cfg.Store.View(ctx, func(tx store.Tx) error { _, err := need(tx, packageRef(issuer, id), &p); return err })
+	err = s.cfg.Log.View(ctx, func(tx store.Rows) error { _, err := need(tx, packageRef(issuer, id), &p); return err })
 	if err == nil && r.Caller.Role == UpdateServer && !r.Caller.Cards.Holds(p.Manifest.Card[:]) {
 		return Package{}, fault.New(fault.NotFound, "no such package")
 	}

@@ -81,7 +81,7 @@ func (s *Service) packageScript(ctx context.Context, o *openChannel, p Package, 
 		}
 		script = append(script, chain...)
 	}
-	wrapped, err := o.ch.Wrap(ctx, script, s.cfg.Now())
+	wrapped, err := o.wrap(ctx, script, s.cfg.Now())
 	return encode(wrapped), err
 }
 
@@ -226,7 +226,7 @@ func (s *Service) ConfirmPackage(ctx context.Context, r Request, in ConfirmPacka
 		return p, s.failed(ctx, o, e, err)
 	}
 	ref := packageRef(in.Issuer, p.ID)
-	err = s.log(ctx, &e, func(tx store.Tx) error {
+	err = s.log(ctx, &e, func(tx store.Rows) error {
 		n, err := need(tx, ref, &p)
 		if err != nil || p.State == PackageConfirmed {
 			return err

@@ -8,6 +8,7 @@ import (
 
 	"cardkms/kms/apdu"
 	"cardkms/kms/fault"
+	"cardkms/kms/key"
 )
 
 // ScriptInput is a list of APDUs for one channel.
@@ -30,7 +31,7 @@ func (s *Service) Wrap(ctx context.Context, r Request, in ScriptInput) ([][]byte
 			}
 			script[i] = c
 		}
-		wrapped, err := o.ch.Wrap(ctx, script, s.cfg.Now())
+		wrapped, err := o.wrap(ctx, script, s.cfg.Now())
 		return encode(wrapped), err
 	})
 }
@@ -90,6 +91,9 @@ func (o *openChannel) describe(e *event) {
 // repetition, else act, log, answer. digest identifies the request; the entry
 // gets the digest and the number of the APDUs that leave.
 func (s *Service) once(ctx context.Context, o *openChannel, e event, digest [sha256.Size]byte, act func() ([][]byte, error)) ([][]byte, error) {
+	if err := s.serving(ctx, o, key.Protect); err != nil {
+		return nil, s.refuse(ctx, e, err)
+	}
 	if answer, err := o.last.repeat(e.req.Idempotency, digest); answer != nil || err != nil {
 		return answer, err
 	}

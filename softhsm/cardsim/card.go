@@ -200,6 +200,7 @@ const (
 	insGetData              = 0xCA
 	insUpdateBinary         = 0xD6
 	insPutKey               = 0xD8
+	insDeleteKey            = 0xE4
 	insStoreData            = 0xE2
 )
 
@@ -228,6 +229,8 @@ func (c *Card) execute(cmd command, s *session) ([]byte, word) {
 		return nil, c.verify(cmd)
 	case cmd.cla == 0x80 && cmd.ins == insPutKey:
 		return c.putKey(cmd, s)
+	case cmd.cla == 0x80 && cmd.ins == insDeleteKey:
+		return c.deleteKey(cmd, s)
 	case cmd.cla == 0x80 && cmd.ins == insGenerate:
 		return c.generate()
 	}

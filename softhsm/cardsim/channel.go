@@ -17,6 +17,7 @@ type session struct {
 	counter uint64   // encryption counter
 	dek     []byte   // static: SCP03 has no session DEK
 	opened  bool     // the manifest of the package was presented in this session
+	kvn     byte     // of the keys that it stands on
 }
 
 // Derivation constants of [AmdD], Section 4.1.5.
@@ -67,6 +68,7 @@ func (c *Card) initializeUpdate(cmd command) ([]byte, word) {
 	}
 	keys := c.ram.keys.sets[set].KeySet
 	s := newSession(keys, append(bytes.Clone(cmd.data), challenge...), c.cfg.macLen())
+	s.kvn = keys.KVN
 	c.ram.pending = s
 	data := append(c.cfg.KDD[:len(c.cfg.KDD):len(c.cfg.KDD)], keys.KVN, 0x03, c.cfg.I)
 	data = append(append(data, challenge...), s.cryptogram(constCardCryptogram)...)

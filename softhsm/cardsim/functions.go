@@ -82,7 +82,7 @@ const (
 // keyInformation is the key information template: E0 {C0 {key id, KVN, 88 (AES), length} ...}.
 func (c *Card) keyInformation() []byte {
 	var body []byte
-	for _, k := range c.ram.keys.sets {
+	for _, k := range c.keyring() {
 		for id := byte(1); id <= 3; id++ {
 			body = appendTLV(body, 0xC0, []byte{id, k.KVN, 0x88, byte(len(k.ENC))})
 		}

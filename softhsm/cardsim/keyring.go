@@ -13,7 +13,8 @@ type keyring struct {
 	update UpdateKey
 }
 
-// ringSet is a key set and the number of times its place was given new keys. The sequence counter is stored with that
+// ringSet is a key set and the number of times its place was given new keys. A place whose set was deleted stays, with KVN 00
+// and no keys, so that the counters of the others stay where they are. The sequence counter is stored with that
 // number: counters of former keys do not count, without a second write.
 type ringSet struct {
 	KeySet
@@ -61,10 +62,15 @@ func decodeKeyring(b []byte) (k keyring) {
 
 // find returns the index of the key set that P1 of INITIALIZE UPDATE names, or -1.
 func (k keyring) find(kvn byte) int {
-	if kvn == 0 {
-		return 0
+	return slices.IndexFunc(k.sets, func(s ringSet) bool { return s.KVN != 0 && (kvn == 0 || s.KVN == kvn) })
+}
+
+// vacant returns the place for one more key set: a free one, or the one behind the last.
+func (k keyring) vacant() int {
+	if i := slices.IndexFunc(k.sets, func(s ringSet) bool { return s.KVN == 0 }); i >= 0 {
+		return i
 	}
-	return slices.IndexFunc(k.sets, func(s ringSet) bool { return s.KVN == kvn })
+	return len(k.sets)
 }
 
 // storeKeys makes k the keys of the card, now and after every later reset.
@@ -93,9 +99,16 @@ func (c *Card) storeSequence(set int, n uint32) []byte {
 func (c *Card) keySets() []KeySet {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.keyring()
+}
+
+// keyring is keySets for who holds the lock.
+func (c *Card) keyring() []KeySet {
 	var list []KeySet
 	for _, s := range c.ram.keys.sets {
-		list = append(list, s.KeySet)
+		if s.KVN != 0 {
+			list = append(list, s.KeySet)
+		}
 	}
 	return list
 }

@@ -84,7 +84,7 @@ func keyCheckValue(key []byte) []byte {
 // putKeySet puts a key set in the place of an old one or in a free place.
 func (c *Card) putKeySet(old byte, set KeySet) word {
 	ring := keyring{sets: slices.Clone(c.ram.keys.sets), update: c.ram.keys.update}
-	place, taken := len(ring.sets), ring.find(set.KVN)
+	place, taken := ring.vacant(), ring.find(set.KVN)
 	if old != 0 {
 		place = ring.find(old)
 	}
@@ -123,4 +123,26 @@ func (c *Card) putUpdateKey(old byte, key UpdateKey) word {
 	c.storeKeys(keyring{sets: c.ram.keys.sets, update: key})
 	c.hold(j)
 	return swOK
+}
+
+// deleteKey takes a key set away: D2 01 KVN ([GPCS], Section 11.2). The set that the session stands on stays. Dying in it
+// leaves all sets or all but one.
+func (c *Card) deleteKey(cmd command, s *session) ([]byte, word) {
+	if !s.reaches(levelCMAC) {
+		return nil, swSecurity
+	}
+	if len(cmd.data) != 3 || cmd.data[0] != 0xD2 || cmd.data[1] != 1 {
+		return nil, swData
+	}
+	ring := keyring{sets: slices.Clone(c.ram.keys.sets), update: c.ram.keys.update}
+	place := ring.find(cmd.data[2])
+	switch {
+	case cmd.data[2] == 0, place < 0:
+		return nil, swReference
+	case cmd.data[2] == s.kvn:
+		return nil, swConditions
+	}
+	ring.sets[place] = ringSet{generation: ring.sets[place].generation}
+	c.storeKeys(ring)
+	return []byte{0x00}, swOK
 }

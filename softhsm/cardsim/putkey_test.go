@@ -215,3 +215,45 @@ func TestTearPutKey(t *testing.T) {
 	}
 	t.Logf("%d power cuts", cut)
 }
+
+// TestDeleteKey: a deleted key set is gone at once and after a reset, its place serves again, and the counters of the others go
+// on where they were.
+func TestDeleteKey(t *testing.T) {
+	cfg := testConfig()
+	third := KeySet{0x32, bytes.Repeat([]byte{7}, 16), bytes.Repeat([]byte{8}, 16), bytes.Repeat([]byte{9}, 16)}
+	cfg.KeySets = append(cfg.KeySets, third)
+	h := openHost(t, cfg, 0x01)
+	del := func(kvn, length byte) word {
+		_, sw, err := h.send(command{cla: 0x80, ins: insDeleteKey, data: []byte{0xD2, length, kvn}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sw
+	}
+	for kvn, want := range map[byte]word{0x30: swConditions, 0x00: swReference, 0x77: swReference} {
+		if sw := del(kvn, 1); sw != want {
+			t.Errorf("deleting %02X: %04X, want %04X", kvn, sw, want)
+		}
+	}
+	if sw := del(0x31, 2); sw != swData {
+		t.Errorf("a malformed DELETE: %04X", sw)
+	}
+	h.set = third
+	h.mustAuthenticate(t, 0x01)
+	before := h.card.loadSequence(2)
+	if sw := del(0x31, 1); sw != swOK {
+		t.Fatalf("deleting: %04X", sw)
+	}
+	h.card.PowerOff()
+	h.card.PowerOn()
+	if n := len(h.card.keySets()); n != 2 {
+		t.Errorf("%d key sets are left", n)
+	}
+	h.mustAuthenticate(t, 0x01)
+	if after := h.card.loadSequence(2); after != before+1 {
+		t.Errorf("the counter went from %d to %d", before, after)
+	}
+	if sw := del(0x30, 1); sw != swOK || h.card.ram.keys.find(0) != 2 || h.card.ram.keys.vacant() != 0 {
+		t.Errorf("deleting the default: %04X; the default is place %d", sw, h.card.ram.keys.find(0))
+	}
+}

@@ -1,0 +1,5 @@
+//go:build canary_cache
+
+package kms
+
+const staleCache = true

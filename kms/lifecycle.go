@@ -1,0 +1,424 @@
+package kms
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+
+	"cardkms/audit"
+	"cardkms/derive"
+	"cardkms/derive/diversify"
+	"cardkms/kms/approval"
+	"cardkms/kms/fault"
+	"cardkms/kms/key"
+	"cardkms/kms/store"
+)
+
+// The life of a key version, each step an approved proposal about
+// issuers/ISSUER/keys/KEY/versions/N:
+//
+//	key.create      makes the values in the token; the version is pre-activation
+//	key.activate    from pre-activation or suspended
+//	key.deactivate  when no card needs it, or with an exception that says why
+//	key.compromise  it serves nothing any more
+//	key.plan-move   a compromised version may reach its cards, to move them
+//	key.destroy     its objects leave the token after some days
+//	key.undestroy   they stay after all
+//
+// One officer suspends a version at once (SuspendKey); to go on needs approvals.
+
+// KeyStore makes and destroys the objects of key versions in the token.
+type KeyStore interface {
+	// Taken reports whether the token holds an object of this label.
+	Taken(ctx context.Context, label string) (bool, error)
+	// Generate makes a root inside the token.
+	Generate(ctx context.Context, label string, a key.Algorithm, c derive.Class) (derive.Root, error)
+	// Destroy removes the object of a label for good.
+	Destroy(ctx context.Context, label string) error
+	// Absent initialises the token's library again and looks that no object of these
+	// labels is there: one that a token kept somewhere would come back then.
+	Absent(ctx context.Context, labels ...string) error
+}
+
+// Days until the objects of a destroyed version leave the token.
+const (
+	destroyDays    = 30
+	destroyDaysMin = 7
+	destroyDaysMax = 365
+)
+
+// keyExecutors are the life cycle's part of the executors.
+func keyExecutors() map[string]executor {
+	step := func(check stepCheck, change func(*key.Version, approval.Proposal, time.Time)) executor {
+		// The check is made again in the transaction of the change: what it looks at may
+		// be other rows than the proposal's own.
+		checked := func(s *Service, tx store.Rows, p approval.Proposal) (v key.Version, now time.Time, err error) {
+			now = s.cfg.Now().UTC().Round(time.Second)
+			if v, err = proposed(tx, p); err == nil {
+				err = check(tx, p, v, now)
+			}
+			return v, now, err
+		}
+		return executor{row: keyRow, check: func(ctx context.Context, s *Service, p approval.Proposal) error {
+			return s.cfg.Log.View(ctx, func(tx store.Rows) error {
+				_, _, err := checked(s, tx, p)
+				return err
+			})
+		}, change: func(s *Service, rows store.Rows, p approval.Proposal, _ any) error {
+			v, now, err := checked(s, rows, p)
+			if err != nil {
+				return err
+			}
+			change(&v, p, now)
+			return put(rows, versionRef(v.ID), p.Expected, v)
+		}}
+	}
+	to := func(state key.State) func(*key.Version, approval.Proposal, time.Time) {
+		return func(v *key.Version, _ approval.Proposal, _ time.Time) { v.State = state }
+	}
+	return map[string]executor{
+		approval.KeyCreate:     {row: keyRow, check: checkCreate, act: actCreate, change: changeCreate},
+		approval.KeyActivate:   step(checkActivate, to(key.Active)),
+		approval.KeyDeactivate: step(checkDeactivate, to(key.Deactivated)),
+		approval.KeyCompromise: step(mayBecome(key.Compromised), to(key.Compromised)),
+		approval.KeyPlanMove: step(checkPlanMove, func(v *key.Version, _ approval.Proposal, _ time.Time) {
+			v.MovePlanned = true
+		}),
+		approval.KeyDestroy: step(checkDestroy, func(v *key.Version, p approval.Proposal, now time.Time) {
+			days, _ := destroyAfter(p) // checked
+			v.DestroyAt = now.Add(time.Duration(days) * 24 * time.Hour)
+		}),
+		approval.KeyUndestroy: step(checkUndestroy, func(v *key.Version, _ approval.Proposal, _ time.Time) {
+			v.DestroyAt = time.Time{}
+		}),
+	}
+}
+
+// stepCheck says whether a version may take a step now.
+type stepCheck func(tx store.Rows, p approval.Proposal, v key.Version, now time.Time) error
+
+func keyRow(c Case) (store.Ref, error) {
+	id, err := key.ParseID(c.Proposal.Object)
+	if err != nil || id.Issuer != c.Proposal.Issuer {
+		return store.Ref{}, fault.New(fault.InvalidInput, "a key version is named as issuers/ISSUER/keys/KEY/versions/N, in its issuer")
+	}
+	return versionRef(id), nil
+}
+
+// proposed returns the version that a proposal is about.
+func proposed(tx store.Rows, p approval.Proposal) (v key.Version, err error) {
+	ref, err := keyRow(Case{Case: approval.Case{Proposal: p}})
+	if err == nil {
+		_, err = need(tx, ref, &v)
+	}
+	return v, err
+}
+
+// mayBecome checks a transition. What is about to be destroyed becomes nothing but
+// compromised: a version that serves again would lose its objects all the same.
+func mayBecome(to key.State) stepCheck {
+	return func(_ store.Rows, _ approval.Proposal, v key.Version, _ time.Time) error {
+		if !v.State.May(to) {
+			return fault.New(fault.KeyState, "a version that is "+string(v.State)+" does not become "+string(to))
+		}
+		if to != key.Compromised && !v.DestroyAt.IsZero() {
+			return errToBeDestroyed
+		}
+		return nil
+	}
+}
+
+var errToBeDestroyed = fault.New(fault.Conflict, "the version is to be destroyed; take that back first (key.undestroy)")
+
+func checkPlanMove(_ store.Rows, _ approval.Proposal, v key.Version, _ time.Time) error {
+	if v.State != key.Compromised {
+		return fault.New(fault.KeyState, "the version is "+string(v.State)+", not compromised")
+	}
+	if !v.DestroyAt.IsZero() {
+		return errToBeDestroyed
+	}
+	return nil
+}
+
+// checkActivate allows one rotation of a key at a time: while two versions
+// protect, there is no third.
+func checkActivate(tx store.Rows, p approval.Proposal, v key.Version, now time.Time) error {
+	if err := mayBecome(key.Active)(tx, p, v, now); err != nil {
+		return err
+	}
+	all, err := allVersions(tx, v.ID.Issuer)
+	if err != nil {
+		return err
+	}
+	protect := 0
+	for _, other := range all {
+		if other.ID.Name == v.ID.Name && other.ID != v.ID && other.Check(key.Protect, now) == "" {
+			protect++
+		}
+	}
+	if protect > 1 {
+		return fault.New(fault.Conflict, "two versions of this key protect already; end that rotation first")
+	}
+	return nil
+}
+
+// checkDeactivate looks that no card needs the version, unless the proposal says
+// why it goes all the same.
+func checkDeactivate(tx store.Rows, p approval.Proposal, v key.Version, now time.Time) error {
+	if err := mayBecome(key.Deactivated)(tx, p, v, now); err != nil {
+		return err
+	}
+	var f fleet
+	if _, err := get(tx, fleetRef(v.ID.Issuer, v.ID.Name), &f); err != nil {
+		return err
+	}
+	if n := f.Cards[v.ID.Version]; n > 0 && p.Params["exception"] == "" {
+		return fault.New(fault.Conflict, fmt.Sprintf("%d cards still need this version; move them, or propose it with exception=REASON", n))
+	}
+	return nil
+}
+
+func destroyAfter(p approval.Proposal) (days int, err error) {
+	days = destroyDays
+	if text, ok := p.Params["days"]; ok {
+		days, err = strconv.Atoi(text)
+	}
+	if err != nil || days < destroyDaysMin || days > destroyDaysMax {
+		return 0, fault.New(fault.InvalidInput, fmt.Sprintf("days is %d to %d", destroyDaysMin, destroyDaysMax))
+	}
+	return days, nil
+}
+
+func checkDestroy(tx store.Rows, p approval.Proposal, v key.Version, now time.Time) error {
+	if _, err := destroyAfter(p); err != nil {
+		return err
+	}
+	return mayBecome(key.Destroyed)(tx, p, v, now)
+}
+
+// checkUndestroy lets a version stay until its objects begin to go.
+func checkUndestroy(_ store.Rows, _ approval.Proposal, v key.Version, _ time.Time) error {
+	if v.DestroyAt.IsZero() || v.Destroying || v.State == key.Destroyed {
+		return fault.New(fault.Conflict, "the version is not to be destroyed, or is destroyed")
+	}
+	return nil
+}
+
+// created reads what a proposal says of a new version.
+func created(p approval.Proposal) (n NewKey, id key.ID, life time.Duration, err error) {
+	if id, err = key.ParseID(p.Object); err != nil || id.Issuer != p.Issuer {
+		return n, id, 0, fault.New(fault.InvalidInput, "a key version is named as issuers/ISSUER/keys/KEY/versions/N, in its issuer")
+	}
+	for name := range p.Params {
+		if !slices.Contains(createParams, name) {
+			return n, id, 0, fault.New(fault.InvalidInput, "the parameters of a new version are "+fmt.Sprint(createParams))
+		}
+	}
+	kvn, err1 := strconv.ParseUint(p.Params["kvn"], 16, 8)
+	days, err2 := strconv.Atoi(p.Params["cryptoperiod_days"])
+	if err1 != nil || err2 != nil || days < 1 || days > 3650 {
+		return n, id, 0, fault.New(fault.InvalidInput, "kvn has two hexadecimal digits, and cryptoperiod_days is 1 to 3650")
+	}
+	n = NewKey{
+		Issuer: id.Issuer, Name: id.Name, Usage: key.Usage(p.Params["usage"]), KVN: byte(kvn),
+		Algorithm: key.Algorithm(p.Params["algorithm"]), CardAlgorithm: key.Algorithm(p.Params["card_algorithm"]),
+		Diversification: diversify.Method(p.Params["diversification"]),
+	}
+	return n, id, time.Duration(days) * 24 * time.Hour, n.Check()
+}
+
+var createParams = []string{"usage", "algorithm", "card_algorithm", "diversification", "kvn", "cryptoperiod_days"}
+
+func checkCreate(ctx context.Context, s *Service, p approval.Proposal) error {
+	n, id, _, err := created(p)
+	if err != nil {
+		return err
+	}
+	next := 1
+	err = s.cfg.Log.View(ctx, func(tx store.Rows) error {
+		all, err := allVersions(tx, n.Issuer)
+		if err != nil {
+			return err
+		}
+		for _, v := range all {
+			if v.ID.Name != n.Name {
+				continue
+			}
+			if v.KVN == n.KVN || v.Usage != n.Usage {
+				return fault.New(fault.Conflict, "a version of this key has this KVN, or another usage")
+			}
+			next = max(next, v.ID.Version+1)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if next, err = n.free(ctx, s.cfg.Keys, next); err == nil && id.Version != next {
+		err = fault.New(fault.Conflict, fmt.Sprintf("the next version of this key is %d", next))
+	}
+	return err
+}
+
+// actCreate makes the values in the token. It replaces nothing: an object without a
+// row may be of an attempt that broke off, or a master that a restored database does
+// not know.
+func actCreate(ctx context.Context, s *Service, p approval.Proposal) (any, error) {
+	n, id, life, err := created(p)
+	if err != nil {
+		return nil, err
+	}
+	now := s.cfg.Now().UTC().Round(time.Second)
+	v := key.Version{
+		ID: id, Usage: n.Usage, Algorithm: n.Algorithm, CardAlgorithm: n.CardAlgorithm, KVN: n.KVN,
+		Diversification: string(n.Diversification), State: key.PreActivation, Created: now, Ends: now.Add(life), KCVs: map[key.Part]key.KCV{},
+	}
+	for _, part := range Parts(n.Diversification, n.Usage) {
+		label := id.Label(part)
+		taken, err := s.cfg.Keys.Taken(ctx, label)
+		if err == nil && taken {
+			err = fault.New(fault.Conflict, "the token holds an object of this version, which no row knows; propose the next one")
+		}
+		if err != nil {
+			return nil, err
+		}
+		root, err := s.cfg.Keys.Generate(ctx, label, n.Algorithm, Root(v, part).Class)
+		if err != nil {
+			return nil, err
+		}
+		v.KCVs[part] = root.KCV
+	}
+	return v, nil
+}
+
+func changeCreate(_ *Service, rows store.Rows, p approval.Proposal, acted any) error {
+	v := acted.(key.Version)
+	return put(rows, versionRef(v.ID), p.Expected, v)
+}
+
+// SuspendKey stops every use of a version at once, by one officer. Only an
+// approved key.activate lets it go on.
+func (s *Service) SuspendKey(ctx context.Context, r Request, issuer, name string, version int) (key.Version, error) {
+	id := key.ID{Issuer: issuer, Name: name, Version: version}
+	e, err := s.start(ctx, r, KeySuspend, issuer, id.String())
+	if err != nil {
+		return key.Version{}, err
+	}
+	e.key = id.String()
+	var v key.Version
+	// Also after an error: a commit whose answer was lost is a change too.
+	defer s.forget()
+	err = s.settle(ctx, e, func(tx store.Rows) error {
+		n, err := need(tx, versionRef(id), &v)
+		if err != nil {
+			return err
+		}
+		if !v.State.May(key.Suspended) {
+			return fault.New(fault.KeyState, "a version that is "+string(v.State)+" does not become suspended")
+		}
+		v.State = key.Suspended
+		return put(tx, versionRef(id), n, v)
+	})
+	if err != nil {
+		return key.Version{}, err
+	}
+	return v, nil
+}
+
+// Tend does what the time has come for: it destroys versions whose days are over,
+// and tells of cryptoperiods that end and of a broken glass. The program calls it
+// every minute or so. What fails does not keep the rest from being done.
+func (s *Service) Tend(ctx context.Context) error {
+	all, err := s.AllKeys(ctx)
+	if err != nil {
+		return err
+	}
+	now := s.cfg.Now()
+	for _, v := range all {
+		if due(v, now) {
+			err = errors.Join(err, s.destroy(ctx, v))
+		}
+		if a := v.Alarm(now); a != v.Alarmed {
+			err = errors.Join(err, s.alarm(ctx, v, a))
+		}
+	}
+	return errors.Join(err, s.tendGlass(ctx))
+}
+
+// due reports whether the objects of a version are to leave the token now.
+func due(v key.Version, now time.Time) bool {
+	return !v.DestroyAt.IsZero() && !now.Before(v.DestroyAt) && v.State.May(key.Destroyed)
+}
+
+// own is the event of something that the service does by itself to a version.
+func own(op Operation, v key.Version) event {
+	return event{req: Request{Caller: Caller{ID: audit.ActorService}}, op: op, issuer: v.ID.Issuer, object: v.ID.String(), key: v.ID.String(), detail: map[string]string{}}
+}
+
+// destroy takes the objects of a version out of the token and looks that they are
+// gone also after the token's library was initialised again. Before the first object
+// goes, intent and row say so, and nothing takes that back; after a crash the next
+// call goes on.
+func (s *Service) destroy(ctx context.Context, v key.Version) error {
+	e := own("key.destroyed", v)
+	var err error
+	e.intent, err = s.intendAnd(ctx, e, func(tx store.Rows) error {
+		n, err := need(tx, versionRef(v.ID), &v)
+		if err != nil {
+			return err
+		}
+		if !due(v, s.cfg.Now()) {
+			return fault.New(fault.Conflict, "officers took the destruction back")
+		}
+		v.Destroying = true
+		return put(tx, versionRef(v.ID), n, v)
+	})
+	if err != nil {
+		return err
+	}
+	labels := make([]string, 0, len(v.KCVs))
+	for _, p := range slices.Sorted(maps.Keys(v.KCVs)) {
+		labels = append(labels, v.ID.Label(p))
+		taken, err := s.cfg.Keys.Taken(ctx, v.ID.Label(p))
+		if err == nil && taken {
+			err = s.cfg.Keys.Destroy(ctx, v.ID.Label(p))
+		}
+		if err != nil {
+			return s.refuse(ctx, e, err)
+		}
+	}
+	if err := s.cfg.Keys.Absent(ctx, labels...); err != nil {
+		return s.refuse(ctx, e, err)
+	}
+	e.approved = true
+	return s.log(ctx, &e, s.onVersion(v.ID, func(v *key.Version) { v.State, v.DestroyAt, v.Destroying = key.Destroyed, time.Time{}, false }))
+}
+
+// alarm tells of a cryptoperiod, once for each step.
+func (s *Service) alarm(ctx context.Context, v key.Version, level string) error {
+	if level != "" {
+		s.cfg.Logger.Warn("the cryptoperiod of a key version ends", "version", v.ID.String(), "alarm", level, "ends", v.Ends)
+	}
+	e := own("key.alarm", v)
+	e.detail["alarm"], e.detail["ends"] = level, v.Ends.UTC().Format(time.RFC3339)
+	if level == "" {
+		e.detail["alarm"] = "none"
+	}
+	return s.log(ctx, &e, s.onVersion(v.ID, func(v *key.Version) { v.Alarmed = level }))
+}
+
+func (s *Service) onVersion(id key.ID, change func(*key.Version)) func(store.Rows) error {
+	return func(tx store.Rows) error {
+		var v key.Version
+		n, err := need(tx, versionRef(id), &v)
+		if err != nil {
+			return err
+		}
+		change(&v)
+		return put(tx, versionRef(id), n, v)
+	}
+}
