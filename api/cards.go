@@ -12,6 +12,9 @@ type Card struct {
 	Quarantined     bool      `json:"quarantined" doc:"The card is refused until it is released."`
 	PackageSequence uint32    `json:"packageSequence" format:"int64" doc:"Sequence of the newest package made; 0 for none."`
 	Package         string    `json:"package,omitempty" doc:"Id of the newest package."`
+	KeyVersion      string    `json:"keyVersion,omitempty" doc:"The newest key version that proved the card."`
+	KeyVersionKVN   HexByte   `json:"keyVersionKvn,omitzero" format:"hex" doc:"Its Key Version Number."`
+	Move            *Move     `json:"move,omitempty" doc:"On its way to a newer key version."`
 	LastProved      time.Time `json:"lastProved,omitzero" doc:"When the card last proved itself; absent if never."`
 }
 
@@ -38,6 +41,9 @@ type Key struct {
 	Diversification string         `json:"diversification"`
 	KVN             HexByte        `json:"kvn" format:"hex" doc:"Key Version Number on the cards."`
 	State           string         `json:"state" doc:"SP 800-57 life-cycle state."`
+	Created         time.Time      `json:"created,omitzero" doc:"Begin of the cryptoperiod."`
+	Ends            time.Time      `json:"ends,omitzero" doc:"End of the cryptoperiod: from then on the version only moves its cards."`
+	DestroyAt       time.Time      `json:"destroyAt,omitzero" doc:"When its objects leave the token."`
 	KCVs            map[string]KCV `json:"kcvs" doc:"Key check values by part: master, or enc, mac and dek."`
 }
 
@@ -56,6 +62,7 @@ type AuditEntry struct {
 type AuditEntries struct {
 	Entries []AuditEntry `json:"entries" doc:"Empty at the end of the log."`
 	Next    int64        `json:"next" doc:"Sequence to go on from."`
+	First   int64        `json:"first" doc:"The first entry that is still here; older ones are in exported segments."`
 }
 
 // AuditProof proves that the tree of this size holds an entry, [RFC 6962]
@@ -64,6 +71,14 @@ type AuditProof struct {
 	Sequence int64 `json:"sequence"`
 	Size     int64 `json:"size"`
 	Hashes   []Hex `json:"hashes" format:"hex" doc:"Audit path, from the leaf's sibling upwards."`
+}
+
+// AuditConsistency proves that the tree of one size starts with that of another,
+// [RFC 6962] Section 2.1.2.
+type AuditConsistency struct {
+	Older  int64 `json:"older"`
+	Newer  int64 `json:"newer"`
+	Hashes []Hex `json:"hashes" format:"hex"`
 }
 
 // Health is the answer of the health paths.

@@ -29,6 +29,13 @@ const (
 	TokenUnavailable    Code = "token_unavailable"
 	TokenUnable         Code = "token_unable"
 	AuditUnavailable    Code = "audit_unavailable"
+	AuditFull           Code = "audit_full"
+	ObjectTampered      Code = "object_tampered"
+	RollbackDetected    Code = "rollback_detected"
+	ApprovalRequired    Code = "approval_required"
+	ApprovalVoid        Code = "approval_void"
+	ApprovalExpired     Code = "approval_expired"
+	Halted              Code = "halted"
 	Internal            Code = "internal"
 )
 
@@ -63,6 +70,13 @@ var reasons = []reason{
 	{TokenUnavailable, http.StatusServiceUnavailable, "The token is busy or lost."},
 	{TokenUnable, http.StatusNotImplemented, "The token cannot do this."},
 	{AuditUnavailable, http.StatusServiceUnavailable, "The audit log refused the entry."},
+	{AuditFull, http.StatusServiceUnavailable, "The audit log has no room."},
+	{ObjectTampered, http.StatusConflict, "The database holds another state of the object than was written."},
+	{RollbackDetected, http.StatusServiceUnavailable, "The database is not the one that was written."},
+	{ApprovalRequired, http.StatusConflict, "The proposal needs another approval."},
+	{ApprovalVoid, http.StatusConflict, "The proposal is void."},
+	{ApprovalExpired, http.StatusConflict, "The proposal has expired."},
+	{Halted, http.StatusServiceUnavailable, "The service is halted."},
 	{Internal, http.StatusInternalServerError, "The service failed."},
 }
 
@@ -93,5 +107,5 @@ func (c Code) Title() string { return c.find().title }
 
 // Temporary reports whether the same request may succeed a moment later.
 func (c Code) Temporary() bool {
-	return c == RateLimited || c == TokenUnavailable || c == AuditUnavailable
+	return c == RateLimited || c == TokenUnavailable || c == AuditUnavailable || c == AuditFull
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"time"
 
 	"cardkms/api"
 )
@@ -106,6 +107,29 @@ func (c *Client) AuditEntries(ctx context.Context, from int64, limit int) (api.A
 // AuditCheckpoint returns the newest signed checkpoint, a note.
 func (c *Client) AuditCheckpoint(ctx context.Context) ([]byte, error) {
 	return do[[]byte](ctx, c, get(nil, "audit", "checkpoint"))
+}
+
+// AuditWitnessed returns the newest checkpoint that witnesses have cosigned.
+func (c *Client) AuditWitnessed(ctx context.Context) ([]byte, error) {
+	return do[[]byte](ctx, c, get(url.Values{"witnessed": {"true"}}, "audit", "checkpoint"))
+}
+
+// AuditConsistency returns the proof that the tree of size newer starts with that
+// of size older.
+func (c *Client) AuditConsistency(ctx context.Context, older, newer int64) (api.AuditConsistency, error) {
+	q := url.Values{"older": {strconv.FormatInt(older, 10)}, "newer": {strconv.FormatInt(newer, 10)}}
+	return do[api.AuditConsistency](ctx, c, get(q, "audit", "consistency"))
+}
+
+// Report returns a signed report, a note. Zero times are the server's defaults.
+func (c *Client) Report(ctx context.Context, name string, from, to time.Time) ([]byte, error) {
+	q := url.Values{}
+	for k, t := range map[string]time.Time{"from": from, "to": to} {
+		if !t.IsZero() {
+			q.Set(k, t.UTC().Format(time.RFC3339))
+		}
+	}
+	return do[[]byte](ctx, c, get(q, "audit", "reports", name))
 }
 
 // AuditProof returns the proof that the tree of this size holds an entry.

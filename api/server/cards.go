@@ -55,7 +55,10 @@ func cardOf(c kms.Card) api.Card {
 	kdd, _ := hex.DecodeString(c.KDD) // written by hex.EncodeToString
 	out := api.Card{
 		KDD: kdd, Issuer: c.Issuer, KVN: api.HexByte(c.KVN), Failures: c.Failures, Quarantined: c.Quarantined,
-		PackageSequence: c.Sequence, Package: c.Package, LastProved: c.Seen,
+		PackageSequence: c.Sequence, Package: c.Package, LastProved: c.Seen, KeyVersion: c.Version, KeyVersionKVN: api.HexByte(c.Newest),
+	}
+	if m := c.Move; m != nil {
+		out.Move = &api.Move{To: m.To, KVN: api.HexByte(m.KVN), State: string(m.State), Attempts: m.Attempts, At: m.At}
 	}
 	if n, ok := c.Counters[c.Version]; ok {
 		out.SequenceCounter = &n
@@ -78,7 +81,7 @@ func keyOf(v key.Version) api.Key {
 	out := api.Key{
 		Name: v.ID.String(), Key: v.ID.Name, Version: v.ID.Version, Usage: string(v.Usage), Algorithm: string(v.Algorithm),
 		CardAlgorithm: string(v.CardAlgorithm), Diversification: v.Diversification, KVN: api.HexByte(v.KVN),
-		State: string(v.State), KCVs: map[string]api.KCV{},
+		State: string(v.State), Created: v.Created, Ends: v.Ends, DestroyAt: v.DestroyAt, KCVs: map[string]api.KCV{},
 	}
 	for part, k := range v.KCVs {
 		out.KCVs[string(part)] = api.KCV{Method: string(k.Method), Value: k.Value}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"regexp"
 	"runtime/debug"
 	"time"
@@ -23,6 +24,7 @@ type request struct {
 	id     string
 	trace  string // trace id of the traceparent header; empty for none
 	caller kms.Caller
+	origin string   // the caller's IP address; empty where there is none
 	code   api.Code // of the refusal; empty for success
 }
 
@@ -42,8 +44,13 @@ var safeID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 // traceparent is version 00 of [W3C Trace Context], Section 3.2.
 var traceparent = regexp.MustCompile(`^00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$`)
 
+// newRequest takes the origin from the connection: a header that names another
+// one is anybody's word.
 func newRequest(r *http.Request) *request {
 	out := &request{id: r.Header.Get(api.HeaderRequestID)}
+	if a, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		out.origin = a.Addr().Unmap().WithZone("").String()
+	}
 	if !safeID.MatchString(out.id) {
 		out.id = rand.Text()
 	}

@@ -74,7 +74,7 @@ func (s *server) workContext(ctx context.Context, rt route) (context.Context, co
 // call runs a handler, or gives its earlier answer again.
 func call[I, O any](ctx context.Context, s *server, rt route, in *I, handle func(context.Context, kms.Request, *I) (*O, error)) (*O, error) {
 	q := about(ctx)
-	r := kms.Request{Caller: q.caller, ID: q.id}
+	r := kms.Request{Caller: q.caller, ID: q.id, Origin: q.origin}
 	if k, ok := any(in).(interface{ key() string }); ok {
 		r.Idempotency = k.key()
 	}
@@ -167,4 +167,7 @@ const (
 	packagePath  = packagesPath + "/{package}"
 	cardsPath    = issuerPath + "/cards"
 	auditPath    = api.Prefix + "/audit"
+
+	proposalsPath = api.Prefix + "/proposals"
+	proposalPath  = proposalsPath + "/{proposal}"
 )

@@ -9,6 +9,7 @@ import (
 
 	"cardkms/api"
 	"cardkms/kms"
+	"cardkms/kms/approval"
 )
 
 // allowed is the policy once more, so that a changed permission is seen here.
@@ -27,8 +28,20 @@ var allowed = map[kms.Operation][]string{
 	kms.PackageConfirm:      {uriUpdate},
 	kms.PackageRead:         {uriUpdate, uriAuditor},
 	kms.CardRead:            {uriUpdate, uriOfficer, uriAuditor},
+	kms.CardImport:          {uriOfficer},
+	kms.KeysChange:          {uriUpdate},
+	kms.KeysConfirm:         {uriUpdate},
+	kms.KeysRetire:          {uriUpdate},
+	kms.KeySuspend:          {uriOfficer},
 	kms.KeyRead:             {uriOfficer, uriAuditor},
 	kms.AuditRead:           {uriAuditor},
+	kms.ReportRead:          {uriOfficer, uriAuditor},
+	kms.ApprovalPropose:     {uriOfficer},
+	kms.ApprovalApprove:     {uriOfficer},
+	kms.ApprovalReject:      {uriOfficer},
+	kms.ApprovalExecute:     {uriOfficer},
+	kms.ApprovalRead:        {uriOfficer, uriAuditor},
+	kms.SystemHalt:          {uriOfficer, uriOperator},
 }
 
 // example returns a well-formed request for a route, about objects that may not
@@ -37,7 +50,7 @@ func (w *world) example(rt route) ask {
 	id := strings.Repeat("ab", 16)
 	im, _ := w.image("cos-1-1", 100)
 	out := ask{method: rt.method, key: newKey(), path: strings.NewReplacer(
-		"{issuer}", "acme", "{channel}", id, "{image}", "cos-1-1", "{package}", id, "{kdd}", strings.Repeat("0", 20), "{sequence}", "0",
+		"{issuer}", "acme", "{channel}", id, "{image}", "cos-1-1", "{package}", id, "{kdd}", strings.Repeat("0", 20), "{sequence}", "0", "{report}", "inventory", "{proposal}", id, "{key}", "isd", "{version}", "1",
 	).Replace(rt.path)}
 	switch rt.id {
 	case "openChannel":
@@ -59,26 +72,93 @@ func (w *world) example(rt route) ask {
 		out.body = api.PackageScript{Channel: id, Step: api.StepOpen}
 	case "confirmPackage":
 		out.body = api.ConfirmPackage{Channel: id, Receipt: api.Hex{0x90, 0x00}}
+	case "propose":
+		out.body = api.Propose{Issuer: "acme", Operation: "card.release", Object: "issuers/acme/cards/" + strings.Repeat("0", 20)}
+	case "approveProposal", "rejectProposal":
+		out.body = api.Decide{Signature: make(api.Hex, 64)}
+	case "changeKeys", "suspendKey":
+		out.body = struct{}{}
+	case "confirmKeys":
+		out.body = api.ConfirmKeys{Response: api.Hex{0x90, 0x00}}
+	case "retireKeys":
+		out.body = api.RetireKeys{KVN: 0x30}
+	case "importCards":
+		out.body = api.ImportCards{Cards: []api.ImportedCard{{KDD: make(api.Hex, 10), KVN: 0x30}}}
+	case "executeProposal", "haltSystem":
+		out.body = struct{}{}
 	case "getAuditProof":
 		out.path += "?size=1"
+	case "getAuditConsistency":
+		out.path += "?older=0&newer=1"
 	}
 	return out
 }
 
-// TestRoles sends every operation in every role. Denied is forbidden and leaves
-// an entry; allowed is anything that only an allowed caller can get.
+// TestRoles sends every operation in every role, in every state of the key and of
+// the service. Denied is forbidden and leaves an entry; allowed is anything that
+// only an allowed caller can get.
 func TestRoles(t *testing.T) {
-	w := newWorld(t)
 	for _, op := range kms.Operations() {
 		if _, ok := allowed[op]; !ok {
 			t.Errorf("%s is not in the table", op)
 		}
 	}
+	const version = "issuers/acme/keys/isd/versions/1"
+	for name, reach := range map[string]func(*world){
+		"active":      func(*world) {},
+		"suspended":   func(w *world) { w.do(sendAs(w, uriOfficer, "/v1/"+version+":suspend", struct{}{})) },
+		"deactivated": func(w *world) { w.decided("key.deactivate", version, "exception", "cards-are-gone") },
+		"compromised": func(w *world) { w.decided("key.compromise", version) },
+		"destroyed": func(w *world) {
+			w.decided("key.compromise", version)
+			w.decided("key.destroy", version)
+		},
+		"halted": func(w *world) { w.do(sendAs(w, uriOperator, "/v1/system:halt", struct{}{})) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			reach(w)
+			if state := w.stateOf("isd"); name != "halted" && state != name && name != "destroyed" {
+				t.Fatalf("the key is %s", state)
+			}
+			w.matrix(t)
+		})
+	}
+}
+
+// decided has an operation approved by two officers and executed.
+func (w *world) decided(operation, object string, params ...string) {
+	w.t.Helper()
+	in := api.Propose{Issuer: "acme", Operation: operation, Object: object, Params: map[string]string{}}
+	for i := 0; i < len(params); i += 2 {
+		in.Params[params[i]] = params[i+1]
+	}
+	p := w.propose(in)
+	at := proposals + "/" + p.ID
+	for _, uri := range []string{uriBob, uriCyd} {
+		want[api.Proposal](w, w.do(sendAs(w, uri, at+":approve", signed(p, uri, approval.Approve))))
+	}
+	want[api.Proposal](w, w.do(sendAs(w, uriOfficer, at+":execute", struct{}{})))
+}
+
+// stateOf returns the state of a key's first version.
+func (w *world) stateOf(name string) string {
+	w.t.Helper()
+	l := want[api.KeyList](w, w.do(ask{as: uriOfficer, method: http.MethodGet, path: acme + "/keys"}))
+	i := slices.IndexFunc(l.Keys, func(k api.Key) bool { return strings.Contains(k.Name, "/keys/"+name+"/versions/1") })
+	if i < 0 {
+		w.t.Fatalf("no %s in %+v", name, l)
+	}
+	return l.Keys[i].State
+}
+
+// matrix sends every operation in every role.
+func (w *world) matrix(t *testing.T) {
 	for _, rt := range w.server.routes {
 		for _, as := range []string{uriUpdate, uriOfficer, uriAuditor, uriOperator} {
 			a := w.example(rt)
 			a.as = as
-			before := w.entries()
+			before := len(w.entries())
 			rec := w.do(a)
 			denied := rec.Code == http.StatusForbidden
 			if ok := slices.Contains(allowed[rt.does], as); ok == denied {
@@ -88,8 +168,7 @@ func TestRoles(t *testing.T) {
 				continue
 			}
 			refused(t, rec, api.Forbidden)
-			after := w.entries()
-			if len(after) != len(before)+1 || !strings.Contains(after[len(after)-1], "outcome forbidden") {
+			if left := w.entries()[before:]; len(left) != 1 || !strings.Contains(left[0], "outcome forbidden") {
 				t.Errorf("%s as %s: the refusal left no entry", rt.id, as)
 			}
 		}

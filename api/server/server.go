@@ -162,5 +162,7 @@ func (s *server) registerAll() {
 	s.registerImages()
 	s.registerPackages()
 	s.registerCards()
+	s.registerRotation()
 	s.registerAudit()
+	s.registerApprovals()
 }

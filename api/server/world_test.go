@@ -5,7 +5,9 @@ import (
 	"context"
 	"crypto"
 	"crypto/ed25519"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
@@ -29,6 +31,7 @@ import (
 	"cardkms/derive/diversify"
 	"cardkms/derive/scp03"
 	"cardkms/kms"
+	"cardkms/kms/approval"
 	"cardkms/kms/channel"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
@@ -71,6 +74,28 @@ func (t *plainToken) Random(_ context.Context, n int) ([]byte, error) {
 	return b, t.call()
 }
 
+// What kms.Inspector wants: this token holds all that it is asked for.
+func (t *plainToken) Check(context.Context, derive.Root) error { return t.call() }
+func (t *plainToken) Labels(context.Context) ([]string, error) { return []string{"a-ghost"}, t.call() }
+func (t *plainToken) Description() string                      { return "plain (test)" }
+
+// What kms.KeyStore wants: keys of random values.
+func (t *plainToken) Taken(context.Context, string) (bool, error) { return false, t.call() }
+func (t *plainToken) Destroy(context.Context, string) error       { return t.call() }
+func (t *plainToken) Absent(context.Context, ...string) error     { return t.call() }
+func (t *plainToken) Generate(_ context.Context, label string, a key.Algorithm, c derive.Class) (derive.Root, error) {
+	value := make([]byte, a.Size())
+	_, _ = rand.Read(value)
+	return t.Add(label, a, c, value).Root(), t.call()
+}
+
+// rowMAC stands in for the token's state key.
+func rowMAC(_ context.Context, m []byte) ([]byte, error) {
+	mac := hmac.New(sha256.New, []byte("state"))
+	mac.Write(m)
+	return mac.Sum(nil)[:ledger.MACSize], nil
+}
+
 // MAC and Encrypt are what chunks need.
 func (t *plainToken) MAC(ctx context.Context, k *derive.Key, m []byte) ([]byte, error) {
 	if err := t.call(); err != nil {
@@ -108,6 +133,9 @@ const (
 	uriOfficer  = "spiffe://test.example/role/security-officer"
 	uriAuditor  = "spiffe://test.example/role/auditor"
 	uriOperator = "spiffe://test.example/role/operator"
+	uriBob      = "spiffe://test.example/role/security-officer/bob"
+	uriCyd      = "spiffe://test.example/role/security-officer/cyd"
+	uriBound    = "spiffe://test.example/acme/role/security-officer/dan"
 	uriGlobex   = "spiffe://test.example/globex/role/update-server"
 )
 
@@ -135,6 +163,9 @@ func newWorld(t testing.TB, options ...option) *world {
 		Clients: map[string]kms.Caller{
 			uriUpdate:   {Role: kms.UpdateServer, Issuer: "acme", Cards: kms.AllCards()},
 			uriOfficer:  {Role: kms.SecurityOfficer},
+			uriBob:      {Role: kms.SecurityOfficer},
+			uriCyd:      {Role: kms.SecurityOfficer},
+			uriBound:    {Role: kms.SecurityOfficer, Issuer: "globex"},
 			uriAuditor:  {Role: kms.Auditor},
 			uriOperator: {Role: kms.Operator},
 			uriGlobex:   {Role: kms.UpdateServer, Issuer: "globex", Cards: kms.AllCards()},
@@ -157,7 +188,7 @@ func (w *world) newService() {
 	db, err := sqlite.Open(ctx, filepath.Join(t.TempDir(), "kms.db"))
 	must(t, err)
 	signer, verifier := noteKey(t)
-	led, err := ledger.Open(ctx, ledger.Config{Store: db, Signer: signer, Verifier: verifier, Origin: "test/audit", Now: time.Now, CheckpointEvery: -1})
+	led, err := ledger.Open(ctx, ledger.Config{Store: db, MAC: rowMAC, Signer: signer, Verifier: verifier, Origin: "test/audit", Now: time.Now, CheckpointEvery: -1, GuardEvery: -1})
 	must(t, err)
 	public, private, _ := ed25519.GenerateKey(rand.Reader)
 	w.release = private
@@ -167,7 +198,8 @@ func (w *world) newService() {
 		Pseudonym:   w.token.Add("pseudonym", key.AES128, derive.SessionMAC, series(0x90)),
 		Profiles:    map[string]kms.Profile{"default": p},
 		ReleaseKeys: map[string]map[string]crypto.PublicKey{"acme": {"release-1": public}},
-		Limits:      channel.DefaultLimits(), ChannelsMax: 64, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
+		Issuers:     []string{"acme"}, Inspector: w.token, Keys: w.token,
+		Limits: channel.DefaultLimits(), ChannelsMax: 64, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
 	})
 	must(t, err)
 	t.Cleanup(func() {
@@ -176,6 +208,7 @@ func (w *world) newService() {
 		must(t, db.Close())
 	})
 	w.load("isd", key.GPSCP03, 0x30, map[key.Part][]byte{key.ENC: series(0x00), key.MAC: series(0x10), key.DEK: series(0x20)})
+	must(t, w.service.EnrolFirst(ctx, "test", "", []approval.Officer{officerOf(uriOfficer), officerOf(uriBob), officerOf(uriCyd)}, 2))
 	w.load("upd", key.CardUpdate, 0x5A, map[key.Part][]byte{key.Master: series(0x40)})
 }
 

@@ -1,0 +1,134 @@
+package server
+
+import (
+	"crypto/ed25519"
+	"crypto/sha256"
+	"net/http"
+	"path"
+	"strings"
+	"testing"
+
+	"cardkms/api"
+	"cardkms/kms/approval"
+)
+
+// officerKey makes the key of the officer with an identity.
+func officerKey(uri string) ed25519.PrivateKey {
+	seed := sha256.Sum256([]byte(uri))
+	return ed25519.NewKeyFromSeed(seed[:])
+}
+
+func officerOf(uri string) approval.Officer {
+	return approval.Officer{Name: path.Base(uri), Identity: uri, Public: officerKey(uri).Public().(ed25519.PublicKey), State: approval.Active}
+}
+
+// send is a change of a client.
+func sendAs(w *world, as, path string, body any) ask {
+	return ask{as: as, method: http.MethodPost, path: path, body: body, key: newKey()}
+}
+
+// signed is the body of a decision about a proposal.
+func signed(p api.Proposal, uri string, d approval.Decision) api.Decide {
+	digest := approval.DigestOf([]byte(p.Encoding))
+	return api.Decide{Signature: ed25519.Sign(officerKey(uri), approval.Statement(d, digest))}
+}
+
+const proposals = "/v1/proposals"
+
+func (w *world) propose(in api.Propose) api.Proposal {
+	w.t.Helper()
+	return want[api.Proposal](w, w.do(sendAs(w, uriOfficer, proposals, in)))
+}
+
+// TestHaltAndResume is dual control from one end to the other: one officer stops,
+// two others have it go on.
+func TestHaltAndResume(t *testing.T) {
+	w := newWorld(t)
+	resume := api.Propose{Operation: "system.resume", Object: "system/halt"}
+	refused(t, w.do(sendAs(w, uriOfficer, proposals, resume)), api.Conflict)
+	if s := want[api.System](w, w.do(sendAs(w, uriOperator, "/v1/system:halt", struct{}{}))); !s.Halted {
+		t.Error("not halted")
+	}
+	refused(t, w.do(sendAs(w, uriUpdate, acme+"/channels", api.OpenChannel{Key: "isd", KVN: 0x30})), api.Halted)
+	preview := resume
+	preview.ValidateOnly = true
+	if p := w.propose(preview); p.ExpectedVersion != 1 || p.Required != 2 {
+		t.Errorf("preview: %+v", p)
+	}
+	if l := w.listed(uriOfficer); len(l.Proposals) != 0 {
+		t.Errorf("a preview was kept: %+v", l)
+	}
+	p := w.propose(resume)
+	at := proposals + "/" + p.ID
+	refused(t, w.do(sendAs(w, uriOfficer, at+":approve", signed(p, uriOfficer, approval.Approve))), api.Forbidden)
+	refused(t, w.do(sendAs(w, uriBob, at+":approve", signed(p, uriCyd, approval.Approve))), api.ProofFailed)
+	refused(t, w.do(sendAs(w, uriBound, at+":approve", signed(p, uriBob, approval.Approve))), api.NotFound)
+	p = want[api.Proposal](w, w.do(sendAs(w, uriBob, at+":approve", signed(p, uriBob, approval.Approve))))
+	if p.State != api.ProposalOpen || p.Counted != 1 || len(p.Decisions) != 1 {
+		t.Errorf("one approval: %+v", p)
+	}
+	refused(t, w.do(sendAs(w, uriOfficer, at+":execute", struct{}{})), api.ApprovalRequired)
+	p = want[api.Proposal](w, w.do(sendAs(w, uriCyd, at+":approve", signed(p, uriCyd, approval.Approve))))
+	if p.State != api.ProposalApproved {
+		t.Errorf("two approvals: %+v", p)
+	}
+	execute := sendAs(w, uriOfficer, at+":execute", struct{}{})
+	for range 2 { // the second is the first one's answer
+		if p = want[api.Proposal](w, w.do(execute)); p.State != api.ProposalExecuted {
+			t.Errorf("executed: %+v", p)
+		}
+	}
+	refused(t, w.do(sendAs(w, uriOfficer, at+":execute", struct{}{})), api.ApprovalVoid)
+	w.open()
+	if l := w.listed(uriAuditor); len(l.Proposals) != 1 || l.Proposals[0].EndedBy != officerOf(uriOfficer).Name {
+		t.Errorf("%+v", l)
+	}
+	if l := w.listed(uriBound); len(l.Proposals) != 0 {
+		t.Errorf("an officer of another issuer sees %+v", l)
+	}
+}
+
+func (w *world) listed(as string) api.ProposalList {
+	w.t.Helper()
+	return want[api.ProposalList](w, w.do(ask{as: as, method: http.MethodGet, path: proposals}))
+}
+
+func TestRejection(t *testing.T) {
+	w := newWorld(t)
+	p := w.propose(api.Propose{Operation: "policy.set", Object: "policies/default", Params: map[string]string{"k": "2"}, LifeSeconds: 60})
+	refused(t, w.do(sendAs(w, uriBob, proposals+"/"+p.ID+":reject", signed(p, uriBob, approval.Approve))), api.ProofFailed)
+	p = want[api.Proposal](w, w.do(sendAs(w, uriBob, proposals+"/"+p.ID+":reject", signed(p, uriBob, approval.Reject))))
+	if p.State != api.ProposalRejected || p.EndedBy != "bob" || p.Ended.IsZero() {
+		t.Errorf("%+v", p)
+	}
+	got := want[api.Proposal](w, w.do(ask{as: uriAuditor, method: http.MethodGet, path: proposals + "/" + p.ID}))
+	if got.State != p.State || got.Encoding != p.Encoding {
+		t.Errorf("%+v", got)
+	}
+	c := want[api.Control](w, w.do(ask{as: uriAuditor, method: http.MethodGet, path: "/v1/officers"}))
+	if len(c.Officers) != 3 || c.Officers[1].Name != "cyd" || c.Policies[0] != (api.Policy{Operation: "default", K: 2}) {
+		t.Errorf("%+v", c)
+	}
+}
+
+// TestProposals that make no sense are refused, and none of their values is in the
+// answer.
+func TestProposals(t *testing.T) {
+	w := newWorld(t)
+	for name, c := range map[string]struct {
+		in   api.Propose
+		code api.Code
+	}{
+		"operation":     {api.Propose{Operation: "channel.open", Object: "x"}, api.InvalidInput},
+		"policy of 1":   {api.Propose{Operation: "policy.set", Object: "policies/default", Params: map[string]string{"k": "1"}}, api.InvalidInput},
+		"no card":       {api.Propose{Issuer: "acme", Operation: "card.release", Object: "issuers/acme/cards/" + strings.Repeat("F", 20)}, api.NotFound},
+		"other version": {api.Propose{Operation: "policy.set", Object: "policies/default", Params: map[string]string{"k": "2"}, ExpectedVersion: new(int64)}, api.ApprovalVoid},
+		"secret":        {api.Propose{Operation: "officer.remove", Object: "officers/bob", Params: map[string]string{"reason": "s3cr3t value"}}, api.InvalidInput},
+	} {
+		rec := w.do(sendAs(w, uriOfficer, proposals, c.in))
+		refused(t, rec, c.code)
+		if strings.Contains(rec.Body.String(), "s3cr3t") || strings.Contains(w.log.String(), "s3cr3t") {
+			t.Errorf("%s: the answer or the log repeats a value", name)
+		}
+	}
+}
