@@ -3,11 +3,14 @@ package main
 import (
 	"bytes"
 	"crypto"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,6 +23,7 @@ import (
 	"cardkms/kms"
 	"cardkms/kms/channel"
 	"cardkms/kms/key"
+	"cardkms/kms/report"
 	"cardkms/kms/secret"
 	"cardkms/kms/update"
 )
@@ -34,12 +38,15 @@ type config struct {
 	Token       tokenConfig                  `yaml:"token"`
 	TLS         tlsConfig                    `yaml:"tls"`
 	Log         logConfig                    `yaml:"log"`
+	Anchors     anchorsConfig                `yaml:"anchors"`
+	Witnesses   []witnessConfig              `yaml:"witnesses"`
 	Clients     []clientConfig               `yaml:"clients"`
 	Profiles    map[string]profileConfig     `yaml:"profiles"`
 	ReleaseKeys map[string]map[string]string `yaml:"releaseKeys"` // issuer → name → PEM file
 	Limits      limitsConfig                 `yaml:"limits"`
 
-	dir string // of the file
+	dir    string // of the file
+	digest string // SHA-256 of the file, in base64; stands in every checkpoint
 }
 
 type tokenConfig struct {
@@ -50,7 +57,10 @@ type tokenConfig struct {
 	PIN       string `yaml:"pin"` // a reference: file:PATH or env:NAME
 	Sessions  int    `yaml:"sessions"`
 	Objects   int    `yaml:"objects"`
-	Pseudonym keyRef `yaml:"pseudonym"`
+	Pseudonym keyRef `yaml:"pseudonym"` // names cards in the log
+	State     keyRef `yaml:"state"`     // makes the MACs of rows and of the log's head
+	// KEKs are the labels of key-encryption keys, so that the inventory knows them.
+	KEKs []string `yaml:"keks"`
 }
 
 // keyRef names a service key of the token.
@@ -69,6 +79,19 @@ type logConfig struct {
 	Label    string `yaml:"label"` // of the signing key in the token
 	Origin   string `yaml:"origin"`
 	Verifier string `yaml:"verifier"` // verifier key, as auditors hold it
+}
+
+// anchorsConfig says where checkpoints are kept outside the database.
+type anchorsConfig struct {
+	File       string        `yaml:"file"`  // a file of this host, not in the data directory
+	Token      string        `yaml:"token"` // label of a data object; empty for a token that keeps none
+	TokenEvery time.Duration `yaml:"tokenEvery"`
+}
+
+type witnessConfig struct {
+	Name string `yaml:"name"`
+	URL  string `yaml:"url"`
+	Key  string `yaml:"key"` // verifier key of its cosignatures
 }
 
 type clientConfig struct {
@@ -113,10 +136,12 @@ func load(path string) (*config, error) {
 	c := &config{Limits: limitsConfig{
 		Channels: 100_000, AnswerWithin: l.AnswerWithin, Idle: l.Idle, Absolute: l.Absolute,
 		RequestsPerSecond: 5000, ImageBytes: 64 << 20,
-	}}
+	}, Anchors: anchorsConfig{TokenEvery: 10 * time.Second}}
 	if err := yaml.NewDecoder(bytes.NewReader(b), yaml.Strict()).Decode(c); err != nil {
 		return nil, fmt.Errorf("the configuration %s: %w", path, err)
 	}
+	sum := sha256.Sum256(b)
+	c.digest = base64.StdEncoding.EncodeToString(sum[:])
 	if c.dir, err = filepath.Abs(filepath.Dir(path)); err != nil {
 		return nil, err
 	}
@@ -136,7 +161,8 @@ func (c *config) path(p string) string {
 func (c *config) check() error {
 	for name, v := range map[string]string{
 		"listen": c.Listen, "data": c.Data, "token.module": c.Token.Module, "token.label": c.Token.Label,
-		"token.pin": c.Token.PIN, "token.pseudonym.label": c.Token.Pseudonym.Label, "tls.certificate": c.TLS.Certificate,
+		"token.pin": c.Token.PIN, "token.pseudonym.label": c.Token.Pseudonym.Label, "token.state.label": c.Token.State.Label,
+		"anchors.file": c.Anchors.File, "tls.certificate": c.TLS.Certificate,
 		"tls.key": c.TLS.Key, "tls.clientCAs": c.TLS.ClientCAs, "log.label": c.Log.Label,
 		"log.origin": c.Log.Origin, "log.verifier": c.Log.Verifier,
 	} {
@@ -161,6 +187,15 @@ func (c *config) check() error {
 	if c.Limits.Channels < 1 || c.Limits.RequestsPerSecond < 1 || c.Limits.ImageBytes < 1 {
 		return errors.New("limits are at least 1")
 	}
+	if within(c.path(c.Anchors.File), c.path(c.Data)) {
+		return errors.New("anchors.file must not be in the data directory: whoever restores an older database there must not restore it too")
+	}
+	if c.Anchors.TokenEvery < 0 {
+		return errors.New("anchors.tokenEvery is not negative")
+	}
+	if _, err := c.witnesses(); err != nil {
+		return err
+	}
 	if _, err := c.callers(); err != nil {
 		return err
 	}
@@ -169,6 +204,12 @@ func (c *config) check() error {
 	}
 	_, err := c.releaseKeys()
 	return err
+}
+
+// within reports whether a path lies in a directory.
+func within(path, dir string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator))
 }
 
 // resolve returns the secret that a reference names.
@@ -219,6 +260,20 @@ func (c *config) callers() (map[string]kms.Caller, error) {
 		out[cl.ID] = caller
 	}
 	return out, nil
+}
+
+// clients returns who may call, as the access report shows it.
+func (c *config) clients() ([]report.Client, error) {
+	callers, err := c.callers()
+	var out []report.Client
+	for _, id := range slices.Sorted(maps.Keys(callers)) {
+		cl := report.Client{ID: id, Role: string(callers[id].Role), Issuer: callers[id].Issuer}
+		if callers[id].Role == kms.UpdateServer {
+			cl.Cards = fmt.Sprintf("%X-%X", callers[id].Cards.From, callers[id].Cards.To)
+		}
+		out = append(out, cl)
+	}
+	return out, err
 }
 
 func bound(dst []byte, s string) error {
@@ -315,6 +370,11 @@ func publicKey(path string) (crypto.PublicKey, error) {
 		return nil, fmt.Errorf("%s holds no PEM public key", path)
 	}
 	return x509.ParsePKIXPublicKey(block.Bytes)
+}
+
+// serviceKeys returns the labels of the service's own keys in the token.
+func (c *config) serviceKeys() []string {
+	return append([]string{c.Log.Label, c.Token.Pseudonym.Label, c.Token.State.Label}, c.Token.KEKs...)
 }
 
 // issuers returns the issuers that clients and release keys name.

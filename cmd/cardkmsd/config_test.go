@@ -48,8 +48,21 @@ func TestConfigurationIsStrict(t *testing.T) {
 		},
 		"an idle time too long": func(s string) string { return strings.Replace(s, "idle: 5m", "idle: 5h", 1) },
 		"a negative life":       func(s string) string { return strings.Replace(s, "absolute: 1h", "absolute: -1h", 1) },
-		"no default profile":    func(s string) string { return strings.Replace(s, "  default:", "  other:", 1) },
-		"no channels":           func(s string) string { return strings.Replace(s, "channels: 100000", "channels: 0", 1) },
+		"no anchor": func(s string) string {
+			return strings.Replace(s, "file: /var/lib/cardkms-anchor/checkpoint", "file: ''", 1)
+		},
+		"an anchor beside the database": func(s string) string {
+			return strings.Replace(s, "file: /var/lib/cardkms-anchor/", "file: /var/lib/cardkms/", 1)
+		},
+		"no state key": func(s string) string { return strings.Replace(s, "label: cardkms-state,", "label: '',", 1) },
+		"a witness without a key": func(s string) string {
+			return strings.Replace(s, "witnesses: []", "witnesses: [{name: w, url: 'http://127.0.0.1:1'}]", 1)
+		},
+		"a witness nowhere": func(s string) string {
+			return strings.Replace(s, "witnesses: []", "witnesses: [{name: w, url: 'nowhere', key: x}]", 1)
+		},
+		"no default profile": func(s string) string { return strings.Replace(s, "  default:", "  other:", 1) },
+		"no channels":        func(s string) string { return strings.Replace(s, "channels: 100000", "channels: 0", 1) },
 	} {
 		text := change(good)
 		if text == good {

@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/x509"
-	"encoding/hex"
 	"fmt"
 	"net"
 	"os"
@@ -119,8 +118,7 @@ func newSite(t testing.TB) *site {
 	_ = l.Close()
 	s := &site{t: t, dir: filepath.Join(t.TempDir(), "kms"), url: "https://" + addr, master: random(32), upd: random(16), log: &logBuffer{}}
 	s.must(s.cardkmsd("", "init", s.dir, "--listen", addr))
-	s.keyload("isd", "gp-scp03", "30", "aes-256", s.master)
-	s.keyload("upd", "card-update", "5A", "aes-128", s.upd)
+	s.loadKeys()
 	s.serve()
 	s.updateServer = s.client("update-server")
 	return s
@@ -128,15 +126,15 @@ func newSite(t testing.TB) *site {
 
 func (s *site) config() string { return filepath.Join(s.dir, "cardkms.yaml") }
 
-func (s *site) keyload(name, usage, kvn, algorithm string, value []byte) {
+// loadKeys makes the masters that the test knows, each from two components, in a
+// ceremony that two officers signed.
+func (s *site) loadKeys() {
 	s.t.Helper()
-	one := random(len(value))
-	two := make([]byte, len(value))
-	for i := range two {
-		two[i] = value[i] ^ one[i]
-	}
-	s.must(s.cardkmsd(hex.EncodeToString(one)+"\n"+hex.EncodeToString(two)+"\n", "keyload", "--config", s.config(),
-		"--issuer", "demo", "--key", name, "--usage", usage, "--kvn", kvn, "--algorithm", algorithm, "--components", "2"))
+	var y yamlKeys
+	y.components("isd", "gp-scp03", "30", s.master)
+	y.components("upd", "card-update", "5A", s.upd)
+	file := s.ceremony("first", "together: true\nkeys:\n"+y.text)
+	s.must(s.cardkmsd(y.stdin, "ceremony", "run", "--yes", file))
 }
 
 func (s *site) serve() {

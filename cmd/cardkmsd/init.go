@@ -12,9 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cardkms/derive"
+	"cardkms/kms/ceremony"
 	"cardkms/kms/hsm"
-	"cardkms/kms/key"
 	"cardkms/kms/secret"
 	"cardkms/softhsm"
 )
@@ -27,6 +26,8 @@ const (
 	devLabel    = "cardkms-dev"
 	logLabel    = "cardkms-log"
 	pseudoLabel = "cardkms-pseudonym"
+	stateLabel  = "cardkms-state"
+	anchorLabel = "cardkms-anchor"
 )
 
 func initCommand() *cobra.Command {
@@ -37,20 +38,31 @@ func initCommand() *cobra.Command {
 		Long: `Make a development set-up in DIR, which must not exist yet:
 
   cardkms.yaml   the configuration (development: true)
-  softhsm/       a SoftHSM2 token with the log's signing key and the pseudonym key
+  softhsm/       a SoftHSM2 token with the service's own keys
   pin            the token's User PIN
-  tls/           a CA, the server's certificate and one certificate per role
+  anchor/        where the newest checkpoint is kept outside the database
+  tls/           a CA, the server's certificate and one certificate per role; three
+                 for security officers
+  officers/      the officers' keys, and a passphrase for all of them
   release/       an Ed25519 key pair that signs images
 
-The CA's key is not kept. For a production token, write a configuration and
-make the two service keys in the token's own ceremony.`,
+  keys.yaml      a key ceremony that makes two master keys inside the token
+
+The CA's key is not kept. For production, a key ceremony makes the token's keys and
+enrols the first officers: "cardkmsd ceremony run", deploy/CEREMONY.md.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := initDev(cmd.Context(), args[0], listen); err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "Development set-up made in %s\nnext: cardkmsd keyload --config %s ...\nthen: cardkmsd serve --config %s\n",
-				args[0], filepath.Join(args[0], "cardkms.yaml"), filepath.Join(args[0], "cardkms.yaml"))
+			in := func(name string) string { return filepath.Join(args[0], name) }
+			fmt.Fprintf(cmd.OutOrStdout(), `Development set-up made in %s
+next: two officers sign the ceremony that makes the first master keys, and it is run:
+  cardkms ceremony approve %[2]s --officer ada --key %[3]s --passphrase-file %[5]s
+  cardkms ceremony approve %[2]s --officer bob --key %[4]s --passphrase-file %[5]s
+  cardkmsd ceremony run %[2]s
+then: cardkmsd serve --config %[6]s
+`, args[0], in("keys.yaml"), in("officers/ada"), in("officers/bob"), in("officers/passphrase"), in("cardkms.yaml"))
 			return nil
 		},
 	}
@@ -81,7 +93,10 @@ func initDev(ctx context.Context, dir, listen string) error {
 	if err != nil {
 		return err
 	}
-	verifier, kcv, err := initToken(ctx, dir, module)
+	if err := os.Mkdir(filepath.Join(dir, "anchor"), 0o700); err != nil {
+		return err
+	}
+	made, err := initToken(ctx, dir, module)
 	if err != nil {
 		return err
 	}
@@ -100,64 +115,76 @@ func initDev(ctx context.Context, dir, listen string) error {
 	if err := releasePair(filepath.Join(dir, "release")); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "log.vkey"), []byte(verifier+"\n"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "log.vkey"), []byte(made.verifier+"\n"), 0o644); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, "cardkms.yaml"), devConfig(listen, module, verifier, kcv), 0o600)
+	if err := os.WriteFile(filepath.Join(dir, "keys.yaml"), []byte(devKeys), 0o600); err != nil {
+		return err
+	}
+	config := filepath.Join(dir, "cardkms.yaml")
+	if err := os.WriteFile(config, devConfig(listen, module, made), 0o600); err != nil {
+		return err
+	}
+	officers, err := makeOfficers(filepath.Join(dir, "officers"))
+	if err != nil {
+		return err
+	}
+	return enrolDevOfficers(ctx, config, officers)
 }
 
-// initToken makes the SoftHSM2 token and the two keys of the service in it.
-func initToken(ctx context.Context, dir, module string) (verifier string, kcv key.KCV, err error) {
+// initToken makes the SoftHSM2 token and the keys of the service in it.
+func initToken(ctx context.Context, dir, module string) (made serviceKeys, err error) {
 	tokens := filepath.Join(dir, "softhsm")
 	if err := os.MkdirAll(tokens, 0o700); err != nil {
-		return "", kcv, err
+		return made, err
 	}
 	if err := softhsm.Use(tokens); err != nil {
-		return "", kcv, err
+		return made, err
 	}
 	pin, err := digits(8)
 	if err != nil {
-		return "", kcv, err
+		return made, err
 	}
 	soPIN, err := digits(12)
 	if err != nil {
-		return "", kcv, err
+		return made, err
 	}
 	// The Security Officer PIN is not kept: a development token is replaced, not
 	// administered.
 	if err := hsm.Format(module, devLabel, secret.New(soPIN), secret.New(pin)); err != nil {
-		return "", kcv, fmt.Errorf("making a token: %w", err)
+		return made, fmt.Errorf("making a token: %w", err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "pin"), pin, 0o600); err != nil {
-		return "", kcv, err
+		return made, err
 	}
 	t, err := hsm.Open(ctx, hsm.Config{Module: module, Label: devLabel, PIN: secret.New(pin), Logger: slog.Default()})
 	if err != nil {
-		return "", kcv, err
+		return made, err
 	}
 	defer t.Close()
-	sign, err := t.GenerateSigning(ctx, logLabel, t.PreferredSigning())
-	if err != nil {
-		return "", kcv, fmt.Errorf("making the log's signing key: %w", err)
-	}
-	if verifier, err = logVerifier(devOrigin, sign); err != nil {
-		return "", kcv, err
-	}
-	root, err := t.Generate(ctx, pseudoLabel, key.AES256, derive.SessionMAC)
-	if err != nil {
-		return "", kcv, fmt.Errorf("making the pseudonym key: %w", err)
-	}
-	return verifier, root.KCV, nil
+	return serviceKeysOf(ctx, t, ceremony.ServiceKeys{Origin: devOrigin, Log: logLabel, Pseudonym: pseudoLabel, State: stateLabel})
 }
+
+// devKeys is the ceremony of a development set-up's first keys.
+const devKeys = `ceremony: First keys of the development set-up
+configuration: cardkms.yaml
+present: [ada, bob]
+keys:
+  - {issuer: ` + devIssuer + `, key: isd, kvn: "30", master: {generate: true}}
+  - {issuer: ` + devIssuer + `, key: upd, usage: card-update, kvn: "5A", algorithm: aes-128, master: {generate: true}}
+`
 
 var devClients = []struct{ name, path, config string }{
 	{"update-server", "/role/update-server/one", "    role: update-server\n    issuer: " + devIssuer + "\n    cards: {from: \"00000000000000000000\", to: \"FFFFFFFFFFFFFFFFFFFF\"}\n"},
-	{"security-officer", "/role/security-officer/ada", "    role: security-officer\n    issuer: " + devIssuer + "\n"},
+	// Officers serve every issuer, so that the three can decide about each other too.
+	{"security-officer", devOfficerPath + "ada", "    role: security-officer\n"},
+	{"security-officer-bob", devOfficerPath + "bob", "    role: security-officer\n"},
+	{"security-officer-cyd", devOfficerPath + "cyd", "    role: security-officer\n"},
 	{"auditor", "/role/auditor/grace", "    role: auditor\n"},
 	{"operator", "/role/operator/rear", "    role: operator\n"},
 }
 
-func devConfig(listen, module, verifier string, kcv key.KCV) []byte {
+func devConfig(listen, module string, made serviceKeys) []byte {
 	var b strings.Builder
 	fmt.Fprintf(&b, `# A development set-up: SoftHSM2 keeps the keys in files. Not for production.
 development: true
@@ -169,6 +196,7 @@ token:
   label: %s
   pin: file:pin
   pseudonym: {label: %s, kcv: "%s:%s"}
+  state: {label: %s, kcv: "%s:%s"}
 tls:
   certificate: tls/server.pem
   key: tls/server.key
@@ -177,8 +205,12 @@ log:
   label: %s
   origin: %s
   verifier: %q
+anchors:
+  file: anchor/checkpoint
+  token: %s
 clients:
-`, listen, module, devLabel, pseudoLabel, kcv.Method, kcv.Value, logLabel, devOrigin, verifier)
+`, listen, module, devLabel, pseudoLabel, made.pseudonym.Method, made.pseudonym.Value, stateLabel, made.state.Method, made.state.Value,
+		logLabel, devOrigin, made.verifier, anchorLabel)
 	for _, c := range devClients {
 		fmt.Fprintf(&b, "  - id: %s%s\n%s", devDomain, c.path, c.config)
 	}

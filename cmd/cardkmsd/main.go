@@ -1,6 +1,6 @@
 // Command cardkmsd is the server: it reads a configuration, wires, serves and
 // stops. It also holds what must happen at the console of the machine with the
-// token: making a development set-up, loading keys, and probing a token.
+// token: making a development set-up, key ceremonies, and probing a token.
 package main
 
 import (
@@ -37,7 +37,12 @@ func run(ctx context.Context, args []string) int {
 		SilenceErrors: true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(initCommand(), serveCommand(), keyloadCommand(), probeCommand())
+	root.AddCommand(initCommand(), serveCommand(), ceremonyCommand(), componentCommand(), probeCommand(), restoreCommand(), pruneCommand(), pseudonymCommand(), officersCommand())
+	for _, c := range root.Commands() {
+		if c.HasSubCommands() {
+			c.RunE = group
+		}
+	}
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	switch {
@@ -48,4 +53,13 @@ func run(ctx context.Context, args []string) int {
 	}
 	fmt.Fprintln(os.Stderr, "cardkmsd:", err)
 	return 1
+}
+
+// group is what a command does that only holds others: a mistyped one must not look
+// like success.
+func group(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())
+	}
+	return cmd.Help()
 }

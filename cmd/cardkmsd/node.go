@@ -36,6 +36,8 @@ type node struct {
 	store   store.Store
 	log     *ledger.Ledger
 	service *kms.Service
+
+	suspects suspects
 }
 
 var errSoftHSM = errors.New("SoftHSM2 keeps keys in files that anybody with their PIN can copy; it serves only with development: true")
@@ -43,6 +45,11 @@ var errSoftHSM = errors.New("SoftHSM2 keeps keys in files that anybody with thei
 // open opens a node, in the order in which one part needs another. What was
 // opened is closed again when a later part fails.
 func open(ctx context.Context, cfg *config, logger *slog.Logger) (n *node, err error) {
+	return openRestoring(ctx, cfg, logger, nil)
+}
+
+// openRestoring is open that may accept an older database.
+func openRestoring(ctx context.Context, cfg *config, logger *slog.Logger, restore *ledger.Restoration) (n *node, err error) {
 	n = &node{cfg: cfg}
 	defer func() {
 		if err != nil {
@@ -66,11 +73,14 @@ func open(ctx context.Context, cfg *config, logger *slog.Logger) (n *node, err e
 		return n, err
 	}
 	n.store = db
-	if n.log, err = openLog(ctx, n, logger); err != nil {
+	if n.log, err = n.openLog(ctx, logger, restore); err != nil {
 		return n, err
 	}
-	n.service, err = newService(n, logger)
-	return n, err
+	if n.service, err = newService(n, logger); err != nil {
+		return n, err
+	}
+	n.suspects.serve(n.service)
+	return n, nil
 }
 
 // lockDir holds the data directory for one process. A second one would append to
@@ -106,7 +116,7 @@ func openToken(ctx context.Context, cfg *config, logger *slog.Logger) (*hsm.Toke
 	})
 }
 
-func openLog(ctx context.Context, n *node, logger *slog.Logger) (*ledger.Ledger, error) {
+func (n *node) openLog(ctx context.Context, logger *slog.Logger, restore *ledger.Restoration) (*ledger.Ledger, error) {
 	verifier, err := audit.NewVerifier(n.cfg.Log.Verifier)
 	if err != nil {
 		return nil, fmt.Errorf("log.verifier: %w", err)
@@ -122,9 +132,31 @@ func openLog(ctx context.Context, n *node, logger *slog.Logger) (*ledger.Ledger,
 	if signer.KeyHash() != verifier.KeyHash() {
 		return nil, errors.New("the token's log key is not the one that log.verifier names")
 	}
+	state, err := n.cfg.Token.State.root()
+	if err != nil {
+		return nil, fmt.Errorf("token.state: %w", err)
+	}
+	stateKey := derive.FromRoot(state)
+	witnesses, err := n.cfg.witnesses()
+	if err != nil {
+		return nil, err
+	}
 	return ledger.Open(ctx, ledger.Config{
 		Store: n.store, Signer: signer, Verifier: verifier, Origin: n.cfg.Log.Origin, Now: time.Now, Logger: logger,
+		MAC:        func(ctx context.Context, m []byte) ([]byte, error) { return n.token.MAC(ctx, stateKey, m) },
+		Extensions: []string{"config " + n.cfg.digest},
+		Anchors:    n.anchors(), Witnesses: witnesses, Disk: disk{n.cfg.path(n.cfg.Data)},
+		OnViolation: n.suspects.add, Restore: restore,
 	})
+}
+
+// anchors returns where checkpoints are kept outside the database.
+func (n *node) anchors() []ledger.Anchor {
+	out := []ledger.Anchor{{Name: "file", Keeper: ledger.File{Path: n.cfg.path(n.cfg.Anchors.File)}}}
+	if l := n.cfg.Anchors.Token; l != "" {
+		out = append(out, ledger.Anchor{Name: "token", Keeper: n.token.Anchor(l), Every: n.cfg.Anchors.TokenEvery})
+	}
+	return out
 }
 
 // signTimeout bounds the signature of a checkpoint, which no request waits for.
@@ -162,7 +194,7 @@ func logVerifier(name string, k *hsm.SigningKey) (string, error) {
 func (r keyRef) root() (derive.Root, error) {
 	method, value, ok := strings.Cut(r.KCV, ":")
 	if !ok {
-		return derive.Root{}, errors.New("token.pseudonym.kcv is METHOD:VALUE")
+		return derive.Root{}, errors.New("the kcv of a service key is METHOD:VALUE")
 	}
 	return derive.Root{
 		Label: r.Label, Algorithm: key.AES256, Class: derive.SessionMAC,
@@ -183,41 +215,63 @@ func newService(n *node, logger *slog.Logger) (*kms.Service, error) {
 	if err != nil {
 		return nil, err
 	}
+	clients, err := n.cfg.clients()
+	if err != nil {
+		return nil, err
+	}
 	l := n.cfg.Limits
 	return kms.New(kms.Config{
-		Token: n.token, Store: n.store, Log: n.log, Pseudonym: derive.FromRoot(pseudonym),
+		Issuers: n.cfg.issuers(), Clients: clients, Inspector: n.token, Keys: n.token,
+		ServiceKeys: n.cfg.serviceKeys(),
+		Token:       n.token, Store: n.store, Log: n.log, Pseudonym: derive.FromRoot(pseudonym),
 		Profiles: profiles, ReleaseKeys: release, ChannelsMax: l.Channels, Now: time.Now, Logger: logger,
 		Limits: channel.Limits{AnswerWithin: l.AnswerWithin, Idle: l.Idle, Absolute: l.Absolute, PendingMax: channel.DefaultLimits().PendingMax},
 	})
 }
 
 // verifyKeys finds every key of the service in the token before anybody is
-// served, and compares what protects it and its check value.
-func (n *node) verifyKeys(ctx context.Context) error {
-	pseudonym, err := n.cfg.Token.Pseudonym.root()
+// served, and compares what protects it and its check value. Then it looks at every
+// key object that the token holds, whoever made it.
+func (n *node) verifyKeys(ctx context.Context, logger *slog.Logger) error {
+	for name, ref := range map[string]keyRef{"pseudonym": n.cfg.Token.Pseudonym, "state": n.cfg.Token.State} {
+		root, err := ref.root()
+		if err != nil {
+			return fmt.Errorf("token.%s: %w", name, err)
+		}
+		if err := n.token.Check(ctx, root); err != nil {
+			return fmt.Errorf("the %s key: %w", name, err)
+		}
+	}
+	versions, err := n.service.AllKeys(ctx)
 	if err != nil {
 		return err
 	}
-	if err := n.token.Check(ctx, pseudonym); err != nil {
-		return fmt.Errorf("the pseudonym key: %w", err)
-	}
-	versions, err := n.service.AllKeys(ctx, n.cfg.issuers()...)
-	if err != nil {
-		return err
-	}
+	ours := n.cfg.serviceKeys()
 	for _, v := range versions {
 		for p := range v.KCVs {
+			if v.State == key.Destroyed {
+				continue // an object that came back is not ours
+			}
+			ours = append(ours, v.ID.Label(p))
 			if err := n.token.Check(ctx, kms.Root(v, p)); err != nil {
 				return fmt.Errorf("%s: %w", v.ID.Label(p), err)
 			}
 		}
 	}
-	return nil
+	found, err := n.token.Survey(ctx, ours)
+	if err != nil {
+		return err
+	}
+	for _, label := range found.Foreign {
+		logger.Warn("the token holds a key that is not ours", "label", label)
+	}
+	return found.Err()
 }
 
 // close closes in the opposite order. Channels end, the log signs a last
 // checkpoint, and the token forgets its session keys.
 func (n *node) close() {
+	n.suspects.wait()
 	if n.service != nil {
 		n.service.Close()
 	}

@@ -248,55 +248,36 @@ func TestSoftHSMIsForDevelopmentOnly(t *testing.T) {
 
 func TestOneProcessForOneDatabase(t *testing.T) {
 	s := newSite(t)
-	out, err := s.cardkmsd("", "keyload", "--config", s.config(), "--issuer", "demo", "--key", "other", "--kvn", "31", "--generate")
+	file := s.ceremony("other", "keys:\n  - {issuer: demo, key: other, kvn: \"31\", master: {generate: true}}\n")
+	out, err := s.cardkmsd("", "ceremony", "run", "--yes", file)
 	if err == nil || !strings.Contains(out, "another cardkmsd") {
 		t.Errorf("a second process on the database: %v\n%s", err, out)
 	}
 	s.stop()
-	s.must(s.cardkmsd("", "keyload", "--config", s.config(), "--issuer", "demo", "--key", "other", "--kvn", "31", "--generate"))
-	out, err = s.cardkmsd("", "keyload", "--config", s.config(), "--issuer", "demo", "--key", "other", "--kvn", "31", "--generate")
+	s.must(s.cardkmsd("", "ceremony", "run", "--yes", file))
+	file = s.ceremony("third", "keys:\n  - {issuer: demo, key: other, kvn: \"31\", algorithm: aes-128, master: {generate: true}}\n")
+	out, err = s.cardkmsd("", "ceremony", "run", "--yes", file)
 	if err == nil || !strings.Contains(out, "conflict") {
 		t.Errorf("the same KVN twice: %v\n%s", err, out)
 	}
 }
 
-func TestKeyloadRefusesBadComponents(t *testing.T) {
-	s := newSite(t)
-	s.stop()
-	good := hex.EncodeToString(random(32))
-	args := []string{"keyload", "--config", s.config(), "--issuer", "demo", "--key", "k", "--kvn", "32"}
-	for name, c := range map[string]struct {
-		stdin string
-		args  []string
-	}{
-		"one component":      {good, []string{"--components", "1"}},
-		"neither":            {"", nil},
-		"both":               {good, []string{"--components", "2", "--generate"}},
-		"a short component":  {good + "\n" + good[2:] + "\n", []string{"--components", "2"}},
-		"not hexadecimal":    {good + "\nxy" + good[2:] + "\n", []string{"--components", "2"}},
-		"no second one":      {good + "\n", []string{"--components", "2"}},
-		"an impossible pair": {"", []string{"--generate", "--diversification", "visa2"}},
-		"a KVN too high":     {"", []string{"--generate", "--kvn", "80"}},
-	} {
-		out, err := s.cardkmsd(c.stdin, append(args, c.args...)...)
-		if err == nil {
-			t.Errorf("%s passed:\n%s", name, out)
-		}
-		if strings.Contains(out, good) {
-			t.Errorf("%s: the output shows a component", name)
-		}
-	}
-	// Three components, and none of the refused attempts took the KVN.
-	s.must(s.cardkmsd(strings.Repeat(good+"\n", 3), append(args, "--components", "3")...))
-}
-
 func TestKeysWithoutDiversification(t *testing.T) {
 	s := newSite(t)
 	s.stop()
-	out := s.must(s.cardkmsd("", "keyload", "--config", s.config(), "--issuer", "demo", "--key", "static", "--kvn", "33",
-		"--algorithm", "aes-128", "--diversification", "none", "--generate"))
+	file := s.ceremony("static", `keys:
+  - issuer: demo
+    key: static
+    kvn: "33"
+    algorithm: aes-128
+    diversification: none
+    enc: {generate: true}
+    mac: {generate: true}
+    dek: {generate: true}
+`)
+	out := s.must(s.cardkmsd("", "ceremony", "run", "--yes", file))
 	for _, part := range []string{"enc", "mac", "dek"} {
-		if !strings.Contains(out, part) {
+		if !strings.Contains(out, "kcv "+part) {
 			t.Errorf("no %s in:\n%s", part, out)
 		}
 	}

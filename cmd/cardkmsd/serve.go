@@ -44,9 +44,11 @@ SoftHSM2 is refused unless the configuration says development: true.`,
 
 // Times of the server.
 const (
-	startTimeout    = time.Minute
+	startTimeout    = 10 * time.Minute // a million rows and entries take a minute to compare
 	shutdownTimeout = 30 * time.Second
 	sweepEvery      = 5 * time.Second
+	imagesEvery     = 30 * time.Second // pause between two looks at the images
+	tendEvery       = time.Minute      // and at the keys whose time has come
 )
 
 func serve(ctx context.Context, cfg *config, logger *slog.Logger) error {
@@ -57,7 +59,7 @@ func serve(ctx context.Context, cfg *config, logger *slog.Logger) error {
 		return err
 	}
 	defer n.close()
-	if err := n.verifyKeys(starting); err != nil {
+	if err := n.verifyKeys(starting, logger); err != nil {
 		return fmt.Errorf("a key in the token is not what it should be: %w", err)
 	}
 	if err := n.announce(starting, logger); err != nil {
@@ -124,6 +126,22 @@ func newHTTP(cfg *config, n *node, logger *slog.Logger) (*http.Server, error) {
 	return srv, nil
 }
 
+// watch does something again and again, at most a fifth of the time.
+func watch(ctx context.Context, logger *slog.Logger, every time.Duration, failed string, f func(context.Context) error) {
+	for pause := every; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		began := time.Now()
+		if err := f(ctx); err != nil && ctx.Err() == nil {
+			logger.Error(failed, "error", err)
+		}
+		pause = max(every, 4*time.Since(began))
+	}
+}
+
 // run serves until ctx ends or the listener fails.
 func (n *node) run(ctx context.Context, srv *http.Server, l net.Listener, logger *slog.Logger) error {
 	// Whatever ends the serving, no handler may run when the node is closed.
@@ -136,6 +154,10 @@ func (n *node) run(ctx context.Context, srv *http.Server, l net.Listener, logger
 		defer busy.Done()
 		inner.ServeHTTP(w, r)
 	})
+	watching, stopWatching := context.WithCancel(ctx)
+	defer stopWatching()
+	busy.Go(func() { watch(watching, logger, imagesEvery, "the images could not be checked", n.service.CheckImages) })
+	busy.Go(func() { watch(watching, logger, tendEvery, "the keys could not be tended", n.service.Tend) })
 	ended := make(chan error, 1)
 	go func() { ended <- srv.ServeTLS(l, "", "") }()
 	sweep := time.NewTicker(sweepEvery)

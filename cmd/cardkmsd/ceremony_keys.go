@@ -1,0 +1,353 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"fmt"
+	"slices"
+	"strings"
+
+	"cardkms/derive"
+	"cardkms/kms"
+	"cardkms/kms/approval"
+	"cardkms/kms/approval/officerkey"
+	"cardkms/kms/ceremony"
+	"cardkms/kms/fault"
+	"cardkms/kms/hsm"
+	"cardkms/kms/key"
+)
+
+// nodeSteps are the steps that the service logs.
+func (c *conductor) nodeSteps() (out []step) {
+	if c.f.Officers != nil {
+		out = append(out, c.officersStep(*c.f.Officers))
+	}
+	for _, k := range c.f.KEKs {
+		out = append(out, c.kekStep(k))
+	}
+	for _, k := range c.f.Keys {
+		out = append(out, c.keyStep(k))
+	}
+	for _, label := range c.f.Destroy {
+		out = append(out, c.destroyStep(label))
+	}
+	return out
+}
+
+func (c *conductor) destroyStep(label string) step {
+	return step{
+		name: "destroy " + label, words: fmt.Sprintf("Destroy the key-encryption key %s: nothing more comes in under it.", label),
+		done: func(ctx context.Context) (facts, bool, error) {
+			taken, err := c.node.token.Taken(ctx, label)
+			return nil, !taken, err
+		},
+		do: func(ctx context.Context) (facts, error) {
+			s := kms.CeremonyStep{Ceremony: c.f.Hex(), Op: kms.CeremonyDestroy, Object: "keks/" + label}
+			return nil, c.node.service.CarryOut(ctx, c.by, s, func(ctx context.Context) error { return c.node.token.DestroyKEK(ctx, label) })
+		},
+	}
+}
+
+func (c *conductor) officersStep(o ceremony.Officers) step {
+	var names []string
+	for _, one := range o.First {
+		names = append(names, one.Name)
+	}
+	return step{
+		name:  "officers",
+		words: fmt.Sprintf("Enrol the first officers %s; %d of them approve, and who proposes does not count.", strings.Join(names, ", "), o.Approvals),
+		check: func(context.Context) error {
+			first, err := firstOf(o)
+			if err == nil {
+				_, err = approval.First(first, o.Approvals)
+			}
+			return err
+		},
+		done: func(ctx context.Context) (facts, bool, error) { return c.findOfficers(ctx, o) },
+		do: func(ctx context.Context) (facts, error) {
+			first, err := firstOf(o)
+			if err != nil {
+				return nil, err
+			}
+			return approval.FirstDetail(first, o.Approvals), c.node.service.EnrolFirst(ctx, c.by, c.f.Hex(), first, o.Approvals)
+		},
+	}
+}
+
+func firstOf(o ceremony.Officers) (out []approval.Officer, err error) {
+	for _, one := range o.First {
+		public, err := officerkey.ParseLine([]byte(one.Public))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", one.Name, err)
+		}
+		out = append(out, approval.Officer{Name: one.Name, Identity: one.Identity, Public: public, State: approval.Active})
+	}
+	return out, nil
+}
+
+func (c *conductor) findOfficers(ctx context.Context, o ceremony.Officers) (facts, bool, error) {
+	have, _, err := c.node.service.Officers(ctx)
+	if err != nil || len(have) == 0 {
+		return nil, false, err
+	}
+	first, err := firstOf(o)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, f := range first {
+		h, ok := have[f.Name]
+		if !ok || !bytes.Equal(h.Public, f.Public) || h.Identity != f.Identity {
+			return nil, false, fault.New(fault.Conflict, "there are officers, and they are others than the file's; they enrol others")
+		}
+	}
+	return approval.FirstDetail(first, o.Approvals), true, nil
+}
+
+func (c *conductor) kekStep(k ceremony.KEK) step {
+	return step{
+		name:  "kek " + k.Label,
+		words: fmt.Sprintf("Make the key-encryption key %s (%s) %s. It may only unwrap.", k.Label, k.Algorithm, origin(k.Value)),
+		done: func(ctx context.Context) (facts, bool, error) {
+			taken, err := c.node.token.Taken(ctx, k.Label)
+			if err != nil || !taken {
+				return nil, false, err
+			}
+			if err := c.node.token.CheckKEK(ctx, k.Label, k.Algorithm); err != nil {
+				return nil, false, err
+			}
+			found, err := c.kekFacts(ctx, k)
+			return found, true, err
+		},
+		do: func(ctx context.Context) (facts, error) {
+			err := c.node.service.CarryOut(ctx, c.by, kms.CeremonyStep{Ceremony: c.f.Hex(), Op: kms.CeremonyKEK, Object: "keks/" + k.Label, Detail: kekDetail(k)}, func(ctx context.Context) error {
+				return c.makeKEK(ctx, k)
+			})
+			if err != nil {
+				return nil, err
+			}
+			return c.kekFacts(ctx, k)
+		},
+	}
+}
+
+func kekDetail(k ceremony.KEK) facts {
+	d := facts{"algorithm": string(k.Algorithm)}
+	if k.KCV != "" {
+		d["kcv"] = k.KCV
+	}
+	return d
+}
+
+func (c *conductor) makeKEK(ctx context.Context, k ceremony.KEK) error {
+	if k.Algorithm == key.RSA3072 {
+		_, err := c.node.token.GenerateKEK(ctx, k.Label)
+		return err
+	}
+	sum, free, err := c.combined(ctx, k.Label, k.Algorithm, k.Value)
+	if err != nil {
+		return err
+	}
+	defer free()
+	return c.node.token.ImportKEK(ctx, k.Label, sum)
+}
+
+// kekFacts writes the public half of a pair, or repeats the check value that was
+// compared when the key came.
+func (c *conductor) kekFacts(ctx context.Context, k ceremony.KEK) (facts, error) {
+	if k.Algorithm != key.RSA3072 {
+		f := kekDetail(k)
+		from(f, "", k.Value)
+		return f, nil
+	}
+	public, err := c.node.token.PublicKEK(ctx, k.Label)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		return nil, err
+	}
+	f := kekDetail(k)
+	f["public"] = k.Public
+	if c.dry {
+		return f, nil
+	}
+	return f, ceremony.WriteFile(c.beside(k.Public), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o644)
+}
+
+// origin says where a value comes from.
+func origin(v ceremony.Value) string {
+	switch {
+	case v.Generate:
+		return "inside the token, so that nobody ever knows its value"
+	case v.Wrapped != nil:
+		return fmt.Sprintf("from a value wrapped under %s by %s; its check value must be %s", v.Wrapped.KEK, v.Wrapped.Method, v.KCV)
+	}
+	var who []string
+	for _, one := range v.Components {
+		who = append(who, one.Custodian+" ("+one.KCV+")")
+	}
+	return fmt.Sprintf("as the sum of %d components, of %s; its check value must be %s", len(v.Components), strings.Join(who, ", "), v.KCV)
+}
+
+func (c *conductor) keyStep(k ceremony.Key) step {
+	var values []string
+	for p, v := range k.Values() {
+		values = append(values, fmt.Sprintf("%s %s", p, origin(*v)))
+	}
+	slices.Sort(values)
+	return step{
+		name: k.String(),
+		words: fmt.Sprintf("Make the %s master of key %s of issuer %s for %s, KVN %s on cards, %s card keys by %s: %s.",
+			k.Algorithm, k.Name, k.Issuer, k.Usage, k.KVN, k.CardAlgorithm, k.Diversification, strings.Join(values, "; ")),
+		check: func(ctx context.Context) error { return c.checkKey(ctx, k) },
+		done:  func(ctx context.Context) (facts, bool, error) { return c.findKey(ctx, k) },
+		do: func(ctx context.Context) (facts, error) {
+			n, err := k.Describe()
+			if err != nil {
+				return nil, err
+			}
+			n.Ceremony = c.f.Hex()
+			v, err := c.node.service.LoadKey(ctx, c.by, n, valueMaker{c, k})
+			if err != nil {
+				return nil, err
+			}
+			return keyFacts(k, v), nil
+		},
+	}
+}
+
+// checkKey finds what can be wrong with the values of a key before they are made.
+func (c *conductor) checkKey(ctx context.Context, k ceremony.Key) error {
+	if c.node != nil && !slices.Contains(c.node.cfg.issuers(), k.Issuer) {
+		return fault.New(fault.InvalidInput, "the configuration has no issuer "+k.Issuer)
+	}
+	for _, v := range k.Values() {
+		if v.Wrapped == nil {
+			continue
+		}
+		w, err := wrapped(*v)
+		if err == nil {
+			err = w.Check(k.Algorithm)
+		}
+		if err != nil {
+			return err
+		}
+		if !c.makesKEK(w.KEK) && c.node != nil {
+			if err := c.node.token.CheckKEK(ctx, w.KEK, w.Method.Algorithm()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// makesKEK reports whether the same ceremony makes a key-encryption key, so that it
+// need not be there yet.
+func (c *conductor) makesKEK(label string) bool {
+	for _, k := range c.f.KEKs {
+		if k.Label == label {
+			return true
+		}
+	}
+	return false
+}
+
+func wrapped(v ceremony.Value) (w hsm.Wrapped, err error) {
+	w = hsm.Wrapped{KEK: v.Wrapped.KEK, Method: hsm.WrapMethod(v.Wrapped.Method)}
+	if w.Blob, err = hex.DecodeString(v.Wrapped.Blob); err != nil {
+		return w, err
+	}
+	w.KCV, err = ceremony.ParseKCV(v.KCV)
+	return w, err
+}
+
+func valueName(k ceremony.Key, p key.Part) string { return k.String() + "#" + string(p) }
+
+// findKey looks for the version that the step makes.
+func (c *conductor) findKey(ctx context.Context, k ceremony.Key) (facts, bool, error) {
+	n, err := k.Describe()
+	if err != nil {
+		return nil, false, err
+	}
+	all, err := c.node.service.AllKeys(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, v := range all {
+		if v.ID.Issuer != n.Issuer || v.ID.Name != n.Name || v.KVN != n.KVN {
+			continue
+		}
+		if v.Usage != n.Usage || v.Algorithm != n.Algorithm || v.CardAlgorithm != n.CardAlgorithm || v.Diversification != string(n.Diversification) {
+			return nil, false, fault.New(fault.Conflict, v.ID.String()+" has this KVN and is another key")
+		}
+		for p, value := range k.Values() {
+			if value.KCV != "" && text(v.KCVs[p]) != value.KCV {
+				return nil, false, fault.New(fault.Conflict, v.ID.String()+" has this KVN and another check value")
+			}
+		}
+		return keyFacts(k, v), true, nil
+	}
+	return nil, false, nil
+}
+
+func keyFacts(k ceremony.Key, v key.Version) facts {
+	f := facts{"version": v.ID.String(), "state": string(v.State)}
+	for p, kcv := range v.KCVs {
+		f["kcv_"+string(p)] = text(kcv)
+	}
+	for p, value := range k.Values() {
+		from(f, string(p)+"_", *value)
+	}
+	return f
+}
+
+// from adds to facts where a value came from, with each component's custodian and check
+// value.
+func from(f facts, prefix string, v ceremony.Value) {
+	switch {
+	case v.Generate:
+		f[prefix+"from"] = "generated in the token"
+	case v.Wrapped != nil:
+		f[prefix+"from"] = "wrapped under " + v.Wrapped.KEK + " by " + v.Wrapped.Method
+	}
+	for i, c := range v.Components {
+		f[fmt.Sprintf("%scomponent_%d", prefix, i+1)] = c.Custodian + " " + c.KCV
+	}
+}
+
+// valueMaker makes the values of a key version in the token.
+type valueMaker struct {
+	c *conductor
+	k ceremony.Key
+}
+
+// Taken implements kms.Maker.
+func (m valueMaker) Taken(ctx context.Context, label string) (bool, error) {
+	return m.c.node.token.Taken(ctx, label)
+}
+
+// Make implements kms.Maker.
+func (m valueMaker) Make(ctx context.Context, label string, a key.Algorithm, class derive.Class, p key.Part) (root derive.Root, err error) {
+	v, t := m.k.Values()[p], m.c.node.token
+	defer func() { crashAt("made " + string(p) + " of " + m.k.String()) }()
+	switch {
+	case v.Generate:
+		return t.Generate(ctx, label, a, class)
+	case v.Wrapped != nil:
+		w, err := wrapped(*v)
+		if err != nil {
+			return root, err
+		}
+		return t.UnwrapRoot(ctx, label, a, class, w)
+	}
+	sum, free, err := m.c.combined(ctx, valueName(m.k, p), a, *v)
+	if err != nil {
+		return root, err
+	}
+	defer free()
+	return t.Import(ctx, label, a, class, sum)
+}

@@ -1,0 +1,483 @@
+package main
+
+import (
+	"bytes"
+	"crypto/aes"
+	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/mod/sumdb/note"
+
+	"cardkms/audit"
+	"cardkms/kms/approval"
+	"cardkms/kms/approval/officerkey"
+	"cardkms/kms/ceremony"
+	"cardkms/kms/keywrap"
+	"cardkms/kms/secret"
+	"cardkms/softhsm"
+)
+
+// crashVariable names the point where a child process dies.
+const crashVariable = "CARDKMSD_TEST_CRASH"
+
+func init() {
+	at := os.Getenv(crashVariable)
+	if at == "" {
+		return
+	}
+	crashAt = func(point string) {
+		if point == at {
+			fmt.Fprintln(os.Stderr, "crash at "+point)
+			os.Exit(9)
+		}
+	}
+}
+
+// kcvOf is the check value of an AES key, computed outside the token.
+func kcvOf(k []byte) string {
+	b, err := aes.NewCipher(k)
+	if err != nil {
+		panic(err)
+	}
+	out := make([]byte, 16)
+	b.Encrypt(out, bytes.Repeat([]byte{1}, 16))
+	return fmt.Sprintf("gp-aes:%X", out[:3])
+}
+
+// split divides a value into n XOR components.
+func split(value []byte, n int) (out [][]byte) {
+	last := bytes.Clone(value)
+	for range n - 1 {
+		c := random(len(value))
+		for i := range last {
+			last[i] ^= c[i]
+		}
+		out = append(out, c)
+	}
+	return append(out, last)
+}
+
+// yamlKeys collects keys from components, and what their custodians type.
+type yamlKeys struct{ text, stdin string }
+
+var custodians = []string{"alice", "bert", "carol"}
+
+func (y *yamlKeys) value(value []byte, parts [][]byte) string {
+	var list []string
+	for i, c := range parts {
+		list = append(list, fmt.Sprintf("{custodian: %s, kcv: %q}", custodians[i], kcvOf(c)))
+		y.stdin += hex.EncodeToString(c) + "\n"
+	}
+	return fmt.Sprintf("{kcv: %q, components: [%s]}", kcvOf(value), strings.Join(list, ", "))
+}
+
+func (y *yamlKeys) components(name, usage, kvn string, value []byte) {
+	y.text += fmt.Sprintf("  - {issuer: demo, key: %s, usage: %s, kvn: %q, algorithm: aes-%d, master: %s}\n",
+		name, usage, kvn, 8*len(value), y.value(value, split(value, 2)))
+}
+
+// ceremony writes a ceremony's file that two officers of the set-up signed.
+func (s *site) ceremony(name, body string) string {
+	s.t.Helper()
+	path := filepath.Join(s.dir, name+".yaml")
+	s.must("", os.WriteFile(path, []byte("ceremony: "+name+"\nconfiguration: cardkms.yaml\npresent: [ada, bob]\n"+body), 0o600))
+	s.signCeremony(path, "ada", "bob")
+	return path
+}
+
+func (s *site) signCeremony(path string, officers ...string) {
+	s.t.Helper()
+	b, err := os.ReadFile(path)
+	s.must("", err)
+	f := &ceremony.File{}
+	if parsed, err := ceremony.Parse(b); err == nil {
+		f = parsed
+	}
+	passphrase, err := os.ReadFile(filepath.Join(s.dir, "officers", "passphrase"))
+	s.must("", err)
+	var lines string
+	for _, o := range officers {
+		private, err := os.ReadFile(filepath.Join(s.dir, "officers", o))
+		s.must("", err)
+		k, err := officerkey.Open(private, passphrase)
+		s.must("", err)
+		lines += o + " " + base64.StdEncoding.EncodeToString(ed25519.Sign(k, approval.CeremonyStatement(f.Digest))) + "\n"
+	}
+	s.must("", os.WriteFile(path+".approvals", []byte(lines), 0o600))
+}
+
+// newEmptySite makes a set-up without masters and without a server.
+func newEmptySite(t *testing.T) *site {
+	t.Helper()
+	s := &site{t: t, dir: filepath.Join(t.TempDir(), "kms"), log: &logBuffer{}}
+	s.must(s.cardkmsd("", "init", s.dir, "--listen", "127.0.0.1:0"))
+	return s
+}
+
+// refused runs a ceremony that must fail and say why.
+func (s *site) refused(what, file, stdin, want string) string {
+	s.t.Helper()
+	out, err := s.cardkmsd(stdin, "ceremony", "run", "--yes", file)
+	if err == nil || !strings.Contains(out, want) {
+		s.t.Errorf("%s: %v, want %q in\n%s", what, err, want, out)
+	}
+	return out
+}
+
+// TestCeremonyFileFromInit: the file that init makes is one, and a dry run changes
+// nothing.
+func TestCeremonyFileFromInit(t *testing.T) {
+	s := newEmptySite(t)
+	file := filepath.Join(s.dir, "keys.yaml")
+	s.refused("nobody signed", file, "", "0 officers signed")
+	if out := s.must(s.cardkmsd("", "ceremony", "run", "--dry-run", file)); !strings.Contains(out, "Officers: approval_required") {
+		t.Errorf("a dry run before anybody signed:\n%s", out)
+	}
+	s.signCeremony(file, "ada")
+	s.refused("one officer", file, "", "1 officers signed")
+	s.signCeremony(file, "ada", "bob")
+	for range 2 {
+		out := s.must(s.cardkmsd("", "ceremony", "run", "--dry-run", file))
+		if !strings.Contains(out, "would be done") || strings.Contains(out, "done already") {
+			t.Errorf("the dry run:\n%s", out)
+		}
+	}
+	s.must(s.cardkmsd("", "ceremony", "run", "--yes", file))
+	out := s.must(s.cardkmsd("", "ceremony", "run", "--dry-run", file))
+	if strings.Count(out, "done already") != 2 {
+		t.Errorf("the dry run afterwards:\n%s", out)
+	}
+	out = s.must(s.cardkmsd("", "ceremony", "run", "--yes", file))
+	if strings.Count(out, "done already") != 2 || !strings.Contains(out, "ended before") {
+		t.Errorf("a second run:\n%s", out)
+	}
+	b, err := os.ReadFile(file)
+	s.must("", err)
+	s.must("", os.WriteFile(file, append(b, '\n'), 0o600))
+	s.refused("a file that was changed after signing", file, "", "proof_failed")
+}
+
+// TestCeremonyRecord: the record names everything, and the log's key signed it.
+func TestCeremonyRecord(t *testing.T) {
+	s := newEmptySite(t)
+	file := filepath.Join(s.dir, "keys.yaml")
+	s.signCeremony(file, "ada", "cyd")
+	s.must(s.cardkmsd("", "ceremony", "run", "--yes", file))
+	b, err := os.ReadFile(file + ".record")
+	s.must("", err)
+	vkey, err := os.ReadFile(filepath.Join(s.dir, "log.vkey"))
+	s.must("", err)
+	v, err := audit.NewVerifier(strings.TrimSpace(string(vkey)))
+	s.must("", err)
+	n, err := note.Open(b, note.VerifierList(v))
+	if err != nil {
+		t.Fatalf("the record's signature: %v\n%s", err, b)
+	}
+	var r ceremony.Record
+	s.must("", json.Unmarshal([]byte(n.Text), &r))
+	if r.Record != ceremony.RecordFormat || len(r.Steps) != 2 || fmt.Sprint(r.Officers) != "[ada cyd]" || !strings.Contains(r.Token, "serial") ||
+		!strings.HasPrefix(r.Steps[0].Facts["kcv_master"], "gp-aes:") || r.Steps[0].By == "" || r.Steps[0].At.IsZero() || len(r.File) != 64 {
+		t.Errorf("%+v", r)
+	}
+	for _, left := range []string{".journal", ".components"} {
+		if _, err := os.Stat(file + left); err == nil {
+			t.Errorf("%s is left", left)
+		}
+	}
+}
+
+// TestComponentsOnDifferentDays: one custodian comes before, the last one to the
+// ceremony; between the two, no file of the set-up holds a component.
+func TestComponentsOnDifferentDays(t *testing.T) {
+	s := newEmptySite(t)
+	value := random(32)
+	parts := split(value, 3)
+	var y yamlKeys
+	file := s.ceremony("days", fmt.Sprintf("keys:\n  - {issuer: demo, key: isd, kvn: \"30\", master: %s}\n", y.value(value, parts)))
+	enter := func(i int, component []byte) (string, error) {
+		return s.cardkmsd(hex.EncodeToString(component)+"\n", "component", "enter", "--ceremony", file, "--custodian", custodians[i])
+	}
+	s.refused("nobody came", file, y.stdin, "3 components are not there")
+	if out, err := enter(0, random(32)); err == nil || !strings.Contains(out, "not the check value of the component") {
+		t.Errorf("another component: %v\n%s", err, out)
+	}
+	if out, err := enter(0, parts[0][:31]); err == nil || !strings.Contains(out, "64 hexadecimal digits") {
+		t.Errorf("a short component: %v\n%s", err, out)
+	}
+	// The program dies before and after the component is kept: it is entered again, or
+	// is there.
+	typed := hex.EncodeToString(parts[0]) + "\n"
+	for _, at := range []string{"before keeping"} {
+		if out, _ := s.crashing(at, typed, "component", "enter", "--ceremony", file, "--custodian", "alice"); !strings.Contains(out, "crash at "+at) {
+			t.Errorf("no crash %s:\n%s", at, out)
+		}
+	}
+	if out := s.must(enter(0, parts[0])); !strings.Contains(out, "KCV "+strings.TrimPrefix(kcvOf(parts[0]), "gp-aes:")) || strings.Contains(out, kcvOf(value)) {
+		t.Error(out)
+	}
+	if out, err := enter(0, parts[0]); err == nil || !strings.Contains(out, "entered already") {
+		t.Errorf("twice: %v\n%s", err, out)
+	}
+	s.refused("two are missing", file, y.stdin, "2 components are not there")
+	if out, _ := s.crashing("after keeping", hex.EncodeToString(parts[2])+"\n", "component", "enter", "--ceremony", file, "--custodian", "carol"); !strings.Contains(out, "crash at") {
+		t.Errorf("no crash:\n%s", out)
+	}
+	if out, err := enter(2, parts[2]); err == nil || !strings.Contains(out, "entered already") {
+		t.Errorf("after a crash: %v\n%s", err, out)
+	}
+	if out, err := enter(1, parts[1]); err == nil || !strings.Contains(out, "the last component") {
+		t.Errorf("the last one was kept: %v\n%s", err, out)
+	}
+	secrets := map[string][]byte{"component 1": parts[0], "component 3": parts[2], "component 2": parts[1], "the key": value}
+	s.searchFiles(secrets)
+	out := s.must(s.cardkmsd(hex.EncodeToString(parts[1])+"\n", "ceremony", "run", "--yes", file))
+	if !strings.Contains(out, "kcv master "+kcvOf(value)) {
+		t.Error(out)
+	}
+	look(t, "the ceremony's output", []byte(out), secrets)
+	s.searchFiles(secrets)
+	b, err := os.ReadFile(file + ".record")
+	s.must("", err)
+	for _, want := range []string{"alice " + kcvOf(parts[0]), "bert " + kcvOf(parts[1]), "carol " + kcvOf(parts[2]), "component 1 of "} {
+		if !bytes.Contains(b, []byte(want)) {
+			t.Errorf("the record lacks %s:\n%s", want, b)
+		}
+	}
+	again := s.must(s.cardkmsd("", "ceremony", "run", "--yes", file))
+	if !strings.Contains(again, "done already") {
+		t.Error(again)
+	}
+}
+
+func (s *site) searchFiles(secrets map[string][]byte) {
+	s.t.Helper()
+	s.must("", filepath.Walk(s.dir, func(path string, info os.FileInfo, err error) error {
+		if err != nil || info.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		look(s.t.(*testing.T), path, b, secrets)
+		return err
+	}))
+}
+
+// TestKeptComponentsAreBound: a sealed component opens in its own place only, and not
+// when a byte of it is another.
+func TestKeptComponentsAreBound(t *testing.T) {
+	s := newEmptySite(t)
+	value := random(16)
+	parts := split(value, 2)
+	var y yamlKeys
+	file := s.ceremony("bound", fmt.Sprintf("keys:\n  - {issuer: demo, key: isd, kvn: \"30\", algorithm: aes-128, master: %s}\n", y.value(value, parts)))
+	s.must(s.cardkmsd(hex.EncodeToString(parts[0])+"\n", "component", "enter", "--ceremony", file, "--custodian", "alice"))
+	kept, err := filepath.Glob(filepath.Join(file+".components", "*"))
+	if err != nil || len(kept) != 1 {
+		t.Fatal(kept, err)
+	}
+	b, err := os.ReadFile(kept[0])
+	s.must("", err)
+	at := bytes.Index(b, []byte(`"sealed": "`)) + len(`"sealed": "`) + 140 // in the ciphertext
+	changed := bytes.Clone(b)
+	changed[at] = 'f'
+	if b[at] == 'f' {
+		changed[at] = '0'
+	}
+	s.must("", os.WriteFile(kept[0], changed, 0o600))
+	s.refused("a changed component", file, hex.EncodeToString(parts[1])+"\n", "does not open")
+	s.must("", os.WriteFile(kept[0], b, 0o600))
+	moved := strings.Replace(kept[0], ".1.json", ".2.json", 1)
+	s.must("", os.Rename(kept[0], moved))
+	s.refused("a component in another's place", file, hex.EncodeToString(parts[0])+"\n", "does not open")
+	s.must("", os.Rename(moved, kept[0]))
+	s.must(s.cardkmsd(hex.EncodeToString(parts[1])+"\n", "ceremony", "run", "--yes", file))
+}
+
+// TestCeremonyRefusesBadComponents: what custodians enter wrongly.
+func TestCeremonyRefusesBadComponents(t *testing.T) {
+	s := newEmptySite(t)
+	value := random(32)
+	parts := split(value, 2)
+	line := func(b []byte) string { return hex.EncodeToString(b) + "\n" }
+	var y yamlKeys
+	good := y.value(value, parts)
+	n := 0
+	for name, c := range map[string]struct{ value, stdin, want string }{
+		"a wrong sum":        {strings.Replace(good, kcvOf(value), "gp-aes:000000", 1), y.stdin, "check value of the sum"},
+		"a short component":  {good, line(parts[0]) + line(parts[1][1:]), "64 hexadecimal digits"},
+		"a long component":   {good, line(parts[0]) + line(append(parts[1], 1)), "64 hexadecimal digits"},
+		"not hexadecimal":    {good, line(parts[0]) + "xy" + line(parts[1][1:]), "64 hexadecimal digits"},
+		"no second one":      {good, line(parts[0]), "reading bert"},
+		"another's":          {good, line(parts[1]) + line(parts[0]), "not the check value of the component"},
+		"one component":      {fmt.Sprintf("{kcv: %q, components: [{custodian: alice, kcv: %q}]}", kcvOf(value), kcvOf(value)), y.stdin, "2 or 3 components"},
+		"one custodian":      {strings.Replace(good, "bert", "alice", 1), y.stdin, "custodian of its own"},
+		"no check value":     {strings.Replace(good, "kcv: \""+kcvOf(value)+"\", ", "", 1), y.stdin, "METHOD:VALUE"},
+		"a method of others": {strings.Replace(good, kcvOf(value), "tdea-zero:000000", 1), y.stdin, "gp-aes:XXXXXX"},
+		"an unknown field":   {strings.Replace(good, "kcv:", "kvc:", 1), y.stdin, "unknown field"},
+		"two sources":        {strings.Replace(good, "{kcv", "{generate: true, kcv", 1), y.stdin, "one of generate, components, wrapped"},
+	} {
+		n++
+		file := s.ceremony(fmt.Sprintf("bad%d", n), fmt.Sprintf("together: true\nkeys:\n  - {issuer: demo, key: k, kvn: \"32\", master: %s}\n", c.value))
+		out := s.refused(name, file, c.stdin, c.want)
+		look(t, name, []byte(out), map[string][]byte{"component 1": parts[0], "component 2": parts[1], "the key": value})
+	}
+	// None of the refused attempts took the KVN.
+	file := s.ceremony("good", fmt.Sprintf("together: true\nkeys:\n  - {issuer: demo, key: k, kvn: \"32\", master: %s}\n", good))
+	s.must(s.cardkmsd(y.stdin, "ceremony", "run", "--yes", file))
+}
+
+// TestWrappedKeys: a key-encryption key from components, and a master under it.
+func TestWrappedKeys(t *testing.T) {
+	s := newEmptySite(t)
+	kek, value := random(32), random(32)
+	var y yamlKeys
+	head := fmt.Sprintf("together: true\nkeks:\n  - {label: kek-vendor, algorithm: aes-256, %s\n", strings.TrimPrefix(y.value(kek, split(kek, 3)), "{"))
+	blob, err := keywrap.WrapPad(secret.New(kek), secret.New(value))
+	s.must("", err)
+	master := func(blob []byte, kcv string) string {
+		return fmt.Sprintf("keys:\n  - {issuer: demo, key: isd, kvn: \"30\", master: {kcv: %q, wrapped: {kek: kek-vendor, method: aes-kwp, blob: %X}}}\n", kcv, blob)
+	}
+	bad := bytes.Clone(blob)
+	bad[9] ^= 1
+	s.refused("a changed blob", s.ceremony("tampered", head+master(bad, kcvOf(value))), y.stdin, "does not open")
+	s.refused("a wrong check value", s.ceremony("kcv", master(blob, kcvOf(kek))), "", "does not open")
+	s.refused("a KEK that is weaker", s.ceremony("weak", strings.Replace(master(blob, kcvOf(value)), "aes-kwp", "rsa-oaep-sha256", 1)), "", "weaker")
+	s.refused("a KEK that is not there", s.ceremony("none", strings.Replace(master(blob, kcvOf(value)), "kek-vendor", "kek-other", 1)), "", "0 objects")
+	out := s.must(s.cardkmsd("", "ceremony", "run", "--yes", s.ceremony("wrapped", master(blob, kcvOf(value)))))
+	if !strings.Contains(out, "kcv master "+kcvOf(value)) {
+		t.Error(out)
+	}
+	var again yamlKeys
+	short := s.ceremony("short", fmt.Sprintf("together: true\nkeks:\n  - {label: kek-short, algorithm: aes-256, %s\n", strings.TrimPrefix(again.value(kek, split(kek, 2)), "{")))
+	s.must(s.cardkmsd(again.stdin, "ceremony", "run", "--yes", short))
+	s.must(s.cardkmsd("", "ceremony", "run", "--yes", s.ceremony("gone", "destroy: [kek-short]\n")))
+	s.refused("a ceremony that ended, once more", short, again.stdin, "needs a new file")
+	done := s.ceremony("done", "destroy: [kek-vendor]\n")
+	s.must(s.cardkmsd("", "ceremony", "run", "--yes", done))
+	s.must(s.cardkmsd("", "ceremony", "run", "--yes", done))
+	s.refused("a KEK that was destroyed", s.ceremony("late", strings.Replace(master(blob, kcvOf(value)), "\"30\"", "\"31\"", 1)), "", "0 objects")
+	s.refused("a master as a KEK", s.ceremony("trick", "destroy: ["+pseudoLabel+"]\n"), "", "")
+	s.serve()
+}
+
+// TestRSAKEKOnSoftHSM says why it cannot be made.
+func TestRSAKEKOnSoftHSM(t *testing.T) {
+	s := newEmptySite(t)
+	file := s.ceremony("rsa", "keks:\n  - {label: kek-rsa, algorithm: rsa-3072, generate: true, public: kek.pem}\n")
+	s.refused("RSA-OAEP with SHA-256", file, "", "SHA-1 is not used instead")
+}
+
+// TestBootstrap begins with no token at all, and dies before and after every step: the
+// next run finishes, and nothing is there twice. The short run has the steps whose
+// effect is there and not written down.
+func TestBootstrap(t *testing.T) {
+	points := []string{"", "log key made", "after officers", "after kek kek-vendor", "made master of issuers/demo/keys/isd/kvn/30", "ended"}
+	if os.Getenv("CARDKMS_LONG") != "" {
+		points = append(points, "before token", "after token", "before service keys", "after service keys", "before officers", "before kek kek-vendor",
+			"before issuers/demo/keys/isd/kvn/30", "after issuers/demo/keys/isd/kvn/30", "before end", "after end")
+	}
+	for _, at := range points {
+		t.Run("crash "+strings.ReplaceAll(at, "/", "_"), func(t *testing.T) {
+			t.Parallel()
+			bootstrap(t, at)
+		})
+	}
+}
+
+func bootstrap(t *testing.T, at string) {
+	s := &site{t: t, dir: t.TempDir(), log: &logBuffer{}}
+	module, err := softhsm.Module()
+	s.must("", err)
+	for name, content := range map[string]string{"pin": "12345678", "sopin": "876543210987"} {
+		s.must("", os.WriteFile(filepath.Join(s.dir, name), []byte(content), 0o600))
+	}
+	s.must("", os.Mkdir(filepath.Join(s.dir, "anchor"), 0o700))
+	kek := random(32)
+	var y yamlKeys
+	text := "ceremony: Bootstrap\nconfiguration: cardkms.yaml\npresent: [ada, grace]\ntogether: true\n" +
+		fmt.Sprintf("token: {module: %s, softhsm: softhsm, label: prod, pin: \"file:pin\", soPIN: \"file:sopin\"}\n", module) +
+		"serviceKeys: {origin: example.org/audit, log: log, pseudonym: pseudonym, state: state}\n" + bootstrapOfficers(t) +
+		fmt.Sprintf("keks:\n  - {label: kek-vendor, algorithm: aes-256, %s\n", strings.TrimPrefix(y.value(kek, split(kek, 2)), "{")) +
+		"keys:\n  - {issuer: demo, key: isd, kvn: \"30\", master: {generate: true}}\n"
+	file := filepath.Join(s.dir, "bootstrap.yaml")
+	s.must("", os.WriteFile(file, []byte(text), 0o600))
+	dry := s.must(s.cardkmsd("", "ceremony", "run", "--dry-run", file))
+	if strings.Count(dry, "would be done") != 5 {
+		t.Errorf("the dry run:\n%s", dry)
+	}
+	if left, _ := filepath.Glob(filepath.Join(s.dir, "*")); len(left) != 4 {
+		t.Errorf("the dry run left %v", left)
+	}
+	run := func() (string, error) { return s.cardkmsd(y.stdin, "ceremony", "run", "--yes", file) }
+	crashed := false
+	crash := func() {
+		t.Helper()
+		if at == "" || crashed {
+			return
+		}
+		out, err := s.crashing(at, y.stdin, "ceremony", "run", "--yes", file)
+		crashed = strings.Contains(out, "crash at "+at)
+		if err == nil {
+			t.Errorf("no crash at %s:\n%s", at, out)
+		}
+	}
+	crash()
+	out, err := run()
+	if err == nil || !strings.Contains(out, "there is no configuration yet") {
+		t.Fatalf("without a configuration: %v\n%s", err, out)
+	}
+	s.bootstrapConfig(t, module, file+".lines")
+	crash()
+	if at != "" && !crashed {
+		t.Fatalf("the ceremony never came to %s", at)
+	}
+	out = s.must(run())
+	for range 2 {
+		if _, err := os.Stat(file + ".record"); err != nil {
+			t.Fatalf("no record: %v\n%s", err, out)
+		}
+		out = s.must(run())
+		if strings.Count(out, "done already") != 5 {
+			t.Errorf("a run after the end:\n%s", out)
+		}
+	}
+}
+
+// crashing is cardkmsd that dies at a point.
+func (s *site) crashing(at, stdin string, args ...string) (string, error) {
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), childVariable+"=1", "SOFTHSM2_CONF=", crashVariable+"="+at)
+	cmd.Stdin = strings.NewReader(stdin)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func bootstrapOfficers(t *testing.T) string {
+	t.Helper()
+	out := "officers:\n  approvals: 2\n  first:\n"
+	for _, name := range devOfficers {
+		_, line, err := officerkey.New(name, []byte("passphrase"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out += fmt.Sprintf("    - {name: %s, identity: spiffe://example.org/role/security-officer/%s, public: %q}\n", name, name, strings.TrimSpace(string(line)))
+	}
+	return out
+}
+
+// bootstrapConfig writes the configuration with the lines that the ceremony printed.
+func (s *site) bootstrapConfig(t *testing.T, module, lines string) {
+	t.Helper()
+	b, err := os.ReadFile(lines)
+	s.must("", err)
+	text := strings.Replace(string(b), "token:\n", fmt.Sprintf("token:\n  module: %s\n  softhsm: softhsm\n  pin: \"file:pin\"\n", module), 1)
+	text = "development: true\nlisten: 127.0.0.1:0\ndata: data\n" + text + "tls: {certificate: c, key: k, clientCAs: a}\nanchors: {file: anchor/checkpoint}\nprofiles: {default: {level: \"33\"}}\nclients: [{id: \"spiffe://example.org/role/officer\", role: security-officer, issuer: demo}]\n"
+	s.must("", os.WriteFile(filepath.Join(s.dir, "cardkms.yaml"), []byte(text), 0o600))
+}

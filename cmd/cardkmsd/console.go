@@ -1,0 +1,219 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"regexp"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"cardkms/audit"
+	"cardkms/audit/tiles"
+	"cardkms/derive"
+	"cardkms/kms"
+	"cardkms/kms/key"
+	"cardkms/kms/ledger"
+)
+
+var errUnconfirmed = errors.New("not confirmed; nothing was changed")
+
+// confirm has the person at the console type a word.
+func confirm(cmd *cobra.Command, yes bool, word string) error {
+	if yes {
+		return nil
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "Type %s to go on: ", word)
+	line, _ := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
+	if strings.TrimSpace(line) != word {
+		return errUnconfirmed
+	}
+	return nil
+}
+
+// officerName is what the log can hold of a person's name.
+var officerName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+func restoreCommand() *cobra.Command {
+	var path string
+	var officers []string
+	var yes bool
+	c := &cobra.Command{
+		Use:   "restore --officer NAME --officer NAME",
+		Short: "Accept a database that is older than its anchors, after a restore from a backup",
+		Long: `Accept an older database, by the decision of two officers, and say so in the log.
+
+A service whose database is older than the checkpoints kept outside it does not
+start: somebody may have put back a revoked key or a used approval. After a
+restore that is meant, two officers compare what is lost and run this command.
+It checks that the database is one that this service wrote, appends an entry
+"log.restore" with the sizes before and after and the officers' names, and has
+the anchors keep the log as it is now.
+
+A database that was changed, and not only put back, is not accepted by anybody:
+restore a backup first. Witnesses refuse the restored log until their operators
+run "cardkms witness forget". The officers' signatures come with dual control;
+until then whoever runs this command answers for the names.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return restore(cmd, path, officers, yes) },
+	}
+	c.Flags().StringVar(&path, "config", "cardkms.yaml", "configuration `FILE`")
+	c.Flags().StringArrayVar(&officers, "officer", nil, "`NAME` of an officer who decided; twice or more")
+	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	_ = c.MarkFlagRequired("officer")
+	return c
+}
+
+func restore(cmd *cobra.Command, path string, officers []string, yes bool) error {
+	for _, o := range officers {
+		if !officerName.MatchString(o) {
+			return errors.New("an officer is named by letters, digits, dots, hyphens and underscores")
+		}
+	}
+	cfg, err := load(path)
+	if err != nil {
+		return err
+	}
+	n, err := open(cmd.Context(), cfg, slog.Default())
+	if err == nil {
+		n.close()
+		return errors.New("the database agrees with its anchors; there is nothing to accept")
+	}
+	if !errors.Is(err, ledger.ErrTampered) {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "What is wrong: %v\nThis will make the log go on from the database as it is now; what the anchors know beyond that is lost.\n", err)
+	if err := confirm(cmd, yes, "restore"); err != nil {
+		return err
+	}
+	if n, err = openRestoring(cmd.Context(), cfg, slog.Default(), &ledger.Restoration{Officers: officers}); err != nil {
+		return err
+	}
+	defer n.close()
+	fmt.Fprintf(cmd.OutOrStdout(), "Accepted. The log has %d entries; the last one tells of this.\n", n.log.Size())
+	return nil
+}
+
+func pruneCommand() *cobra.Command {
+	var path string
+	var yes bool
+	c := &cobra.Command{
+		Use:   "prune DIR...",
+		Short: "Remove old entries from the database that exported segments hold",
+		Long: `Remove the content of entries that are older than 92 days and that the exported
+directories hold ("cardkms audit export"). The directories are verified first, all
+of them, under the log's key; the hashes of the entries stay, so that every proof
+still works. Keep the directories: they are the only place where the entries are.`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return prune(cmd, path, args, yes) },
+	}
+	c.Flags().StringVar(&path, "config", "cardkms.yaml", "configuration `FILE`")
+	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	return c
+}
+
+func prune(cmd *cobra.Command, path string, dirs []string, yes bool) error {
+	cfg, err := load(path)
+	if err != nil {
+		return err
+	}
+	sealed, err := verifySegments(cfg, dirs)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "The directories hold %d entries, complete and unchanged.\nThis will remove from the database those that are older than 92 days.\n", sealed.Size)
+	if err := confirm(cmd, yes, "prune"); err != nil {
+		return err
+	}
+	n, err := open(cmd.Context(), cfg, slog.Default())
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	first, err := n.service.Prune(cmd.Context(), operator(), sealed)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "The database holds the entries from %d on.\n", first)
+	return nil
+}
+
+func verifySegments(cfg *config, dirs []string) (audit.Checkpoint, error) {
+	v, err := audit.NewVerifier(cfg.Log.Verifier)
+	if err != nil {
+		return audit.Checkpoint{}, fmt.Errorf("log.verifier: %w", err)
+	}
+	segments := make([]tiles.Dir, len(dirs))
+	for i, d := range dirs {
+		segments[i] = tiles.Dir{FS: os.DirFS(d), Name: d}
+	}
+	r, err := tiles.Verify(tiles.Policy{Log: v}, segments...)
+	return r.Checkpoint, err
+}
+
+func pseudonymCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "pseudonym",
+		Short: "Keys that name cards in the log: make the next one, destroy an old one",
+		Long: `Cards appear in the log under pseudonyms: MACs under a key of the token. When the
+key is destroyed, nobody can say any more which card an entry is about, and every
+proof stays what it was. Make a new key each year, name it in the configuration,
+and destroy the old one when its time is over.`,
+	}
+	var path, label string
+	var yes bool
+	add := func(sub *cobra.Command) {
+		sub.Flags().StringVar(&path, "config", "cardkms.yaml", "configuration `FILE`")
+		sub.Flags().StringVar(&label, "label", "", "`LABEL` of the key in the token")
+		_ = sub.MarkFlagRequired("label")
+		c.AddCommand(sub)
+	}
+	add(&cobra.Command{
+		Use: "new", Short: "Make a pseudonym key in the token and print its line for the configuration", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !kms.PseudonymLabel(label) {
+				return errors.New("the label of a pseudonym key has the word pseudonym in it and no slash, so that no other key is destroyed for one")
+			}
+			return withNode(cmd, path, func(n *node) error {
+				root, err := n.token.Generate(cmd.Context(), label, key.AES256, derive.SessionMAC)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "  pseudonym: {label: %s, kcv: \"%s:%s\"}\n", label, root.KCV.Method, root.KCV.Value)
+				return nil
+			})
+		},
+	})
+	destroy := &cobra.Command{
+		Use: "destroy", Short: "Destroy a pseudonym key that is no longer in use, for good", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			fmt.Fprintf(cmd.OutOrStdout(), "This will destroy %s. Nobody will be able to say which cards the entries of its time are about.\n", label)
+			if err := confirm(cmd, yes, "destroy"); err != nil {
+				return err
+			}
+			return withNode(cmd, path, func(n *node) error {
+				return n.service.DestroyPseudonyms(cmd.Context(), operator(), label, n.token.Destroy)
+			})
+		},
+	}
+	destroy.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	add(destroy)
+	return c
+}
+
+// withNode opens what a configuration names for one operation at the console.
+func withNode(cmd *cobra.Command, path string, f func(*node) error) error {
+	cfg, err := load(path)
+	if err != nil {
+		return err
+	}
+	n, err := open(cmd.Context(), cfg, slog.Default())
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	return f(n)
+}
