@@ -26,7 +26,7 @@ type line struct {
 }
 
 // connect runs mutual authentication with a card.
-func connect(ctx context.Context, c *client.Client, issuer string, cd *card, in api.OpenChannel, level *api.HexByte) (*line, error) {
+func connect(ctx context.Context, c *client.Client, issuer string, cd *card, in api.OpenChannel) (*line, error) {
 	o, err := c.OpenChannel(ctx, issuer, in)
 	if err != nil {
 		return nil, fmt.Errorf("opening a channel: %w", err)
@@ -35,7 +35,7 @@ func connect(ctx context.Context, c *client.Client, issuer string, cd *card, in 
 	if err != nil {
 		return nil, err
 	}
-	a, err := c.Authenticate(ctx, issuer, o.ID, api.Authenticate{Response: answer, Level: level})
+	a, err := c.Authenticate(ctx, issuer, o.ID, api.Authenticate{Response: answer})
 	if err != nil {
 		return nil, fmt.Errorf("verifying the card: %w", err)
 	}
@@ -223,7 +223,7 @@ func (a *app) runCommand(flags func(*cobra.Command) *cobra.Command, opening func
 					return err
 				}
 				defer cd.close()
-				l, err := connect(cmd.Context(), c, a.issuer, cd, o, nil)
+				l, err := connect(cmd.Context(), c, a.issuer, cd, o)
 				if err != nil {
 					return err
 				}

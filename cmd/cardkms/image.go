@@ -42,7 +42,7 @@ func (a *app) imageCommand() *cobra.Command {
 				}
 				text := fmt.Sprintf("%d images", len(all))
 				for _, im := range all {
-					text += fmt.Sprintf("\n%-24s %-10s %s → %s  %d bytes", im.Name, im.State, im.FromVersion, im.ToVersion, im.Size)
+					text += fmt.Sprintf("\n%-24s %-10s %s → %s  %d bytes", plain(im.Name), plain(im.State), im.FromVersion, im.ToVersion, im.Size)
 				}
 				return a.show(all, "%s", text)
 			})

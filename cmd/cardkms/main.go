@@ -1,6 +1,6 @@
 // Command cardkms is the client of update servers, security officers and
 // auditors: it speaks to the API like any other client, and to cards. It holds no
-// key and links no PKCS#11.
+// key, but for the offline tool tr31 and while an officer signs, and links no PKCS#11.
 package main
 
 import (
@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -23,10 +24,11 @@ import (
 
 // Exit statuses. Scripts depend on them.
 const (
-	exitFailure     = 1
-	exitUsage       = 2
-	exitNotVerified = 3
-	exitTryLater    = 75 // EX_TEMPFAIL
+	exitFailure       = 1
+	exitUsage         = 2
+	exitNotVerified   = 3
+	exitNeedsApproval = 4
+	exitTryLater      = 75 // EX_TEMPFAIL
 )
 
 func main() {
@@ -56,7 +58,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintln(stderr, "cardkms:", err)
+	fmt.Fprintln(stderr, "cardkms:", screen(err.Error()))
 	if h := hint(err); h != "" {
 		fmt.Fprintln(stderr, "hint:", h)
 	}
@@ -75,11 +77,10 @@ directory with ca.pem and, for each role, ROLE.pem and ROLE.key, as
 "cardkmsd init" makes it; --as chooses the role.
 
 Exit status: 0 done, 1 failure, 2 usage, 3 a verification was negative,
-75 the service or the card cannot be reached now.`,
+4 another approval is needed, 75 the service or the card cannot be reached now.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.CompletionOptions.HiddenDefaultCmd = true
 	f := root.PersistentFlags()
 	f.StringVar(&a.server, "server", env("CARDKMS_SERVER", "https://127.0.0.1:8443"), "`URL` of the service")
 	f.StringVar(&a.issuer, "issuer", env("CARDKMS_ISSUER", "demo"), "issuer")
@@ -90,8 +91,23 @@ Exit status: 0 done, 1 failure, 2 usage, 3 a verification was negative,
 	f.StringVar(&a.ca, "ca", "", "CA `FILE` that verifies the server")
 	f.BoolVar(&a.json, "json", false, "print JSON")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return errUsage{err} })
-	root.AddCommand(a.updateCommand(), a.channelCommand(), a.imageCommand(), a.cardCommand(), a.keyCommand(), a.auditCommand())
+	root.AddCommand(a.updateCommand(), a.channelCommand(), a.imageCommand(), a.cardCommand(), a.keyCommand(), a.rotationCommand(), a.fleetCommand(), a.auditCommand(), a.witnessCommand(),
+		a.approvalCommand(), a.officerCommand(), a.ceremonyCommand(), a.tr31Command(), a.haltCommand(), manCommand(root))
+	for _, c := range root.Commands() {
+		if c.HasSubCommands() {
+			c.RunE = group
+		}
+	}
 	return root
+}
+
+// group is what a command does that only holds others: a mistyped one must not look
+// like success.
+func group(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return errUsage{fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())}
+	}
+	return cmd.Help()
 }
 
 func env(name, otherwise string) string {
@@ -104,8 +120,10 @@ func env(name, otherwise string) string {
 // client returns a client with the caller's certificate.
 func (a *app) client() (*client.Client, error) {
 	cfg := client.Config{BaseURL: a.server, CertFile: a.cert, KeyFile: a.key, RootCAsFile: a.ca, UserAgent: "cardkms"}
-	if a.tls != "" {
+	if a.tls != "" && cfg.RootCAsFile == "" {
 		cfg.RootCAsFile = filepath.Join(a.tls, "ca.pem")
+	}
+	if a.tls != "" && cfg.CertFile == "" && cfg.KeyFile == "" {
 		cfg.CertFile = filepath.Join(a.tls, a.as+".pem")
 		cfg.KeyFile = filepath.Join(a.tls, a.as+".key")
 	}
@@ -118,7 +136,7 @@ func (a *app) client() (*client.Client, error) {
 // show prints a result: as JSON, or as the given text.
 func (a *app) show(v any, format string, args ...any) error {
 	if !a.json {
-		fmt.Fprintf(a.out, format+"\n", args...)
+		fmt.Fprint(a.out, screen(fmt.Sprintf(format+"\n", args...)))
 		return nil
 	}
 	e := json.NewEncoder(a.out)
@@ -147,10 +165,18 @@ func exitCode(err error) int {
 		return exitNotVerified
 	case errors.As(err, &p) && (p.Code == api.ProofFailed || p.Code == api.ImageUnverified):
 		return exitNotVerified
-	case errors.As(err, &p) && p.Code.Temporary(), errors.As(err, &lost):
+	case errors.As(err, &p) && p.Code == api.ApprovalRequired:
+		return exitNeedsApproval
+	case errors.As(err, &p) && p.Code.Temporary(), errors.As(err, &lost), unreachable(err):
 		return exitTryLater
 	}
 	return exitFailure
+}
+
+// unreachable reports whether nobody answered at the address of the service.
+func unreachable(err error) bool {
+	var dial *net.OpError
+	return errors.As(err, &dial) && dial.Op == "dial"
 }
 
 // cobraUsage reports the usage errors for which cobra has no type.
@@ -173,6 +199,9 @@ func hint(err error) string {
 	if errors.As(err, &lost) {
 		return "is the card in the reader, and does --card name it (tcp:HOST:PORT)?"
 	}
+	if unreachable(err) {
+		return "is the service running, and does --server name it?"
+	}
 	if !errors.As(err, &p) {
 		return ""
 	}
@@ -181,9 +210,9 @@ func hint(err error) string {
 
 var hints = map[api.Code]string{
 	api.Unauthenticated:  "the server does not know this certificate; its URI must stand under clients: in the server's configuration",
-	api.Forbidden:        "another role may do this; choose it with --as",
+	api.Forbidden:        "another role, or another officer, may do this; choose it with --as",
 	api.NotFound:         "names belong to one issuer; is --issuer right?",
-	api.ProofFailed:      "wrong keys, a wrong key version or diversification, or something in between changed bytes; the audit log holds the attempt",
+	api.ProofFailed:      "wrong keys, a wrong key version or diversification, or something in between changed bytes; for an approval: the key is not that of the officer whose certificate is used; the audit log holds the attempt",
 	api.CardQuarantined:  "the card failed three proofs in a row; find out why before it is used again",
 	api.CardCounter:      "two cards with one identity, or a card that lost its memory",
 	api.VersionMismatch:  "choose an image that starts from the version that the card runs",
@@ -191,5 +220,12 @@ var hints = map[api.Code]string{
 	api.ImageUnverified:  "sign the image with a release key of the server's configuration, over exactly this content",
 	api.ChannelClosed:    "channels end after a while, and with the first error; open a new one",
 	api.TokenUnavailable: "the service waits for its token; try again in a moment",
+	api.AuditFull:        "make room on the disk of the database; the service goes on by itself",
+	api.ObjectTampered:   "the database was changed behind the service's back; the operator's log and \"cardkms audit tail\" name the object",
+	api.RollbackDetected: "the database was changed or put back; the operator's log says what was found, and \"cardkmsd restore\" is the way back after a restore",
+	api.ApprovalRequired: "other officers approve it with \"cardkms approval approve\"; who proposed does not count",
+	api.ApprovalVoid:     "\"cardkms approval show\" says what became of it; propose anew",
+	api.ApprovalExpired:  "propose anew",
+	api.Halted:           "somebody stopped all use of keys; officers resume it (\"cardkms approval propose system.resume system/halt\")",
 	api.AuditUnavailable: "the service cannot write its audit log and does nothing until it can",
 }

@@ -21,7 +21,10 @@ func TestMain(m *testing.M) {
 // with which exit status. The server's side is tested in cmd/cardkmsd and shown
 // by cmd/cardkms-demo.
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{Dir: "testdata"})
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata", Setup: setup,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "flip": flip, "grow": grow, "lose": lose, "cosign": cosign, "tell": tell, "begin": begin, "lie": lie},
+	})
 }
 
 // TestCard speaks to the simulated card as the update command does.

@@ -70,7 +70,7 @@ type job struct {
 
 func (a *app) update(ctx context.Context, c *client.Client, f updateFlags) error {
 	j := &job{api: c, issuer: a.issuer, flags: f, open: api.OpenChannel{Key: f.key, Profile: f.profile}, bar: io.Discard}
-	j.say = func(format string, args ...any) { fmt.Fprintf(a.err, format+"\n", args...) }
+	j.say = func(format string, args ...any) { fmt.Fprint(a.err, screen(fmt.Sprintf(format+"\n", args...))) }
 	if file, ok := a.err.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
 		j.bar = a.err
 	}
@@ -129,7 +129,7 @@ func (j *job) attempt(ctx context.Context) (done bool, err error) {
 // download authenticates, makes or resumes the package, and sends what the card
 // lacks. It leaves committed empty when the card needs a reset first.
 func (j *job) download(ctx context.Context, cd *card) error {
-	l, err := connect(ctx, j.api, j.issuer, cd, j.open, nil)
+	l, err := connect(ctx, j.api, j.issuer, cd, j.open)
 	if err != nil {
 		return err
 	}
@@ -229,7 +229,7 @@ func (j *job) step(ctx context.Context, l *line, p api.Package, in api.PackageSc
 
 // confirm fetches the receipt through a new channel and has it verified.
 func (j *job) confirm(ctx context.Context, cd *card) (bool, error) {
-	l, err := connect(ctx, j.api, j.issuer, cd, j.open, nil)
+	l, err := connect(ctx, j.api, j.issuer, cd, j.open)
 	if err != nil {
 		return false, err
 	}

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"crypto/ed25519"
+	"encoding/json"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"cardkms/api"
+	"cardkms/kms/approval"
+	"cardkms/kms/approval/officerkey"
+)
+
+// approvals answers the calls of dual control about one proposal. It verifies
+// signatures as the service does, but not whose they are.
+func (s *service) approvals(mux *http.ServeMux) {
+	answer := func(w http.ResponseWriter) { _ = json.NewEncoder(w).Encode(s.proposal) }
+	mux.HandleFunc("POST "+api.Prefix+"/proposals", func(w http.ResponseWriter, r *http.Request) {
+		var in api.Propose
+		_ = json.NewDecoder(r.Body).Decode(&in)
+		p := approval.Proposal{
+			ID: strings.Repeat("a1", 16), Issuer: in.Issuer, Operation: in.Operation, Object: in.Object, Params: in.Params, Expected: 3,
+			Proposer: "ada", Created: time.Date(2026, 11, 12, 9, 30, 0, 0, time.UTC), Expires: time.Date(2026, 11, 13, 9, 30, 0, 0, time.UTC),
+		}
+		encoding, err := p.Encode()
+		if err != nil {
+			refuse(w, api.InvalidInput)
+			return
+		}
+		s.proposal = api.Proposal{ID: p.ID, Encoding: string(encoding), State: api.ProposalOpen, Required: 2, Decisions: []api.Decision{}}
+		answer(w)
+	})
+	mux.HandleFunc("GET "+api.Prefix+"/proposals/{id}", func(w http.ResponseWriter, _ *http.Request) { answer(w) })
+	mux.HandleFunc("GET "+api.Prefix+"/proposals", func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(api.ProposalList{Proposals: []api.Proposal{s.proposal}})
+	})
+	mux.HandleFunc("POST "+api.Prefix+"/proposals/{call}", func(w http.ResponseWriter, r *http.Request) {
+		_, verb, _ := strings.Cut(r.PathValue("call"), ":")
+		var in api.Decide
+		_ = json.NewDecoder(r.Body).Decode(&in)
+		if verb == "execute" {
+			if s.proposal.Counted < s.proposal.Required {
+				refuse(w, api.ApprovalRequired)
+				return
+			}
+			s.proposal.State = api.ProposalExecuted
+			answer(w)
+			return
+		}
+		if !s.known(approval.Decision(verb), in.Signature) {
+			refuse(w, api.ProofFailed)
+			return
+		}
+		s.proposal.Decisions = append(s.proposal.Decisions, api.Decision{Officer: "bob", Decision: verb})
+		s.proposal.Counted++
+		answer(w)
+	})
+	mux.HandleFunc("POST "+api.Prefix+"/system:halt", func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(api.System{Halted: true})
+	})
+}
+
+// known reports whether an officer of the script made a signature.
+func (s *service) known(d approval.Decision, signature []byte) bool {
+	files, _ := filepath.Glob(filepath.Join(s.dir, "*.pub"))
+	statement := approval.Statement(d, approval.DigestOf([]byte(s.proposal.Encoding)))
+	for _, f := range files {
+		line, _ := os.ReadFile(f)
+		if public, err := officerkey.ParseLine(line); err == nil && ed25519.Verify(public, statement, signature) {
+			return true
+		}
+	}
+	return false
+}
+
+func refuse(w http.ResponseWriter, c api.Code) {
+	w.Header().Set("Content-Type", api.ProblemType)
+	w.WriteHeader(c.Status())
+	_ = json.NewEncoder(w).Encode(api.NewProblem(c, "", "r1"))
+}
+
+// lie is the script command "lie OLD NEW": the service describes the proposal with
+// a word of its encoding exchanged.
+func lie(ts *testscript.TestScript, _ bool, args []string) {
+	s := serviceOf(ts)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.proposal.Encoding = strings.ReplaceAll(s.proposal.Encoding, args[0], args[1])
+}

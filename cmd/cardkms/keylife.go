@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"cardkms/api"
+	"cardkms/api/client"
+	"cardkms/kms/approval"
+)
+
+// versionArg reads KEY VERSION.
+func versionArg(args []string) (key string, version int, err error) {
+	version, err = strconv.Atoi(args[1])
+	if err != nil || version < 1 {
+		return "", 0, errUsage{fmt.Errorf("%q is not the number of a version", args[1])}
+	}
+	return args[0], version, nil
+}
+
+func (a *app) suspendCommand() *cobra.Command {
+	var yes bool
+	c := &cobra.Command{
+		Use: "suspend KEY VERSION", Short: "Stop every use of a key version at once", Args: exactly(2),
+		Long: `Stop every use of a key version at once, on every node within a second. One
+officer is enough; to let it go on, officers approve key.activate.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			key, version, err := versionArg(args)
+			if err != nil {
+				return err
+			}
+			what := fmt.Sprintf("This will stop every use of version %d of %s. Only an approved key.activate lets it go on.\n", version, key)
+			if err := a.confirm(cmd, yes, "suspend", what); err != nil {
+				return err
+			}
+			return a.with(func(c *client.Client) error {
+				k, err := c.SuspendKey(cmd.Context(), a.issuer, key, version)
+				if err != nil {
+					return err
+				}
+				return a.show(k, "%s is %s", k.Name, k.State)
+			})
+		},
+	}
+	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	return c
+}
+
+// incident is what "key compromise" found and did.
+type incident struct {
+	Radius      api.Radius   `json:"radius"`
+	Suspended   bool         `json:"suspended"`
+	Proposal    api.Proposal `json:"proposal"`
+	Replacement string       `json:"replacement"` // the command that proposes it
+}
+
+func (a *app) compromiseCommand() *cobra.Command {
+	var yes bool
+	c := &cobra.Command{
+		Use: "compromise KEY VERSION", Short: "A key version may be known to others: suspend it, see what hangs on it, propose the rest", Args: exactly(2),
+		Long: `For a key version that somebody else may know. It suspends the version at once,
+lists what hangs on it (cards, channels, packages), proposes key.compromise for
+other officers to approve, and says how to propose the version that replaces it.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			key, version, err := versionArg(args)
+			if err != nil {
+				return err
+			}
+			return a.with(func(c *client.Client) error {
+				r, err := c.Radius(cmd.Context(), a.issuer, key, version)
+				if err != nil {
+					return err
+				}
+				what := fmt.Sprintf("On %s hang %d cards, %d open channels and %d open packages.\nThis will suspend it now and propose that it is compromised.\n", plain(r.Key.Name), r.Cards, r.Channels, r.Packages)
+				if err := a.confirm(cmd, yes, "compromise", what); err != nil {
+					return err
+				}
+				return a.compromise(cmd.Context(), c, key, version, r)
+			})
+		},
+	}
+	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	return c
+}
+
+func (a *app) compromise(ctx context.Context, c *client.Client, key string, version int, r api.Radius) error {
+	out := incident{Radius: r}
+	if r.Key.State == "active" {
+		k, err := c.SuspendKey(ctx, a.issuer, key, version)
+		if err != nil {
+			return err
+		}
+		out.Radius.Key, out.Suspended = k, true
+	}
+	var err error
+	out.Proposal, err = c.Propose(ctx, api.Propose{Issuer: a.issuer, Operation: approval.KeyCompromise, Object: r.Key.Name, LifeSeconds: 24 * 3600})
+	if err != nil {
+		return fmt.Errorf("%s is suspended, but the proposal failed: %w", r.Key.Name, err)
+	}
+	out.Replacement = fmt.Sprintf("cardkms approval propose %s issuers/%s/keys/%s/versions/%d usage=%s algorithm=%s card_algorithm=%s diversification=%s kvn=KVN cryptoperiod_days=365",
+		approval.KeyCreate, a.issuer, key, r.Next, r.Key.Usage, r.Key.Algorithm, r.Key.CardAlgorithm, r.Key.Diversification)
+	lines := []string{
+		fmt.Sprintf("%s: %d cards, %d open channels, %d open packages", plain(r.Key.Name), r.Cards, r.Channels, r.Packages),
+		fmt.Sprintf("suspended: %v", out.Suspended),
+		"proposed: " + plain(out.Proposal.ID) + " (other officers: cardkms approval approve " + plain(out.Proposal.ID) + ")",
+		"replacement: " + out.Replacement,
+		"then key.activate it, plan how the cards are reached (" + approval.KeyPlanMove + "), and move them",
+	}
+	return a.show(out, "%s", strings.Join(lines, "\n"))
+}

@@ -1,0 +1,45 @@
+package main
+
+import (
+	"regexp"
+	"strconv"
+	"strings"
+	"unicode"
+)
+
+// screen returns text as a terminal may have it: what could move the cursor, or
+// turn the order of a line round, becomes an escape. Lines stay lines.
+func screen(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		if r == '\n' || r == '\t' || unicode.IsPrint(r) {
+			b.WriteRune(r)
+			continue
+		}
+		quoted := strconv.QuoteRuneToASCII(r)
+		b.WriteString(quoted[1 : len(quoted)-1])
+	}
+	return b.String()
+}
+
+// plain returns a word of the service for use within a line: quoted unless it is
+// visible ASCII, so that it cannot pass for another line or column.
+func plain(word string) string {
+	for _, r := range word {
+		if r <= ' ' || r > '~' {
+			return strconv.QuoteToASCII(word)
+		}
+	}
+	return word
+}
+
+var isKDD = regexp.MustCompile(`^[0-9A-Fa-f]{20}$`).MatchString
+
+// spoken returns the service's word for a card: key diversification data, or
+// whatever it is in quotes.
+func spoken(subject string) string {
+	if isKDD(subject) {
+		return subject
+	}
+	return strconv.QuoteToASCII(subject)
+}
