@@ -1,12 +1,14 @@
 // Command cardkms-demo shows the main job on one machine, in plain words: a
 // throw-away SoftHSM2 token, the real server and client as processes of their
-// own, and a simulated card whose power is cut at three places. It ends with a
-// status other than zero if anything is not as it says.
+// own, and a simulated card whose power is cut at three places. "cardkms-demo
+// rogue" shows what an administrator of the database can try, and what comes of
+// it; "cardkms-demo rotation" replaces a master key and moves a thousand cards. It ends with a status other than zero if anything is not as it says.
 package main
 
 import (
 	"bytes"
 	"context"
+	"crypto/aes"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -63,13 +65,22 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.RemoveAll(dir) }()
+	defer func() { _ = os.RemoveAll(dir) }() // with what lies beside kms
 	exe, err := os.Executable()
 	if err != nil {
 		return err
 	}
 	d := &demo{dir: filepath.Join(dir, "kms"), bin: filepath.Dir(exe)}
 	defer d.stopServer()
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "rogue":
+			return runRogue(ctx, d)
+		case "rotation":
+			return runRotation(ctx, d)
+		}
+		return errors.New("usage: cardkms-demo [rogue|rotation]")
+	}
 	for _, step := range []func(context.Context) error{
 		d.setUp, d.loadKeys, d.makeCard, d.serve, d.registerImage, d.refuseUnsigned, d.update, d.verifyLog,
 	} {
@@ -140,27 +151,52 @@ func random(n int) []byte {
 	return b
 }
 
-// components splits a value into two XOR components, one to a line.
-func components(value []byte) string {
+// components splits a value into two XOR components, as their custodians type them,
+// and describes them for a ceremony's file.
+func components(value []byte) (typed, described string) {
 	one := random(len(value))
 	two := make([]byte, len(value))
 	for i := range two {
 		two[i] = value[i] ^ one[i]
 	}
-	return hex.EncodeToString(one) + "\n" + hex.EncodeToString(two) + "\n"
+	described = fmt.Sprintf("{kcv: %q, components: [{custodian: alice, kcv: %q}, {custodian: bert, kcv: %q}]}", checkValue(value), checkValue(one), checkValue(two))
+	return hex.EncodeToString(one) + "\n" + hex.EncodeToString(two) + "\n", described
+}
+
+// checkValue is the key check value that the custodians' sheets show: AES over 16
+// bytes 01, the first 3 bytes.
+func checkValue(k []byte) string {
+	b, err := aes.NewCipher(k)
+	if err != nil {
+		panic("cardkms-demo: " + err.Error())
+	}
+	block := bytes.Repeat([]byte{1}, 16)
+	b.Encrypt(block, block)
+	return fmt.Sprintf("gp-aes:%X", block[:3])
 }
 
 func (d *demo) loadKeys(ctx context.Context) error {
 	d.master, d.updateMaster = random(32), random(16)
-	say("2. Two custodians bring the card issuer's master keys, each a component that alone says nothing.\n" +
-		"   The token takes the sum; from now on only operations with it come out.")
-	config := filepath.Join(d.dir, "cardkms.yaml")
-	if _, err := d.command(ctx, components(d.master), "cardkmsd", "keyload", "--config", config, "--issuer", "demo",
-		"--key", "isd", "--usage", "gp-scp03", "--kvn", "30", "--algorithm", "aes-256", "--components", "2"); err != nil {
+	say("2. Two custodians bring the card issuer's master keys, each a component that alone says nothing. One reviewed file\n" +
+		"   says what happens; two officers sign it. The token takes the sum; from now on only operations with it come out.")
+	typed, first := components(d.master)
+	more, second := components(d.updateMaster)
+	file := filepath.Join(d.dir, "masters.yaml")
+	text := "ceremony: Masters of the card issuer\nconfiguration: cardkms.yaml\npresent: [ada, bob]\ntogether: true\nkeys:\n" +
+		"  - {issuer: demo, key: isd, usage: gp-scp03, kvn: \"30\", algorithm: aes-256, master: " + first + "}\n" +
+		"  - {issuer: demo, key: upd, usage: card-update, kvn: \"5A\", algorithm: aes-128, master: " + second + "}\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return err
 	}
-	_, err := d.command(ctx, components(d.updateMaster), "cardkmsd", "keyload", "--config", config, "--issuer", "demo",
-		"--key", "upd", "--usage", "card-update", "--kvn", "5A", "--algorithm", "aes-128", "--components", "2")
+	officers := filepath.Join(d.dir, "officers")
+	for _, name := range []string{"ada", "bob"} {
+		cmd := exec.CommandContext(ctx, filepath.Join(d.bin, "cardkms"), "ceremony", "approve", file, "--officer", name, "--yes",
+			"--key", filepath.Join(officers, name), "--passphrase-file", filepath.Join(officers, "passphrase"))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("signing the ceremony: %w\n%s", err, out)
+		}
+	}
+	_, err := d.command(ctx, typed+more, "cardkmsd", "ceremony", "run", "--yes", file)
 	return err
 }
 
@@ -218,6 +254,15 @@ func (d *demo) cut() func([]byte) {
 
 func (d *demo) serve(ctx context.Context) error {
 	say("4. The service starts. It finds out what its token can do, checks every key in it, and listens with mutual TLS.")
+	if err := d.serveQuietly(ctx); err != nil {
+		return err
+	}
+	_, err := d.command(ctx, "", "cardkms", "key", "list", "--as", "security-officer")
+	return err
+}
+
+// serveQuietly starts the server and returns when it listens.
+func (d *demo) serveQuietly(ctx context.Context) error {
 	d.server = exec.CommandContext(ctx, filepath.Join(d.bin, "cardkmsd"), "serve", "--config", filepath.Join(d.dir, "cardkms.yaml"))
 	d.server.Env = append(os.Environ(), "SOFTHSM2_CONF=")
 	var log bytes.Buffer
@@ -236,9 +281,7 @@ func (d *demo) serve(ctx context.Context) error {
 		}
 		conn, err := net.Dial("tcp", strings.TrimPrefix(d.url, "https://"))
 		if err == nil {
-			_ = conn.Close()
-			_, err = d.command(ctx, "", "cardkms", "key", "list", "--as", "security-officer")
-			return err
+			return conn.Close()
 		}
 	}
 	return errors.New("the server does not listen after 10 seconds")

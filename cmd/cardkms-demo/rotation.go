@@ -1,0 +1,222 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+
+	"cardkms/softhsm/cardsim"
+)
+
+// fleetSize is how many simulated cards the rotation reaches.
+const fleetSize = 1000
+
+// cutOneIn is how often a command for a card meets a cut of its power.
+const cutOneIn = 12
+
+// rotation is the story of a master key that two officers replace, and of the
+// cards that get their new keys while their power fails.
+type rotation struct {
+	*demo
+	cards []*cardsim.Card
+	where []string
+	torn  atomic.Int32
+}
+
+func runRotation(ctx context.Context, d *demo) error {
+	r := &rotation{demo: d}
+	for _, step := range []func(context.Context) error{
+		d.setUp, d.loadKeys, r.makeFleet, d.serve, r.importFleet, r.newVersion, r.move, r.deactivate, r.prove, r.verify,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	say("Done: %d cards have new keys, %d cuts of power, none is lost. Everything above was checked, not only printed.", fleetSize, r.torn.Load())
+	return nil
+}
+
+func fleetKDD(n int) (kdd [10]byte) {
+	binary.BigEndian.PutUint32(kdd[6:], uint32(n+1))
+	return kdd
+}
+
+func (r *rotation) makeFleet(ctx context.Context) error {
+	say("3. A factory personalises %d cards with keys derived from those masters.", fleetSize)
+	for n := range fleetSize {
+		keys, err := cardsim.Personalise(r.master, fleetKDD(n), kvn, 16)
+		if err != nil {
+			return err
+		}
+		c, err := cardsim.New(cardsim.Config{
+			KDD: fleetKDD(n), ISD: isd, KeySets: []cardsim.KeySet{keys}, I: 0x70, ClassID: class, Component: isd, Version: [8]byte{1}, Image: []byte("x"), BankBytes: 64,
+		}, nil)
+		if err != nil {
+			return err
+		}
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		reader := &cardsim.Server{Card: c, Before: r.weather(c)}
+		go func() { _ = reader.Serve(ctx, l) }()
+		r.cards, r.where = append(r.cards, c), append(r.where, "tcp:"+l.Addr().String())
+	}
+	return nil
+}
+
+// weather cuts a card's power now and then, at a random one of its next writes,
+// in a random way. A card that has the new keys is left in peace.
+func (r *rotation) weather(c *cardsim.Card) func([]byte) {
+	return func(frame []byte) {
+		if len(frame) > 4 && rand.IntN(cutOneIn) == 0 { //nolint:gosec // the weather need not be secret
+			r.torn.Add(1)
+			c.NVM().CutAt(1+rand.IntN(8), cardsim.Tears[rand.IntN(len(cardsim.Tears))]) //nolint:gosec // as above
+		}
+	}
+}
+
+func (r *rotation) importFleet(ctx context.Context) error {
+	say("5. An officer takes the factory's list of cards into the registry.")
+	path := filepath.Join(r.dir, "fleet.ndjson")
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	for n := range fleetSize {
+		fmt.Fprintf(f, `{"kdd": "%X", "kvn": "%02X"}`+"\n", fleetKDD(n), kvn)
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	_, err = r.command(ctx, "", "cardkms", "fleet", "import", path, "--as", officers[0].as)
+	return err
+}
+
+// officers of the development set-up: who proposes, and who approve.
+var officers = []struct{ name, as string }{{"ada", "security-officer"}, {"bob", "security-officer-bob"}, {"cyd", "security-officer-cyd"}}
+
+// decide has the first officer propose, the two others approve with their own
+// keys, and the first execute.
+func (r *rotation) decide(ctx context.Context, operation, object string, params ...string) error {
+	out, err := r.quiet(ctx, append([]string{"approval", "propose", operation, object, "--as", officers[0].as, "--json"}, params...)...)
+	if err != nil {
+		return err
+	}
+	var p struct{ ID string }
+	if err := json.Unmarshal([]byte(out), &p); err != nil {
+		return err
+	}
+	fmt.Printf("    %s proposes %s %s %s\n", officers[0].name, operation, object, strings.Join(params, " "))
+	for _, o := range officers[1:] {
+		key := filepath.Join(r.dir, "officers", o.name)
+		if _, err := r.quiet(ctx, "approval", "approve", p.ID, "--as", o.as, "--key", key, "--passphrase-file", filepath.Join(r.dir, "officers", "passphrase"), "--yes"); err != nil {
+			return err
+		}
+		fmt.Printf("    %s approves it with a key of their own\n", o.name)
+	}
+	if _, err := r.quiet(ctx, "approval", "execute", p.ID, "--as", officers[0].as, "--yes"); err != nil {
+		return err
+	}
+	fmt.Println("    executed")
+	return nil
+}
+
+// quiet runs the client and shows what it prints only if it fails.
+func (r *rotation) quiet(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, filepath.Join(r.bin, "cardkms"), args...)
+	cmd.Env = append(os.Environ(), "CARDKMS_SERVER="+r.url, "CARDKMS_TLS="+filepath.Join(r.dir, "tls"))
+	var errs strings.Builder
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		err = fmt.Errorf("cardkms %s: %w\n%s%s", strings.Join(args[:min(2, len(args))], " "), err, out, errs.String())
+	}
+	return string(out), err
+}
+
+const (
+	oldVersion = "issuers/demo/keys/isd/versions/1"
+	newVersion = "issuers/demo/keys/isd/versions/2"
+)
+
+func (r *rotation) newVersion(ctx context.Context) error {
+	say("6. The master is to be replaced. No officer can do that alone; one proposes, two approve.")
+	if err := r.decide(ctx, "key.create", newVersion, "usage=gp-scp03", "algorithm=aes-256", "card_algorithm=aes-128", "diversification=kdf3", "kvn=31", "cryptoperiod_days=365"); err != nil {
+		return err
+	}
+	if err := r.decide(ctx, "key.activate", newVersion); err != nil {
+		return err
+	}
+	say("   The old version may not go yet, because cards need it:")
+	if err := r.decide(ctx, "key.deactivate", oldVersion); err == nil || !strings.Contains(err.Error(), "still need this version") {
+		return fmt.Errorf("the old version was deactivated under its cards: %w", err)
+	}
+	fmt.Printf("    refused: %d cards still need this version\n", fleetSize)
+	_, err := r.command(ctx, "", "cardkms", "rotation", "status", "isd", "--as", officers[0].as)
+	return err
+}
+
+func (r *rotation) move(ctx context.Context) error {
+	say("7. The cards move, eight at a time, while their power fails at random: PUT KEY beside the old keys, check values\n" +
+		"   compared, the new keys proved, the old ones taken away.")
+	path := filepath.Join(r.dir, "cards.txt")
+	if err := os.WriteFile(path, []byte(strings.Join(r.where, "\n")+"\n"), 0o600); err != nil {
+		return err
+	}
+	_, err := r.command(ctx, "", "cardkms", "fleet", "move", "--cards", path, "--wait", "20ms", "--tries", "40")
+	return err
+}
+
+func (r *rotation) deactivate(ctx context.Context) error {
+	say("8. Now the old version may go.")
+	if _, err := r.command(ctx, "", "cardkms", "rotation", "status", "isd", "--as", officers[0].as); err != nil {
+		return err
+	}
+	return r.decide(ctx, "key.deactivate", oldVersion)
+}
+
+// prove authenticates every card once more, each at its reader, and looks that
+// none has other keys than the new ones.
+func (r *rotation) prove(ctx context.Context) error {
+	say("9. Every card proves the new keys once more; the old ones are gone from all that were not cut in the last step.")
+	path := filepath.Join(r.dir, "cards.txt")
+	out, err := r.quiet(ctx, "fleet", "move", "--cards", path, "--wait", "20ms", "--tries", "40", "--json")
+	if err != nil {
+		return err
+	}
+	var result struct{ Total, Moved int }
+	if err := json.NewDecoder(strings.NewReader(out)).Decode(&result); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if result.Moved != fleetSize {
+		return fmt.Errorf("%d of %d cards proved the new keys", result.Moved, fleetSize)
+	}
+	fmt.Printf("    %d of %d cards authenticated with version 2\n", result.Moved, fleetSize)
+	return nil
+}
+
+func (r *rotation) verify(ctx context.Context) error {
+	say("10. An auditor takes the log away and verifies it offline: complete, unchanged, and every approval proven.")
+	export := filepath.Join(r.dir, "export")
+	key := filepath.Join(r.dir, "log.vkey")
+	if _, err := r.quiet(ctx, "audit", "export", export, "--as", "auditor", "--log-key", key); err != nil {
+		return err
+	}
+	r.stopServer()
+	out, err := r.command(ctx, "", "cardkms", "audit", "verify", export, "--log-key", key)
+	if err == nil && (!strings.Contains(out, "complete and unchanged") || !strings.Contains(out, "all proven")) {
+		err = errors.New("the log was not verified")
+	}
+	return err
+}
