@@ -5,10 +5,10 @@ SHELL := /bin/bash
 GO ?= go
 BIN := dist
 # The machine's packages that tests and the demo need (Debian 12 names).
-PACKAGES := softhsm2 libnss3 libnss3-tools opensc-pkcs11 gcc libc6-dev ca-certificates
+PACKAGES := softhsm2 libnss3 libnss3-tools opensc-pkcs11 openssl sqlite3 strace gcc libc6-dev ca-certificates
 TOOL := $(GO) tool -modfile=tools.mod
 
-.PHONY: help demo test check race fuzz bench setup build tear test-long test-pcsc clean
+.PHONY: help demo demo-rogue demo-rotation test check race fuzz bench setup build tear audit-tamper audit-canary audit-crash bench-audit bench-keys test-long test-pcsc clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,12 @@ build: ## build the three programs into dist/
 
 demo: setup build ## update a simulated card, with the power cut in the middle
 	$(BIN)/cardkms-demo
+
+demo-rogue: setup build ## an administrator of the database attacks it, ten times
+	$(BIN)/cardkms-demo rogue
+
+demo-rotation: setup build ## two officers replace a master key, and 1,000 cards move while their power fails
+	$(BIN)/cardkms-demo rotation
 
 test: setup ## every test of the default suite
 	$(GO) vet ./...
@@ -54,8 +60,26 @@ bench: setup build ## cost beside the bare PKCS#11 calls, in one run
 tear: ## cut a card's power at every memory write of two updates, and count
 	$(GO) test ./softhsm/cardsim -run '^TestSweep$$' -count 1 -v | grep -vE '^=== '
 
+STRIDE ?= 1
+audit-tamper: ## flip every bit of an exported audit log, and count (STRIDE=50 for every 50th)
+	CARDKMS_TAMPER_STRIDE=$(STRIDE) $(GO) test ./audit/tiles -run '^TestTamper' -count 1 -timeout 60m -v | grep -vE '^=== '
+
+audit-canary: ## show that the tamper suite can fail: a verifier with a seeded bug
+	@out=$$($(GO) test -tags canary_tamper ./audit/tiles -run '^TestTamper' -count 1 2>&1) && { echo "$$out"; echo 'the seeded bug was NOT found'; exit 1; }; \
+	grep -q '^--- FAIL: TestTamper' <<<"$$out" || { echo "$$out"; exit 1; }; \
+	grep '^--- FAIL' <<<"$$out"; echo 'the seeded bug was found'
+
+audit-crash: setup ## kill or fail the audit log at every change of a file, and count
+	CARDKMS_CRASH=1 $(GO) test ./kms/ledger/crashtest -count 1 -timeout 60m -v | grep --line-buffered -vE '^=== '
+
+bench-audit: setup ## what an entry of the audit log costs, beside bare inserts, at growing sizes
+	$(GO) test -tags bench ./kms/ledger -run '^TestBenchAudit$$' -count 1 -timeout 120m -v | grep --line-buffered -vE '^(=== |PASS)'
+
+bench-keys: setup ## what moving a card to new keys costs, and the registry as it grows (CARDKMS_LONG=1 for a million cards)
+	$(GO) test -tags bench ./kms -run '^TestBenchKeys$$' -count 1 -timeout 120m -v | grep -vE '^(=== |PASS)'
+
 test-long: setup ## all pairs of power cuts and other long suites
-	CARDKMS_LONG=1 $(GO) test -timeout 60m ./softhsm/cardsim ./kms/...
+	CARDKMS_LONG=1 $(GO) test -timeout 60m ./softhsm/cardsim ./kms/... ./cmd/cardkmsd
 
 PCSC := pcscd vsmartcard-vpcd opensc iproute2
 test-pcsc: ## the simulated card behind a real PC/SC reader (root; its own network namespace)

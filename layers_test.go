@@ -18,8 +18,8 @@ import (
 //	programs        cmd/cardkmsd             cmd/cardkms               cmd/cardkms-demo
 //	front doors     api/server               api/client                softhsm  softhsm/cardsim
 //	service         kms  kms/probe
-//	state machines  kms/update   kms/channel   kms/ledger
-//	specifications  derive/scp03 derive/diversify → derive             audit
+//	state machines  kms/update   kms/channel   kms/approval   kms/ledger   kms/report
+//	specifications  derive/scp03 derive/diversify → derive             audit/tiles audit/witness → audit
 //	vocabulary      kms/apdu → kms/fault   kms/key   kms/secret   kms/store   api
 //	adapters        kms/hsm  kms/store/sqlite: vocabulary and the interfaces that they satisfy
 var policy = map[string][]string{
@@ -30,7 +30,11 @@ var policy = map[string][]string{
 	"kms/apdu":   {"kms/fault"},
 	"api":        {},
 
-	"audit":            {},
+	"audit": {},
+	// An auditor or a witness builds these from audit alone.
+	"audit/tiles":      {"audit"},
+	"audit/witness":    {"audit"},
+	"audit/statemap":   {},
 	"derive":           {"kms/key"},
 	"derive/diversify": {"derive", "kms/fault", "kms/key"},
 	"derive/scp03":     {"derive", "kms/apdu", "kms/fault", "kms/key"},
@@ -38,23 +42,38 @@ var policy = map[string][]string{
 	// derivetest holds plain keys: only tests may import it, see below.
 	"derive/derivetest": {"derive", "kms/apdu", "kms/key"},
 
-	"kms/channel": {"derive", "derive/scp03", "kms/apdu", "kms/fault"},
-	"kms/update":  {"derive", "kms/apdu", "kms/fault", "kms/key"},
-	"kms/ledger":  {"audit", "kms/fault", "kms/store"},
+	"kms/channel":  {"derive", "derive/scp03", "kms/apdu", "kms/fault"},
+	"kms/approval": {"kms/fault"},
+	// An officer's key is a file or an agent: what it signs is not its business.
+	"kms/approval/officerkey": {},
+	"kms/update":              {"derive", "kms/apdu", "kms/fault", "kms/key"},
+	"kms/report":              {"audit", "kms/key"},
+	// crashtest is tests and nothing else.
+	"kms/ledger/crashtest": {},
+	"kms/ledger":           {"audit", "audit/statemap", "audit/witness", "kms/fault", "kms/store"},
 
-	"kms": {"audit", "derive", "derive/diversify", "derive/scp03", "kms/apdu", "kms/channel",
-		"kms/fault", "kms/key", "kms/ledger", "kms/store", "kms/update"},
+	"kms": {"audit", "derive", "derive/diversify", "derive/scp03", "kms/apdu", "kms/approval", "kms/channel",
+		"kms/fault", "kms/key", "kms/ledger", "kms/report", "kms/store", "kms/update"},
 
 	// probe runs published answers through the code that serves cards, so it sees
 	// the same specifications as the service; it has no store, log or caller.
 	"kms/probe": {"derive", "derive/diversify", "derive/scp03", "kms/apdu", "kms/fault",
 		"kms/key", "kms/secret", "kms/update"},
 
+	// ceremony reads what people wrote and combines what they entered; what is done with
+	// it is the program's, because it needs a token. It knows the service for what a key
+	// version is.
+	"kms/ceremony": {"derive/diversify", "kms", "kms/fault", "kms/key", "kms/secret"},
+	// keywrap and tr31 hold clear keys: no package of the service imports them, only the
+	// client's offline tool.
+	"kms/keywrap": {"kms/secret"},
+	"kms/tr31":    {"derive", "kms/key", "kms/secret"},
+
 	"kms/hsm":             {"derive", "kms/apdu", "kms/fault", "kms/key", "kms/secret"},
 	"kms/store/sqlite":    {"kms/store"},
 	"kms/store/storetest": {"kms/store"},
 
-	"api/server": {"api", "derive/scp03", "kms", "kms/fault", "kms/key", "kms/update"},
+	"api/server": {"api", "derive/scp03", "kms", "kms/approval", "kms/fault", "kms/key", "kms/report", "kms/update"},
 	"api/client": {"api"},
 
 	"softhsm":         {},
@@ -62,11 +81,13 @@ var policy = map[string][]string{
 	// testtoken opens real tokens for tests, so it needs the adapter.
 	"softhsm/testtoken": {"kms/hsm", "kms/secret", "softhsm"},
 
-	"cmd/cardkmsd": {"api/server", "audit", "derive", "derive/diversify", "derive/scp03", "kms", "kms/channel",
-		"kms/hsm", "kms/key", "kms/ledger", "kms/probe", "kms/secret", "kms/store", "kms/store/sqlite", "kms/update", "softhsm"},
+	"cmd/cardkmsd": {"api/server", "audit", "audit/tiles", "audit/witness", "derive", "derive/scp03", "kms", "kms/approval", "kms/approval/officerkey", "kms/ceremony", "kms/channel",
+		"kms/fault", "kms/hsm", "kms/key", "kms/ledger", "kms/probe", "kms/report", "kms/secret", "kms/store", "kms/store/sqlite", "kms/update", "softhsm"},
 	// The client holds no key and links no PKCS#11: update is for the statement that
-	// a release key signs and the commands that ask a card for its status.
-	"cmd/cardkms":      {"api", "api/client", "audit", "kms/update"},
+	// a release key signs and the commands that ask a card for its status; approval is
+	// for what an officer signs, and for judging it in a log; key, keywrap, secret and tr31
+	// are for its offline tool, which is told apart from the client in its help.
+	"cmd/cardkms":      {"api", "api/client", "audit", "audit/tiles", "audit/witness", "kms/approval", "kms/approval/officerkey", "kms/key", "kms/keywrap", "kms/secret", "kms/tr31", "kms/update", "kms/report"},
 	"cmd/cardkms-demo": {"softhsm/cardsim"},
 }
 
@@ -82,7 +103,8 @@ var confined = map[string][]string{
 	"modernc.org/sqlite":               {"kms/store/sqlite"},
 	"github.com/pressly/goose/v3":      {"kms/store/sqlite"},
 	"github.com/spf13/cobra":           {"cmd/cardkms", "cmd/cardkmsd"},
-	"golang.org/x/mod":                 {"audit", "kms", "kms/ledger", "api/server", "cmd/cardkms", "cmd/cardkmsd"},
+	"golang.org/x/crypto":              {"kms/approval/officerkey"},
+	"golang.org/x/mod":                 {"audit", "audit/tiles", "audit/witness", "kms", "kms/ledger", "kms/store/sqlite", "api/server", "cmd/cardkms", "cmd/cardkmsd"},
 }
 
 type listed struct {
