@@ -8,6 +8,8 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+
+	"cardkms/audit/durable"
 )
 
 // partSuffix ends the name of a file that is being written.
@@ -33,22 +35,10 @@ func (d *disk) put(name string, content []byte) error {
 		return nil
 	}
 	part := d.file(name + partSuffix)
-	if err := writeSynced(part, content); err != nil {
+	if err := durable.Write(part, content, 0o600); err != nil {
 		return err
 	}
 	return d.rename(part, d.file(name))
-}
-
-func writeSynced(name string, content []byte) (err error) {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if _, err := f.Write(content); err != nil {
-		return err
-	}
-	return f.Sync()
 }
 
 // mkdir makes a directory and those above it, whose entries for it must become
@@ -76,11 +66,7 @@ func (d *disk) touch(name string) {
 // sync makes the names durable that put gave.
 func (d *disk) sync() error {
 	for name := range d.changed {
-		f, err := os.Open(d.file(name))
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		if err := durable.SyncDir(d.file(name)); err != nil {
 			return err
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"cardkms/audit"
+	"cardkms/audit/durable"
 )
 
 // A state directory has a file for each log, named by the SHA-256 of its origin
@@ -39,7 +40,7 @@ func openState(dir string) (*state, error) {
 		return nil, err
 	}
 	// A directory that a power cut takes away would be a witness that knows nothing.
-	if err := syncDir(filepath.Dir(dir)); err != nil {
+	if err := durable.SyncDir(filepath.Dir(dir)); err != nil {
 		return nil, err
 	}
 	l, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
@@ -74,33 +75,13 @@ func (s *state) last(origin string) ([]byte, error) {
 // rename, the old one is there; after it, the new one, which no answer carried.
 func (s *state) remember(origin string, msg []byte) error {
 	path := fileOf(s.dir, origin)
-	if err := writeSynced(path+partSuffix, msg); err != nil {
+	if err := durable.Write(path+partSuffix, msg, 0o600); err != nil {
 		return err
 	}
 	if err := s.rename(path+partSuffix, path); err != nil {
 		return err
 	}
-	return syncDir(s.dir)
-}
-
-func writeSynced(path string, content []byte) (err error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if _, err := f.Write(content); err != nil {
-		return err
-	}
-	return f.Sync()
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
+	return durable.SyncDir(s.dir)
 }
 
 // Remembered returns the signed notes that a directory holds: the last checkpoint
@@ -141,5 +122,5 @@ func Forget(dir, origin string) error {
 	if err := os.Remove(fileOf(dir, origin)); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return durable.SyncDir(dir)
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cardkms/audit/durable"
 	"cardkms/kms"
 	"cardkms/kms/ceremony"
 	"cardkms/kms/fault"
@@ -260,7 +261,7 @@ func (c *conductor) end(ctx context.Context) error {
 		return err
 	}
 	crashAt("ended")
-	if err := ceremony.WriteFile(record, signed, 0o644); err != nil {
+	if err := durable.Replace(record, signed, 0o644); err != nil {
 		return err
 	}
 	crashAt("after end")

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"cardkms/audit/durable"
 	"cardkms/derive"
 	"cardkms/kms"
 	"cardkms/kms/approval"
@@ -175,7 +176,7 @@ func (c *conductor) kekFacts(ctx context.Context, k ceremony.KEK) (facts, error)
 	if c.dry {
 		return f, nil
 	}
-	return f, ceremony.WriteFile(c.beside(k.Public), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o644)
+	return f, durable.Replace(c.beside(k.Public), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o644)
 }
 
 // origin says where a value comes from.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"cardkms/audit/durable"
 	"cardkms/derive"
 	"cardkms/kms/ceremony"
 	"cardkms/kms/fault"
@@ -174,7 +175,7 @@ func (c *conductor) writeLines() error {
 	k := c.f.ServiceKeys
 	b := fmt.Sprintf("token:\n  label: %s\n  pseudonym: {label: %s, kcv: %q}\n  state: {label: %s, kcv: %q}\nlog:\n  label: %s\n  origin: %s\n  verifier: %q\n",
 		c.f.Token.Label, k.Pseudonym, text(c.made.pseudonym), k.State, text(c.made.state), k.Log, k.Origin, c.made.verifier)
-	return ceremony.WriteFile(c.lines(), []byte(b), 0o644)
+	return durable.Replace(c.lines(), []byte(b), 0o644)
 }
 
 // agree compares a configuration with the keys that were made.

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"cardkms/audit/durable"
 	"cardkms/kms/fault"
 	"cardkms/kms/secret"
 )
@@ -126,7 +127,7 @@ func (k Keeper) Keep(p Pair, at Place, component secret.Bytes) error {
 	if err := os.MkdirAll(k.Dir, 0o700); err != nil {
 		return err
 	}
-	return WriteFile(k.path(at), append(b, '\n'), 0o600)
+	return durable.Replace(k.path(at), append(b, '\n'), 0o600)
 }
 
 // Open decrypts a kept component into room.
@@ -152,24 +153,6 @@ func (k Keeper) Drop(at Place) error {
 	err := os.Remove(k.path(at))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
-	}
-	return err
-}
-
-// WriteFile replaces a file by one with this content, durably: after a crash there is
-// the old or the new one.
-func WriteFile(path string, b []byte, mode fs.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".ceremony-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
 	}
 	return err
 }

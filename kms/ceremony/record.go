@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"time"
+
+	"cardkms/audit/durable"
 )
 
 // Record is what is left of a ceremony: who, what, when, and every check value.
@@ -81,5 +83,5 @@ func (r *Record) Save(path string) error {
 	if err != nil {
 		return err
 	}
-	return WriteFile(path, []byte(text), 0o600)
+	return durable.Replace(path, []byte(text), 0o600)
 }
