@@ -120,7 +120,7 @@ func (s *Service) seen(ctx context.Context, r Request, id string) (c Case, o app
 		if c, _, f, err = s.find(tx, r, id); err != nil {
 			return err
 		}
-		o, err = identified(f.Officers, r, c.Proposal.Issuer)
+		o, err = f.Officers.Identified(r.Caller.ID, c.Proposal.Issuer)
 		return err
 	})
 	return c, o, err

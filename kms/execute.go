@@ -53,6 +53,7 @@ func (s *Service) Execute(ctx context.Context, r Request, id string) (Case, erro
 		return Case{}, s.refuse(ctx, e, fault.New(fault.Conflict, "an operation on this object is being executed"))
 	}
 	defer s.running.end(object)
+	// Read again: what was executed on the object until now may have changed the case.
 	if c, err = s.ready(ctx, r, id); err != nil {
 		return Case{}, s.refuse(ctx, e, err)
 	}
@@ -102,7 +103,7 @@ func (s *Service) execute(ctx context.Context, r Request, e event, p approval.Pr
 		if err != nil {
 			return err
 		}
-		o, err := identified(f.Officers, r, p.Issuer)
+		o, err := f.Officers.Identified(r.Caller.ID, p.Issuer)
 		if err != nil {
 			return err
 		}

@@ -41,8 +41,8 @@ var executors = map[string]executor{
 	approval.PolicySet:     {row: policyRow, check: checkPolicy, change: changePolicy},
 	approval.GlassBreak:    {row: glassRow, check: checkBreak, change: changeBreak},
 	approval.GlassReview:   {row: glassRow, check: checkReview, change: changeReview},
-	"card.release":         {row: releaseRow, hide: hideCard, check: checkRelease, change: changeRelease},
-	"system.resume":        {row: haltRow, check: checkResume, change: changeResume},
+	approval.CardRelease:   {row: releaseRow, hide: hideCard, check: checkRelease, change: changeRelease},
+	approval.SystemResume:  {row: haltRow, check: checkResume, change: changeResume},
 }
 
 func init() { maps.Copy(executors, keyExecutors()) }
@@ -138,14 +138,8 @@ func meetable(tx store.Rows, set approval.Policy) error {
 	if err != nil {
 		return err
 	}
-	active := 0
-	for _, o := range all {
-		if o.Serves("") {
-			active++
-		}
-	}
-	if active < set.K+1 {
-		return fault.New(fault.Conflict, fmt.Sprintf("%d approvals and a proposer are more than the %d officers for every issuer", set.K, active))
+	if n := all.Everywhere(); n < set.K+1 {
+		return fault.New(fault.Conflict, fmt.Sprintf("%d approvals and a proposer are more than the %d officers for every issuer", set.K, n))
 	}
 	return nil
 }

@@ -102,11 +102,17 @@ func keyExecutors() map[string]executor {
 type stepCheck func(tx store.Rows, p approval.Proposal, v key.Version, now time.Time) error
 
 func keyRow(c Case) (store.Ref, error) {
-	id, err := key.ParseID(c.Proposal.Object)
-	if err != nil || id.Issuer != c.Proposal.Issuer {
-		return store.Ref{}, fault.New(fault.InvalidInput, "a key version is named as issuers/ISSUER/keys/KEY/versions/N, in its issuer")
+	id, err := versionOfKey(c.Proposal)
+	return versionRef(id), err
+}
+
+// versionOfKey returns the name of the version that a proposal is about.
+func versionOfKey(p approval.Proposal) (key.ID, error) {
+	id, err := key.ParseID(p.Object)
+	if err != nil || id.Issuer != p.Issuer {
+		return key.ID{}, fault.New(fault.InvalidInput, "a key version is named as issuers/ISSUER/keys/KEY/versions/N, in its issuer")
 	}
-	return versionRef(id), nil
+	return id, nil
 }
 
 // proposed returns the version that a proposal is about.
@@ -210,8 +216,8 @@ func checkUndestroy(_ store.Rows, _ approval.Proposal, v key.Version, _ time.Tim
 
 // created reads what a proposal says of a new version.
 func created(p approval.Proposal) (n NewKey, id key.ID, life time.Duration, err error) {
-	if id, err = key.ParseID(p.Object); err != nil || id.Issuer != p.Issuer {
-		return n, id, 0, fault.New(fault.InvalidInput, "a key version is named as issuers/ISSUER/keys/KEY/versions/N, in its issuer")
+	if id, err = versionOfKey(p); err != nil {
+		return n, id, 0, err
 	}
 	for name := range p.Params {
 		if !slices.Contains(createParams, name) {

@@ -261,13 +261,13 @@ func (a *app) confirm(cmd *cobra.Command, yes bool, word, what string) error {
 
 // effects say in plain words what an operation does.
 var effects = map[string]string{
-	"card.release":         "lift the quarantine of a card",
+	approval.CardRelease:   "lift the quarantine of a card",
 	approval.OfficerEnrol:  "let somebody propose and approve as a security officer",
 	approval.OfficerRemove: "take a security officer's rights away, for good",
 	approval.GlassBreak:    "BREAK THE GLASS: let sealed officers propose and approve for some hours",
 	approval.GlassReview:   "record what officers found about the time when the glass was broken",
 	approval.PolicySet:     "change how many officers must approve an operation",
-	"system.resume":        "let keys be used again",
+	approval.SystemResume:  "let keys be used again",
 	approval.KeyCreate:     "make a new key version in the token",
 	approval.KeyActivate:   "let a key version be used",
 	approval.KeyDeactivate: "have a key version serve only the cards that still need it",

@@ -18,6 +18,12 @@ const (
 	PolicySet     = "policy.set"
 )
 
+// Operations that end what one person began.
+const (
+	CardRelease  = "card.release"
+	SystemResume = "system.resume"
+)
+
 // Operations of the life of a key version.
 const (
 	KeyCreate     = "key.create"
@@ -32,12 +38,12 @@ const (
 // controlled are the operations that happen by an approved proposal only. The
 // service has an executor for exactly these; a Replay reports one without proof.
 var controlled = []string{
-	"card.release",
+	CardRelease,
 	GlassBreak, GlassReview,
 	KeyActivate, KeyCompromise, KeyCreate, KeyDeactivate, KeyDestroy, KeyPlanMove, KeyUndestroy,
 	OfficerEnrol, OfficerRemove,
 	PolicySet,
-	"system.resume",
+	SystemResume,
 }
 
 // Controlled returns the operations that need an approved proposal, sorted.

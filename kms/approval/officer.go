@@ -83,30 +83,37 @@ func (all Officers) Without(name string, ps Policies) (Officers, error) {
 	if !ok || gone.State == Removed {
 		return all, fault.New(fault.Conflict, "there is no officer of this name any more, or never was")
 	}
-	out, left := Officers{}, 0
+	out := Officers{}
 	for n, o := range all {
 		if n == name {
 			o.State = Removed
 		}
-		if o.Serves("") {
-			left++
-		}
 		out[n] = o
 	}
-	if gone.Serves("") && left < ps.greatest()+1 {
+	if gone.Serves("") && out.Everywhere() < ps.greatest()+1 {
 		return all, fault.New(fault.Conflict, "too few officers would be left to approve anything; enrol another one first")
 	}
 	return out, nil
 }
 
-// Identified returns the officer with this identity, whatever its state.
-func (all Officers) Identified(identity string) (Officer, bool) {
+// Everywhere returns how many officers serve every issuer.
+func (all Officers) Everywhere() (n int) {
 	for _, o := range all {
-		if o.Identity == identity {
-			return o, true
+		if o.Serves("") {
+			n++
 		}
 	}
-	return Officer{}, false
+	return n
+}
+
+// Identified returns the officer with this identity, who must serve an issuer.
+func (all Officers) Identified(identity, issuer string) (Officer, error) {
+	for _, o := range all {
+		if o.Identity == identity && o.Serves(issuer) {
+			return o, nil
+		}
+	}
+	return Officer{}, errNoOfficer
 }
 
 // First checks the officers and the policy that dual control begins with: k
