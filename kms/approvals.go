@@ -40,7 +40,7 @@ func (s *Service) Propose(ctx context.Context, r Request, in ProposeInput) (c Ca
 	if in.Preview {
 		return c, nil
 	}
-	e.object, e.card = proposalObject(c.Proposal.ID), c.kdd()
+	e.object, e.alias = proposalObject(c.Proposal.ID), c.alias()
 	e.digest, e.detail = audit.Digest(approval.DigestOf(encoding)), approval.ProposeDetail(encoding)
 	return c, s.settle(ctx, e, func(tx store.Rows) error {
 		f, err := s.facts(tx, c)
@@ -95,7 +95,7 @@ func (s *Service) draft(ctx context.Context, r Request, in ProposeInput) (c Case
 	}
 	c.Proposal.Proposer = officer.Name
 	if x.hide != nil {
-		if c.Subject, err = x.hide(ctx, s, &c.Proposal); err != nil {
+		if err := x.hide(ctx, s, &c); err != nil {
 			return c, err
 		}
 	}
@@ -158,7 +158,7 @@ func (s *Service) Decide(ctx context.Context, r Request, in DecideInput) (Case, 
 	if err != nil {
 		return Case{}, err
 	}
-	e.issuer, e.card, e.digest = c.Proposal.Issuer, c.kdd(), audit.Digest(digest)
+	e.issuer, e.alias, e.digest = c.Proposal.Issuer, c.alias(), audit.Digest(digest)
 	e.detail = approval.DecideDetail(o.Name, in.Signature)
 	var decided Case
 	err = s.settle(ctx, e, func(tx store.Rows) error {

@@ -3,8 +3,9 @@ package kms
 import (
 	"context"
 	"encoding/hex"
+	"encoding/json"
+	"fmt"
 	"maps"
-	"strings"
 	"time"
 
 	"cardkms/derive/scp03"
@@ -17,7 +18,8 @@ const FailuresMax = 3
 
 // Card is what the service remembers of one card.
 type Card struct {
-	KDD     string `json:"kdd"` // key diversification data, 20 hex digits
+	KDD     []byte `json:"-"`      // key diversification data, 10 bytes; not kept but sealed
+	Sealed  string `json:"sealed"` // see cardname.go
 	Issuer  string `json:"issuer"`
 	KVN     byte   `json:"kvn"`               // of the keys that last proved the card
 	Version string `json:"version,omitempty"` // the newest version that proved it, a resource name
@@ -34,10 +36,6 @@ type Card struct {
 	// Nonce is new with every change, so that nobody finds a card by guessing what
 	// the digest of its row, which the log holds, was computed from.
 	Nonce string `json:"nonce"`
-}
-
-func cardRef(issuer string, kdd []byte) store.Ref {
-	return store.Ref{Kind: kindCard, Issuer: issuer, ID: strings.ToUpper(hex.EncodeToString(kdd))}
 }
 
 // attempt is what one answer to INITIALIZE UPDATE proved.
@@ -85,57 +83,50 @@ func (s *Service) Card(ctx context.Context, r Request, issuer, kdd string) (c Ca
 		return c, err
 	}
 	b, err := hex.DecodeString(kdd)
-	if err != nil || len(b) != 10 {
-		return c, fault.New(fault.InvalidInput, "a card is named by its key diversification data, 20 hexadecimal digits")
+	if err != nil || len(b) != kddBytes {
+		return c, errNotKDD
 	}
 	if r.Caller.Role == UpdateServer && !r.Caller.Cards.Holds(b) {
 		return c, fault.New(fault.NotFound, "no such card")
 	}
-	err = s.cfg.Log.View(ctx, func(tx store.Rows) error {
-		_, err := need(tx, cardRef(issuer, b), &c)
-		return err
-	})
+	ref, err := s.cardRef(ctx, issuer, b)
+	if err != nil {
+		return c, err
+	}
+	err = s.cfg.Log.View(ctx, func(tx store.Rows) error { _, err := need(tx, ref, &c); return err })
+	c.KDD = b
 	return c, err
 }
 
-// Cards returns at most limit cards of an issuer after a cursor.
+var errNotKDD = fault.New(fault.InvalidInput, "a card is named by its key diversification data, 20 hexadecimal digits")
+
+// Cards returns at most limit cards of an issuer after a cursor, in the order of
+// their rows' names, which is none that a reader would know. A caller with a card
+// range gets those of each page that are in it: a page may be shorter, also empty,
+// where others follow.
 func (s *Service) Cards(ctx context.Context, r Request, issuer, after string, limit int) (cards []Card, next string, err error) {
 	if err := s.read(ctx, r, CardRead, issuer, "cards"); err != nil {
 		return nil, "", err
 	}
+	var rows []store.Row
 	err = s.cfg.Log.View(ctx, func(tx store.Rows) error {
-		if r.Caller.Role != UpdateServer {
-			cards, next, err = page[Card](tx, kindCard, issuer, after, limit)
-			return err
-		}
-		cards, next, err = pageInRange(tx, issuer, after, limit, r.Caller.Cards)
+		rows, err = tx.List(kindCard, issuer, after, limit+1)
 		return err
 	})
-	return cards, next, err
-}
-
-// pageInRange is page for the cards of one range. A cursor never names a card
-// outside it: rows are in the order of their KDD, so the range is one run of them.
-func pageInRange(tx store.Rows, issuer, after string, limit int, r CardRange) (cards []Card, next string, err error) {
-	from, to := strings.ToUpper(hex.EncodeToString(r.From[:])), strings.ToUpper(hex.EncodeToString(r.To[:]))
-	var first Card
-	if after < from {
-		if n, err := get(tx, store.Ref{Kind: kindCard, Issuer: issuer, ID: from}, &first); err != nil {
+	if len(rows) > limit {
+		rows, next = rows[:limit], rows[limit-1].ID
+	}
+	for _, row := range rows {
+		var c Card
+		if err := json.Unmarshal(row.Body, &c); err != nil {
+			return nil, "", fmt.Errorf("reading card %s: %w", row.ID, err)
+		}
+		if c.KDD, err = s.openCard(ctx, issuer, row.ID, c.Sealed); err != nil {
 			return nil, "", err
-		} else if n > 0 {
-			cards = append(cards, first)
 		}
-		after = from
-	}
-	rest, next, err := page[Card](tx, kindCard, issuer, after, max(1, limit-len(cards)))
-	for _, c := range rest {
-		if c.KDD > to {
-			return cards, "", err
+		if r.Caller.Role != UpdateServer || r.Caller.Cards.Holds(c.KDD) {
+			cards = append(cards, c)
 		}
-		cards = append(cards, c)
-	}
-	if next >= to {
-		next = ""
 	}
 	return cards, next, err
 }

@@ -3,6 +3,7 @@ package kms
 import (
 	"context"
 	"encoding/hex"
+	"strings"
 
 	"cardkms/kms/approval"
 	"cardkms/kms/fault"
@@ -12,14 +13,18 @@ import (
 // Case is a proposal, what was decided about it, and what only the service knows.
 type Case struct {
 	approval.Case
-	// Subject is what the object stands for where the log must not say it: the key
-	// diversification data of a card. Nobody signs it; the object is its pseudonym.
-	Subject string `json:"subject,omitempty"`
+	// Card and Sealed name the card that the case is about, see cardname.go. Nobody
+	// signs them; the object is the card's pseudonym.
+	Card   string `json:"card,omitempty"`
+	Sealed string `json:"sealed,omitempty"`
 	// Nonce is new with every change; see Card.Nonce.
 	Nonce string `json:"nonce"`
 
 	// What follows is computed for the reader and not kept.
 
+	// Subject is what the object stands for where the log must not say it: the key
+	// diversification data of a card.
+	Subject  string         `json:"-"`
 	Now      approval.State `json:"-"`
 	Counted  int            `json:"-"` // approvals that count now
 	Required int            `json:"-"` // k
@@ -27,10 +32,23 @@ type Case struct {
 
 func caseRef(id string) store.Ref { return store.Ref{Kind: kindProposal, ID: id} }
 
-// kdd returns the card that the case is about, nil if it is about none.
-func (c Case) kdd() []byte {
-	b, _ := hex.DecodeString(c.Subject) // written by an executor, as a card's row has it
-	return b
+// alias returns the pseudonym of the card that the case is about, empty if it is
+// about none.
+func (c Case) alias() string {
+	if c.Card == "" {
+		return ""
+	}
+	return c.Proposal.Object[strings.LastIndexByte(c.Proposal.Object, '/')+1:]
+}
+
+// reveal computes the subject of a case, outside any transaction.
+func (s *Service) reveal(ctx context.Context, c *Case) error {
+	if c.Card == "" {
+		return nil
+	}
+	kdd, err := s.openCard(ctx, c.Proposal.Issuer, c.Card, c.Sealed)
+	c.Subject = strings.ToUpper(hex.EncodeToString(kdd))
+	return err
 }
 
 // describe computes what readers see.
@@ -85,7 +103,10 @@ func (s *Service) Proposal(ctx context.Context, r Request, id string) (c Case, e
 		c, _, _, err = s.find(tx, r, id)
 		return err
 	})
-	return c, err
+	if err != nil {
+		return c, err
+	}
+	return c, s.reveal(ctx, &c)
 }
 
 // Proposals returns at most limit cases after a cursor; a page may be shorter.
@@ -109,6 +130,11 @@ func (s *Service) Proposals(ctx context.Context, r Request, after string, limit 
 		}
 		return err
 	})
+	for i := range cases {
+		if err == nil {
+			err = s.reveal(ctx, &cases[i])
+		}
+	}
 	return cases, next, err
 }
 

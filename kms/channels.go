@@ -28,8 +28,9 @@ type openChannel struct {
 	key     string // name of the gp-scp03 key
 	profile Profile
 	ch      *channel.Channel
-	version string // resource name of the key version that proved the card
-	alias   string // pseudonym of the card, once it is proved
+	version string    // resource name of the key version that proved the card
+	alias   string    // pseudonym of the card, once it is proved
+	card    store.Ref // the card's row, once it is proved
 	// algorithm is the status of the algorithms behind version.
 	algorithm audit.Algorithm
 	packaged  string   // id of the package that this channel opened
@@ -297,7 +298,8 @@ func (s *Service) Authenticate(ctx context.Context, r Request, in AuthenticateIn
 	}
 	if wrongKVN != nil {
 		s.end(o)
-		return out, s.book(ctx, &e, attempt{answer: answer, err: wrongKVN})
+		_, err := s.book(ctx, &e, attempt{answer: answer, err: wrongKVN})
+		return out, err
 	}
 	level := o.profile.Level
 	if in.Level != nil {
@@ -307,7 +309,8 @@ func (s *Service) Authenticate(ctx context.Context, r Request, in AuthenticateIn
 	e.key, e.algorithm = o.version, o.algorithm
 	e.detail = map[string]string{"kvn": fmt.Sprintf("%02X", answer.KVN), "level": fmt.Sprintf("%02X", byte(level))}
 	counts := answer.CounterIncluded && len(o.profile.AID) > 0
-	if err := s.book(ctx, &e, attempt{answer: answer, version: o.version, counts: counts, err: proof}); err != nil {
+	o.card, err = s.book(ctx, &e, attempt{answer: answer, version: o.version, counts: counts, err: proof})
+	if err != nil {
 		s.end(o)
 		return out, err
 	}
@@ -340,12 +343,19 @@ func (s *Service) prove(ctx context.Context, o *openChannel, a scp03.Answer, l s
 }
 
 // book writes the result of a proof into the card's row, together with its
-// entry.
-func (s *Service) book(ctx context.Context, e *event, t attempt) error {
-	ref := cardRef(e.issuer, t.answer.KDD)
+// entry, and returns the row's name.
+func (s *Service) book(ctx context.Context, e *event, t attempt) (store.Ref, error) {
+	ref, err := s.cardRef(ctx, e.issuer, t.answer.KDD)
+	if err != nil {
+		return ref, err
+	}
+	sealed, err := s.sealCard(ctx, ref, t.answer.KDD)
+	if err != nil {
+		return ref, err
+	}
 	now := s.cfg.Now().UTC()
-	return s.log(ctx, e, func(tx store.Rows) error {
-		c := Card{KDD: ref.ID, Issuer: e.issuer}
+	return ref, s.log(ctx, e, func(tx store.Rows) error {
+		c := Card{Issuer: e.issuer, Sealed: sealed}
 		n, err := get(tx, ref, &c)
 		if err != nil {
 			return err

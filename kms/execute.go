@@ -57,7 +57,7 @@ func (s *Service) Execute(ctx context.Context, r Request, id string) (Case, erro
 	if c, err = s.ready(ctx, r, id); err != nil {
 		return Case{}, s.refuse(ctx, e, err)
 	}
-	e.op, e.object, e.issuer, e.card, e.approved = Operation(c.Proposal.Operation), c.Proposal.Object, c.Proposal.Issuer, c.kdd(), true
+	e.op, e.object, e.issuer, e.alias, e.approved = Operation(c.Proposal.Operation), c.Proposal.Object, c.Proposal.Issuer, c.alias(), true
 	e.detail = approval.ExecuteDetail(id, c.By)
 	return s.execute(ctx, r, e, c.Proposal)
 }

@@ -18,9 +18,9 @@ type executor struct {
 	// row names the row of the proposal's object. Its version is what the proposal
 	// expects: while it is another one, the proposal is void.
 	row func(c Case) (store.Ref, error)
-	// hide replaces what the log must not say in a new proposal's object, and returns
-	// what it stands for, which becomes Case.Subject; may be nil.
-	hide func(ctx context.Context, s *Service, p *approval.Proposal) (subject string, err error)
+	// hide replaces what the log must not say in a new proposal's object, and keeps
+	// what it stands for in the case; may be nil.
+	hide func(ctx context.Context, s *Service, c *Case) error
 	// check says whether the proposal makes sense now, with the object's current row
 	// version; it changes nothing.
 	check func(ctx context.Context, s *Service, p approval.Proposal) error
@@ -166,35 +166,35 @@ func cardOf(p approval.Proposal) (id string, err error) {
 
 // hideCard puts the card's pseudonym in the place of its key diversification
 // data, because proposals stand in the log.
-func hideCard(ctx context.Context, s *Service, p *approval.Proposal) (string, error) {
+func hideCard(ctx context.Context, s *Service, c *Case) error {
+	p := &c.Proposal
 	id, err := cardOf(*p)
 	if err != nil {
-		return "", err
+		return err
 	}
 	kdd, err := hex.DecodeString(id)
-	if err != nil || len(kdd) != 10 {
-		return "", fault.New(fault.InvalidInput, "a card is named by its key diversification data, 20 hexadecimal digits")
+	if err != nil || len(kdd) != kddBytes {
+		return errNotKDD
 	}
-	var c Card
-	err = s.cfg.Log.View(ctx, func(tx store.Rows) error {
-		_, err := need(tx, cardRef(p.Issuer, kdd), &c)
+	ref, err := s.cardRef(ctx, p.Issuer, kdd)
+	if err != nil {
 		return err
-	})
-	if err == nil && !c.Quarantined {
+	}
+	var card Card
+	err = s.cfg.Log.View(ctx, func(tx store.Rows) error { _, err := need(tx, ref, &card); return err })
+	if err == nil && !card.Quarantined {
 		err = fault.New(fault.Conflict, "the card is not in quarantine")
 	}
 	if err != nil {
-		return "", err
+		return err
 	}
 	alias, err := s.pseudonym(ctx, p.Issuer, kdd)
 	p.Object = "issuers/" + p.Issuer + "/cards/" + alias
-	return c.KDD, err
+	c.Card, c.Sealed, c.Subject = ref.ID, card.Sealed, strings.ToUpper(id)
+	return err
 }
 
-func releaseRow(c Case) (store.Ref, error) {
-	kdd, err := hex.DecodeString(c.Subject)
-	return cardRef(c.Proposal.Issuer, kdd), err
-}
+func releaseRow(c Case) (store.Ref, error) { return rowOfCard(c.Proposal.Issuer, c.Card), nil }
 
 func checkRelease(_ context.Context, _ *Service, p approval.Proposal) error {
 	_, err := cardOf(p)

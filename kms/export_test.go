@@ -28,3 +28,8 @@ func WithAct(t testing.TB, operation string, act func() error) {
 	}
 	t.Cleanup(func() { delete(executors, operation) })
 }
+
+// CardRow names the row of a card.
+func (s *Service) CardRow(ctx context.Context, issuer string, kdd []byte) (store.Ref, error) {
+	return s.cardRef(ctx, issuer, kdd)
+}

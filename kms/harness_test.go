@@ -143,7 +143,7 @@ func (h *harness) start() {
 	})
 	h.must(err)
 	h.service, err = kms.New(kms.Config{
-		Token: h.token, Store: h.db, Log: h.ledger, Pseudonym: derive.FromRoot(h.pseudo),
+		Token: h.token, Store: h.db, Log: h.ledger, Pseudonym: derive.FromRoot(h.pseudo), Registry: derive.FromRoot(h.state),
 		Profiles:    map[string]kms.Profile{"default": h.profile},
 		ReleaseKeys: map[string]map[string]crypto.PublicKey{h.issuer: {"release": h.release.Public()}},
 		Issuers:     []string{h.issuer},

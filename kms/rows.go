@@ -15,7 +15,6 @@ const (
 	kindImage   store.Kind = "image"
 	kindPackage store.Kind = "package"
 	kindKey     store.Kind = "key-version"
-	kindRequest store.Kind = "request"
 
 	kindOfficer  store.Kind = "officer"
 	kindPolicy   store.Kind = "policy"

@@ -67,6 +67,7 @@ type Config struct {
 	Store       store.Store // for the content of images; rows go through Log
 	Log         *ledger.Ledger
 	Pseudonym   *derive.Key                            // SessionMAC root: names cards in the log
+	Registry    *derive.Key                            // SessionMAC root: names and seals cards in the database
 	Profiles    map[string]Profile                     // by name; "default" serves callers that name none
 	ReleaseKeys map[string]map[string]crypto.PublicKey // issuer → name → key
 	Issuers     []string                               // every tenant
@@ -94,7 +95,7 @@ type Service struct {
 // New checks a configuration and returns a service.
 func New(cfg Config) (*Service, error) {
 	switch {
-	case cfg.Token == nil || cfg.Store == nil || cfg.Log == nil || cfg.Pseudonym == nil || cfg.Now == nil || cfg.Inspector == nil || cfg.Keys == nil:
+	case cfg.Token == nil || cfg.Store == nil || cfg.Log == nil || cfg.Pseudonym == nil || cfg.Registry == nil || cfg.Now == nil || cfg.Inspector == nil || cfg.Keys == nil:
 		return nil, errors.New("kms: the configuration lacks a part")
 	case cfg.ChannelsMax < 1:
 		return nil, errors.New("kms: ChannelsMax must be at least 1")
@@ -298,8 +299,7 @@ func (s *Service) Suspect(ctx context.Context, v *ledger.Violation) {
 		object: printable(string(v.Ref.Kind) + "/" + v.Ref.ID), outcome: fault.New(fault.ObjectTampered, v.What),
 	}
 	if v.Ref.Kind == kindCard {
-		e.object = "cards"
-		e.card, _ = hex.DecodeString(v.Ref.ID) // an ID that is no card's has no pseudonym
+		e.card = s.cardBehind(ctx, v.Ref)
 	}
 	if err := s.log(ctx, &e, nil); fault.CodeOf(err) != fault.ObjectTampered {
 		s.cfg.Logger.Error("a violation is not in the audit log", slog.Any("violation", v), slog.Any("error", err))

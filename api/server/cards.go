@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"encoding/hex"
 	"net/http"
 
 	"cardkms/api"
@@ -52,9 +51,8 @@ func (s *server) getCard(ctx context.Context, r kms.Request, in *getCardInput) (
 }
 
 func cardOf(c kms.Card) api.Card {
-	kdd, _ := hex.DecodeString(c.KDD) // written by hex.EncodeToString
 	out := api.Card{
-		KDD: kdd, Issuer: c.Issuer, KVN: api.HexByte(c.KVN), Failures: c.Failures, Quarantined: c.Quarantined,
+		KDD: c.KDD, Issuer: c.Issuer, KVN: api.HexByte(c.KVN), Failures: c.Failures, Quarantined: c.Quarantined,
 		PackageSequence: c.Sequence, Package: c.Package, LastProved: c.Seen, KeyVersion: c.Version, KeyVersionKVN: api.HexByte(c.Newest),
 	}
 	if m := c.Move; m != nil {

@@ -3,7 +3,6 @@ package server
 import (
 	"bufio"
 	"context"
-	"encoding/hex"
 	"net/http"
 	"time"
 
@@ -54,10 +53,9 @@ func (s *server) createPackage(ctx context.Context, r kms.Request, in *createPac
 
 func packageOf(p kms.Package) api.Package {
 	m := p.Manifest
-	encoded, _ := hex.DecodeString(p.Encoded) // written by hex.EncodeToString
 	return api.Package{
 		ID: p.ID, State: p.State, Card: m.Card[:], Image: p.Image, KeyVersion: p.Key, Suite: api.HexByte(m.Suite), KVN: api.HexByte(m.KVN),
-		Sequence: m.Sequence, Size: m.Image.Size, ChunkSize: m.ChunkSize, Chunks: m.Chunks(), Manifest: encoded,
+		Sequence: m.Sequence, Size: m.Image.Size, ChunkSize: m.ChunkSize, Chunks: m.Chunks(), Manifest: p.Encoded(),
 	}
 }
 

@@ -196,6 +196,7 @@ func (w *world) newService() {
 	w.service, err = kms.New(kms.Config{
 		Token: w.token, Store: db, Log: led,
 		Pseudonym:   w.token.Add("pseudonym", key.AES128, derive.SessionMAC, series(0x90)),
+		Registry:    w.token.Add("registry", key.AES128, derive.SessionMAC, series(0xB0)),
 		Profiles:    map[string]kms.Profile{"default": p},
 		ReleaseKeys: map[string]map[string]crypto.PublicKey{"acme": {"release-1": public}},
 		Issuers:     []string{"acme"}, Inspector: w.token, Keys: w.token,

@@ -26,7 +26,9 @@ type rogue struct {
 	other  string // address of the second card
 	past   string // the database as it was before the last entries
 	golden string // a copy of the database from just before the attack
-	found  int
+	// firstRow and secondRow are the names of the two cards' rows.
+	firstRow, secondRow string
+	found               int
 }
 
 func runRogue(ctx context.Context, d *demo) error {
@@ -96,10 +98,7 @@ func (r *rogue) makeCards(ctx context.Context) error {
 	return nil
 }
 
-const (
-	firstKDD  = "00010203040506070809"
-	secondKDD = "0000000000000000000A"
-)
+const secondKDD = "0000000000000000000A"
 
 // use authenticates a card and asks it for something.
 func (r *rogue) use(ctx context.Context, address string) (string, error) {
@@ -138,6 +137,22 @@ func (r *rogue) history(ctx context.Context) error {
 		return fmt.Errorf("the second card is not in quarantine: %w", err)
 	}
 	r.stopServer()
+	return r.findRows(ctx)
+}
+
+// findRows has the administrator look for the two cards. Their rows do not say which
+// cards they are, but one of them says that it is in quarantine.
+func (r *rogue) findRows(ctx context.Context) error {
+	out, err := r.sql(ctx, `SELECT id FROM state_rows WHERE kind = 'card' ORDER BY CAST(body AS TEXT) LIKE '%"quarantined":true%';`, true)
+	if err != nil {
+		return err
+	}
+	ids := strings.Fields(out)
+	if len(ids) != 2 {
+		return fmt.Errorf("the database holds %d cards, want 2", len(ids))
+	}
+	r.firstRow, r.secondRow = ids[0], ids[1]
+	say("   The rows have no card's name: %s and %s are MACs, and the identifiers in them are encrypted.", ids[0], ids[1])
 	return nil
 }
 
@@ -189,7 +204,7 @@ func (r *rogue) data() string { return filepath.Join(r.dir, "data") }
 // repair puts back the rows and entries that an attack changed while the service
 // went on and wrote others.
 func (r *rogue) repair(ctx context.Context) error {
-	ids := "('" + firstKDD + "', '" + secondKDD + "')"
+	ids := "('" + r.firstRow + "', '" + r.secondRow + "')"
 	_, err := r.sql(ctx, "ATTACH '"+filepath.Join(r.golden, "cardkms.db")+"' AS golden; BEGIN;"+
 		"DELETE FROM state_rows WHERE id IN "+ids+"; INSERT INTO state_rows SELECT * FROM golden.state_rows WHERE id IN "+ids+";"+
 		"REPLACE INTO log_leaves SELECT * FROM golden.log_leaves; COMMIT;", false)
@@ -242,14 +257,14 @@ func (r *rogue) running(ctx context.Context, address string, attack func() error
 
 func (r *rogue) editRow(ctx context.Context) error {
 	return r.running(ctx, r.other, func() error {
-		_, err := r.sql(ctx, `UPDATE state_rows SET body = CAST(replace(CAST(body AS TEXT), '"quarantined":true', '"quarantined":false') AS BLOB) WHERE id = '`+secondKDD+`';`, true)
+		_, err := r.sql(ctx, `UPDATE state_rows SET body = CAST(replace(CAST(body AS TEXT), '"quarantined":true', '"quarantined":false') AS BLOB) WHERE id = '`+r.secondRow+`';`, true)
 		return err
 	})
 }
 
 func (r *rogue) copyRow(ctx context.Context) error {
 	return r.running(ctx, r.other, func() error {
-		_, err := r.sql(ctx, `UPDATE state_rows SET (version, body, mac) = (SELECT version, body, mac FROM state_rows WHERE id = '`+firstKDD+`') WHERE id = '`+secondKDD+`';`, true)
+		_, err := r.sql(ctx, `UPDATE state_rows SET (version, body, mac) = (SELECT version, body, mac FROM state_rows WHERE id = '`+r.firstRow+`') WHERE id = '`+r.secondRow+`';`, true)
 		return err
 	})
 }
@@ -257,14 +272,14 @@ func (r *rogue) copyRow(ctx context.Context) error {
 func (r *rogue) oldRow(ctx context.Context) error {
 	return r.running(ctx, r.address, func() error {
 		_, err := r.sql(ctx, `ATTACH '`+filepath.Join(r.past, "cardkms.db")+`' AS past; `+
-			`REPLACE INTO state_rows SELECT * FROM past.state_rows WHERE id = '`+firstKDD+`';`, true)
+			`REPLACE INTO state_rows SELECT * FROM past.state_rows WHERE id = '`+r.firstRow+`';`, true)
 		return err
 	})
 }
 
 func (r *rogue) deleteRow(ctx context.Context) error {
 	return r.running(ctx, r.other, func() error {
-		_, err := r.sql(ctx, `DELETE FROM state_rows WHERE id = '`+secondKDD+`';`, true)
+		_, err := r.sql(ctx, `DELETE FROM state_rows WHERE id = '`+r.secondRow+`';`, true)
 		return err
 	})
 }

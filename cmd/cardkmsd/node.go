@@ -207,6 +207,10 @@ func newService(n *node, logger *slog.Logger) (*kms.Service, error) {
 	if err != nil {
 		return nil, err
 	}
+	state, err := n.cfg.Token.State.root()
+	if err != nil {
+		return nil, err
+	}
 	profiles, err := n.cfg.profiles()
 	if err != nil {
 		return nil, err
@@ -224,6 +228,8 @@ func newService(n *node, logger *slog.Logger) (*kms.Service, error) {
 		Issuers: n.cfg.issuers(), Clients: clients, Inspector: n.token, Keys: n.token,
 		ServiceKeys: n.cfg.serviceKeys(),
 		Token:       n.token, Store: n.store, Log: n.log, Pseudonym: derive.FromRoot(pseudonym),
+		// The state key protects what the database holds: rows by MACs, cards by names and seals.
+		Registry: derive.FromRoot(state),
 		Profiles: profiles, ReleaseKeys: release, ChannelsMax: l.Channels, Now: time.Now, Logger: logger,
 		Limits: channel.Limits{AnswerWithin: l.AnswerWithin, Idle: l.Idle, Absolute: l.Absolute, PendingMax: channel.DefaultLimits().PendingMax},
 	})

@@ -66,6 +66,14 @@ func (m Manifest) Check() error {
 	return nil
 }
 
+// Encode returns the manifest object: E1 L { fields }, and 8E 10 mac if there is one.
+func (m Manifest) Encode(mac []byte) []byte {
+	if len(mac) == 0 {
+		return m.body()
+	}
+	return apdu.AppendTLV(m.body(), 0x8E, mac)
+}
+
 // body encodes E1 L { fields }.
 func (m Manifest) body() []byte {
 	f := []byte{0x80, 0x01, 0x01, 0x81, 0x01, byte(m.Suite)}
@@ -105,7 +113,7 @@ type Package struct {
 	Manifest Manifest
 	Keys     Keys
 	Encoded  []byte // the manifest object with its MAC
-	mac      []byte // 16 bytes; nil under suite 00
+	MAC      []byte // of the manifest, 16 bytes; nil under suite 00
 }
 
 // NewPackage encodes a manifest and computes its MAC.
@@ -121,19 +129,18 @@ func NewPackage(ctx context.Context, t derive.Token, m Manifest, k Keys) (*Packa
 	if err != nil {
 		return nil, fmt.Errorf("computing the MAC of a manifest: %w", err)
 	}
-	p.mac = mac
-	p.Encoded = apdu.AppendTLV(p.Encoded, 0x8E, mac)
+	p.MAC, p.Encoded = mac, m.Encode(mac)
 	return p, nil
 }
 
-// OpenPackage takes up a package whose encoded manifest was stored: it must be
-// what NewPackage made, MAC included, or the answer is fault.Proof().
-func OpenPackage(ctx context.Context, t derive.Token, m Manifest, k Keys, encoded []byte) (*Package, error) {
+// OpenPackage takes up a package whose manifest was stored with this MAC, which
+// must be the one that NewPackage made, or the answer is fault.Proof().
+func OpenPackage(ctx context.Context, t derive.Token, m Manifest, k Keys, mac []byte) (*Package, error) {
 	p, err := NewPackage(ctx, t, m, k)
 	if err != nil {
 		return nil, err
 	}
-	if subtle.ConstantTimeCompare(p.Encoded, encoded) != 1 {
+	if subtle.ConstantTimeCompare(p.MAC, mac) != 1 {
 		return nil, fault.Proof()
 	}
 	return p, nil
@@ -153,7 +160,7 @@ func (p *Package) authenticate(ctx context.Context, t derive.Token, tag apdu.Tag
 }
 
 func (p *Package) computeMAC(ctx context.Context, t derive.Token, tag apdu.Tag, content []byte) ([]byte, error) {
-	mac, err := t.MAC(ctx, p.Keys.MAC, bytes.Join([][]byte{{byte(tag)}, p.mac, content}, nil))
+	mac, err := t.MAC(ctx, p.Keys.MAC, bytes.Join([][]byte{{byte(tag)}, p.MAC, content}, nil))
 	if err != nil {
 		return nil, fmt.Errorf("computing the MAC of object %X: %w", tag, err)
 	}

@@ -111,24 +111,30 @@ func secured(t *testing.T, tok *derivetest.Token, p *update.Package, enc, mac, e
 	}
 }
 
-// TestOpenPackage: a stored manifest opens a package only as it was made.
+// TestOpenPackage: a stored MAC opens a package only as it was made, and only with
+// the manifest that it was made for.
 func TestOpenPackage(t *testing.T) {
 	for _, suite := range []func(*update.Manifest){func(*update.Manifest) {}, plain} {
 		tok, p := samplePackage(t, suite)
-		if _, err := update.OpenPackage(ctx, tok, p.Manifest, p.Keys, p.Encoded); err != nil {
+		if _, err := update.OpenPackage(ctx, tok, p.Manifest, p.Keys, p.MAC); err != nil {
 			t.Errorf("as it was made: %v", err)
 		}
-		for i := range p.Encoded {
-			bad := bytes.Clone(p.Encoded)
+		for i := range p.MAC {
+			bad := bytes.Clone(p.MAC)
 			bad[i] ^= 0x01
 			if _, err := update.OpenPackage(ctx, tok, p.Manifest, p.Keys, bad); fault.CodeOf(err) != fault.ProofFailed {
 				t.Errorf("byte %d altered: %v", i, err)
 			}
 		}
-		for n := range p.Encoded {
-			if _, err := update.OpenPackage(ctx, tok, p.Manifest, p.Keys, p.Encoded[:n]); fault.CodeOf(err) != fault.ProofFailed {
+		for n := range p.MAC {
+			if _, err := update.OpenPackage(ctx, tok, p.Manifest, p.Keys, p.MAC[:n]); fault.CodeOf(err) != fault.ProofFailed {
 				t.Errorf("cut to %d bytes: %v", n, err)
 			}
+		}
+		other := p.Manifest
+		other.Sequence++
+		if _, err := update.OpenPackage(ctx, tok, other, p.Keys, p.MAC); len(p.MAC) > 0 && fault.CodeOf(err) != fault.ProofFailed {
+			t.Errorf("another manifest: %v", err)
 		}
 	}
 }
