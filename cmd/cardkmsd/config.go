@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
@@ -137,8 +138,8 @@ func load(path string) (*config, error) {
 		Channels: 100_000, AnswerWithin: l.AnswerWithin, Idle: l.Idle, Absolute: l.Absolute,
 		RequestsPerSecond: 5000, ImageBytes: 64 << 20,
 	}, Anchors: anchorsConfig{TokenEvery: 10 * time.Second}}
-	if err := yaml.NewDecoder(bytes.NewReader(b), yaml.Strict()).Decode(c); err != nil {
-		return nil, fmt.Errorf("the configuration %s: %w", path, err)
+	if err := decode(b, c); err != nil {
+		return nil, errUsage{fmt.Errorf("the configuration %s: %w", path, err)}
 	}
 	sum := sha256.Sum256(b)
 	c.digest = base64.StdEncoding.EncodeToString(sum[:])
@@ -146,9 +147,19 @@ func load(path string) (*config, error) {
 		return nil, err
 	}
 	if err := c.check(); err != nil {
-		return nil, fmt.Errorf("the configuration %s: %w", path, err)
+		return nil, errUsage{fmt.Errorf("the configuration %s:\n%w", path, err)}
 	}
 	return c, nil
+}
+
+// decode reads YAML strictly. The decoder panics on some input that is no YAML.
+func decode(b []byte, c *config) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("it is no YAML: %v", p)
+		}
+	}()
+	return yaml.NewDecoder(bytes.NewReader(b), yaml.Strict()).Decode(c)
 }
 
 func (c *config) path(p string) string {
@@ -158,52 +169,68 @@ func (c *config) path(p string) string {
 	return filepath.Join(c.dir, p)
 }
 
+// check returns everything that is wrong with the configuration, one problem to a
+// line and always in the same order: whoever mends one must not find the next by
+// trying again.
 func (c *config) check() error {
-	for name, v := range map[string]string{
-		"listen": c.Listen, "data": c.Data, "token.module": c.Token.Module, "token.label": c.Token.Label,
-		"token.pin": c.Token.PIN, "token.pseudonym.label": c.Token.Pseudonym.Label, "token.state.label": c.Token.State.Label,
-		"anchors.file": c.Anchors.File, "tls.certificate": c.TLS.Certificate,
-		"tls.key": c.TLS.Key, "tls.clientCAs": c.TLS.ClientCAs, "log.label": c.Log.Label,
-		"log.origin": c.Log.Origin, "log.verifier": c.Log.Verifier,
-	} {
-		if v == "" {
-			return fmt.Errorf("%s is missing", name)
-		}
-	}
+	wrong := c.missing()
 	if c.Token.SoftHSM != "" && !c.Development {
-		return errors.New("token.softhsm is for development: true only")
+		wrong = append(wrong, errors.New("token.softhsm is for development: true only"))
 	}
-	most := channel.DefaultLimits()
-	for name, l := range map[string]struct{ is, most time.Duration }{
-		"answerWithin": {c.Limits.AnswerWithin, most.AnswerWithin}, "idle": {c.Limits.Idle, most.Idle}, "absolute": {c.Limits.Absolute, most.Absolute},
+	wrong = append(wrong, c.beyond()...)
+	if _, ok := c.Profiles["default"]; !ok {
+		wrong = append(wrong, errors.New("there is no profile named default"))
+	}
+	if c.Anchors.File != "" && within(c.path(c.Anchors.File), c.path(c.Data)) {
+		wrong = append(wrong, errors.New("anchors.file must not be in the data directory: whoever restores an older database there must not restore it too"))
+	}
+	_, witnesses := c.witnesses()
+	_, callers := c.callers()
+	_, profiles := c.profiles()
+	_, keys := c.releaseKeys()
+	return errors.Join(append(wrong, witnesses, callers, profiles, keys)...)
+}
+
+// missing names the fields that have no value and need one.
+func (c *config) missing() (wrong []error) {
+	for _, f := range []struct{ name, value string }{
+		{"listen", c.Listen}, {"data", c.Data}, {"token.module", c.Token.Module}, {"token.label", c.Token.Label},
+		{"token.pin", c.Token.PIN}, {"token.pseudonym.label", c.Token.Pseudonym.Label}, {"token.state.label", c.Token.State.Label},
+		{"log.label", c.Log.Label}, {"log.origin", c.Log.Origin}, {"log.verifier", c.Log.Verifier}, {"anchors.file", c.Anchors.File},
+		{"tls.certificate", c.TLS.Certificate}, {"tls.key", c.TLS.Key}, {"tls.clientCAs", c.TLS.ClientCAs},
 	} {
-		if l.is <= 0 || l.is > l.most {
-			return fmt.Errorf("limits.%s is above 0 and at most %s", name, l.most)
+		if f.value == "" {
+			wrong = append(wrong, fmt.Errorf("%s is missing", f.name))
 		}
 	}
-	if _, ok := c.Profiles["default"]; !ok {
-		return errors.New("there is no profile named default")
+	return wrong
+}
+
+// beyond names the limits that are none.
+func (c *config) beyond() (wrong []error) {
+	l, most := c.Limits, channel.DefaultLimits()
+	for _, f := range []struct {
+		name     string
+		is, most time.Duration
+	}{
+		{"answerWithin", l.AnswerWithin, most.AnswerWithin}, {"idle", l.Idle, most.Idle}, {"absolute", l.Absolute, most.Absolute},
+	} {
+		if f.is <= 0 || f.is > f.most {
+			wrong = append(wrong, fmt.Errorf("limits.%s is above 0 and at most %s", f.name, f.most))
+		}
 	}
-	if c.Limits.Channels < 1 || c.Limits.RequestsPerSecond < 1 || c.Limits.ImageBytes < 1 {
-		return errors.New("limits are at least 1")
-	}
-	if within(c.path(c.Anchors.File), c.path(c.Data)) {
-		return errors.New("anchors.file must not be in the data directory: whoever restores an older database there must not restore it too")
+	for _, f := range []struct {
+		name string
+		is   int64
+	}{{"channels", int64(l.Channels)}, {"requestsPerSecond", int64(l.RequestsPerSecond)}, {"imageBytes", l.ImageBytes}} {
+		if f.is < 1 {
+			wrong = append(wrong, fmt.Errorf("limits.%s is at least 1", f.name))
+		}
 	}
 	if c.Anchors.TokenEvery < 0 {
-		return errors.New("anchors.tokenEvery is not negative")
+		wrong = append(wrong, errors.New("anchors.tokenEvery is not negative"))
 	}
-	if _, err := c.witnesses(); err != nil {
-		return err
-	}
-	if _, err := c.callers(); err != nil {
-		return err
-	}
-	if _, err := c.profiles(); err != nil {
-		return err
-	}
-	_, err := c.releaseKeys()
-	return err
+	return wrong
 }
 
 // within reports whether a path lies in a directory.
@@ -235,31 +262,33 @@ func (c *config) resolve(ref string) (secret.Bytes, error) {
 // callers returns the clients by identity.
 func (c *config) callers() (map[string]kms.Caller, error) {
 	out := map[string]kms.Caller{}
+	var wrong []error
 	for _, cl := range c.Clients {
+		caller, err := cl.caller()
 		if _, twice := out[cl.ID]; twice || cl.ID == "" {
-			return nil, fmt.Errorf("client %q is named twice or not at all", cl.ID)
+			err = errors.New("it is named twice or not at all")
 		}
-		if !slices.Contains(kms.Roles(), cl.Role) {
-			return nil, fmt.Errorf("client %s: no such role", cl.ID)
-		}
-		if cl.Role == kms.Auditor && cl.Issuer != "" {
-			return nil, fmt.Errorf("client %s: the log is one for all issuers, so an auditor is bound to none", cl.ID)
-		}
-		if cl.Role == kms.UpdateServer && (cl.Issuer == "" || cl.Cards == nil) {
-			return nil, fmt.Errorf("client %s: an update server needs an issuer and a card range", cl.ID)
-		}
-		caller := kms.Caller{ID: cl.ID, Role: cl.Role, Issuer: cl.Issuer}
-		if cl.Cards != nil {
-			if err := bound(caller.Cards.From[:], cl.Cards.From); err != nil {
-				return nil, fmt.Errorf("client %s: %w", cl.ID, err)
-			}
-			if err := bound(caller.Cards.To[:], cl.Cards.To); err != nil {
-				return nil, fmt.Errorf("client %s: %w", cl.ID, err)
-			}
+		if err != nil {
+			wrong = append(wrong, fmt.Errorf("client %q: %w", cl.ID, err))
 		}
 		out[cl.ID] = caller
 	}
-	return out, nil
+	return out, errors.Join(wrong...)
+}
+
+func (cl clientConfig) caller() (kms.Caller, error) {
+	caller := kms.Caller{ID: cl.ID, Role: cl.Role, Issuer: cl.Issuer}
+	switch {
+	case !slices.Contains(kms.Roles(), cl.Role):
+		return caller, errors.New("no such role")
+	case cl.Role == kms.Auditor && cl.Issuer != "":
+		return caller, errors.New("the log is one for all issuers, so an auditor is bound to none")
+	case cl.Role == kms.UpdateServer && (cl.Issuer == "" || cl.Cards == nil):
+		return caller, errors.New("an update server needs an issuer and a card range")
+	case cl.Cards == nil:
+		return caller, nil
+	}
+	return caller, cmp.Or(bound(caller.Cards.From[:], cl.Cards.From), bound(caller.Cards.To[:], cl.Cards.To))
 }
 
 // clients returns who may call, as the access report shows it.
@@ -287,14 +316,15 @@ func bound(dst []byte, s string) error {
 
 func (c *config) profiles() (map[string]kms.Profile, error) {
 	out := map[string]kms.Profile{}
-	for name, p := range c.Profiles {
-		k, err := p.profile()
-		if err != nil || !key.ValidName(name) {
-			return nil, fmt.Errorf("profile %q: %w", name, errors.Join(err, errName(name)))
+	var wrong []error
+	for _, name := range slices.Sorted(maps.Keys(c.Profiles)) {
+		k, err := c.Profiles[name].profile()
+		if err = cmp.Or(err, errName(name)); err != nil {
+			wrong = append(wrong, fmt.Errorf("profile %q: %w", name, err))
 		}
 		out[name] = k
 	}
-	return out, nil
+	return out, errors.Join(wrong...)
 }
 
 func errName(name string) error {
@@ -347,17 +377,18 @@ func (p profileConfig) profile() (kms.Profile, error) {
 
 func (c *config) releaseKeys() (map[string]map[string]crypto.PublicKey, error) {
 	out := map[string]map[string]crypto.PublicKey{}
-	for issuer, keys := range c.ReleaseKeys {
+	var wrong []error
+	for _, issuer := range slices.Sorted(maps.Keys(c.ReleaseKeys)) {
 		out[issuer] = map[string]crypto.PublicKey{}
-		for name, file := range keys {
-			k, err := publicKey(c.path(file))
+		for _, name := range slices.Sorted(maps.Keys(c.ReleaseKeys[issuer])) {
+			k, err := publicKey(c.path(c.ReleaseKeys[issuer][name]))
 			if err != nil {
-				return nil, fmt.Errorf("release key %s of %s: %w", name, issuer, err)
+				wrong = append(wrong, fmt.Errorf("release key %s of %s: %w", name, issuer, err))
 			}
 			out[issuer][name] = k
 		}
 	}
-	return out, nil
+	return out, errors.Join(wrong...)
 }
 
 func publicKey(path string) (crypto.PublicKey, error) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -74,6 +75,50 @@ func TestConfigurationIsStrict(t *testing.T) {
 		}
 		if _, err := load(path); err == nil {
 			t.Errorf("%s passed", name)
+		}
+	}
+}
+
+// TestConfigurationNamesEveryProblem: who mends a configuration sees at once all that
+// is wrong with it, in the same order every time.
+func TestConfigurationNamesEveryProblem(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.yaml")
+	const text = "data: d\nlimits: {channels: 0, idle: 5h}\nprofiles: {b: {level: \"02\"}, a: {mode: s9, level: \"33\"}}\n" +
+		"clients: [{id: y, role: king}, {id: x, role: update-server}]\nreleaseKeys: {acme: {r: nowhere.pem}}\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"listen is missing", "token.module is missing", "token.label", "token.pin", "token.pseudonym.label", "token.state.label", "log.label", "log.origin",
+		"log.verifier", "anchors.file", "tls.certificate", "tls.key", "tls.clientCAs", "limits.idle", "limits.channels", "no profile named default",
+		`client "y"`, `client "x"`, `profile "a"`, `profile "b"`, "release key r of acme",
+	}
+	for range 5 {
+		_, err := load(path)
+		if !errors.As(err, &errUsage{}) {
+			t.Fatalf("%v is no error of the configuration", err)
+		}
+		lines := strings.Split(err.Error(), "\n")[1:]
+		if len(lines) != len(want) {
+			t.Fatalf("%d problems, want %d:\n%v", len(lines), len(want), err)
+		}
+		for i, w := range want {
+			if !strings.Contains(lines[i], w) {
+				t.Errorf("problem %d is %q, want %q", i+1, lines[i], w)
+			}
+		}
+	}
+}
+
+// TestNoYAML: what is no configuration at all is refused, without a panic.
+func TestNoYAML(t *testing.T) {
+	for _, text := range []string{"", "\x00", "[", "a: b: c", "? ", "&a *a", "- - -\n-", "!!binary |", "listen: &x [*x]", "<<: 1", "%YAML 9", "{a: {b: {c: "} {
+		path := filepath.Join(t.TempDir(), "c.yaml")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := load(path); !errors.As(err, &errUsage{}) {
+			t.Errorf("%q: %v", text, err)
 		}
 	}
 }

@@ -102,7 +102,7 @@ func pruneCommand() *cobra.Command {
 	var yes bool
 	c := &cobra.Command{
 		Use:   "prune DIR...",
-		Short: "Remove old entries from the database that exported segments hold",
+		Short: "Remove old entries from the database that exported directories hold",
 		Long: `Remove the content of entries that are older than 92 days and that the exported
 directories hold ("cardkms audit export"). The directories are verified first, all
 of them, under the log's key; the hashes of the entries stay, so that every proof

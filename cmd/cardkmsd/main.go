@@ -26,13 +26,28 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:]))
 }
 
+// Exit statuses, the first of those of cardkms.
+const (
+	exitFailure = 1
+	exitUsage   = 2 // also a wrong configuration: nothing was opened
+)
+
+// errUsage marks errors of the command line and of the configuration.
+type errUsage struct{ error }
+
+func (e errUsage) Unwrap() error { return e.error }
+
 // errFailed ends a command that has said what is wrong already.
 var errFailed = errors.New("failed")
 
 func run(ctx context.Context, args []string) int {
 	root := &cobra.Command{
-		Use:           "cardkmsd",
-		Short:         "Key management service for smart cards: keys stay in a PKCS#11 token",
+		Use:   "cardkmsd",
+		Short: "Key management service for smart cards: keys stay in a PKCS#11 token",
+		Long: `Key management service for smart cards: keys stay in a PKCS#11 token.
+
+Exit status: 0 done, 1 failure, 2 usage or a wrong configuration, before anything
+was opened.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
@@ -43,23 +58,43 @@ func run(ctx context.Context, args []string) int {
 			c.RunE = group
 		}
 	}
+	markUsage(root)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return errUsage{err} })
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	switch {
 	case err == nil:
 		return 0
 	case errors.Is(err, errFailed):
-		return 1
+		return exitFailure
 	}
 	fmt.Fprintln(os.Stderr, "cardkmsd:", err)
-	return 1
+	if errors.As(err, &errUsage{}) {
+		return exitUsage
+	}
+	return exitFailure
+}
+
+// markUsage has wrong arguments of a command and of those below it count as usage.
+func markUsage(c *cobra.Command) {
+	if check := c.Args; check != nil {
+		c.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return errUsage{err}
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		markUsage(sub)
+	}
 }
 
 // group is what a command does that only holds others: a mistyped one must not look
 // like success.
 func group(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())
+		return errUsage{fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())}
 	}
 	return cmd.Help()
 }

@@ -110,10 +110,14 @@ func openToken(ctx context.Context, cfg *config, logger *slog.Logger) (*hsm.Toke
 	if err != nil {
 		return nil, fmt.Errorf("token.pin: %w", err)
 	}
-	return hsm.Open(ctx, hsm.Config{
+	t, err := hsm.Open(ctx, hsm.Config{
 		Module: cfg.Token.Module, InitArgs: cfg.Token.InitArgs, Label: cfg.Token.Label, PIN: pin,
 		Sessions: cfg.Token.Sessions, Objects: cfg.Token.Objects, Logger: logger,
 	})
+	if err != nil {
+		return nil, fmt.Errorf("opening the token %q (token.module, token.label, token.pin): %w", cfg.Token.Label, err)
+	}
+	return t, nil
 }
 
 func (n *node) openLog(ctx context.Context, logger *slog.Logger, restore *ledger.Restoration) (*ledger.Ledger, error) {
