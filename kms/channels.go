@@ -230,7 +230,7 @@ func (s *Service) newChannel(ctx context.Context, r Request, in OpenChannelInput
 	if !ok {
 		return nil, apdu.Command{}, fault.New(fault.NotFound, "no such card profile")
 	}
-	if err := s.exists(ctx, in.Issuer, in.Key, key.GPSCP03); err != nil {
+	if err := s.serves(ctx, in.Issuer, in.Key, key.GPSCP03); err != nil {
 		return nil, apdu.Command{}, err
 	}
 	if in.KVN != 0 {

@@ -141,6 +141,27 @@ func (s *Service) exists(ctx context.Context, issuer, name string, usage key.Usa
 	return fault.New(fault.NotFound, "no such key")
 }
 
+// serves refuses a key of which no version could serve a card now. Which one does is
+// not known before the card says its KVN.
+func (s *Service) serves(ctx context.Context, issuer, name string, usage key.Usage) error {
+	all, err := s.versions(ctx, issuer)
+	if err != nil {
+		return err
+	}
+	why := fault.New(fault.NotFound, "no such key")
+	for _, v := range all {
+		if v.ID.Name != name || v.Usage != usage {
+			continue
+		}
+		reason := v.Check(key.Move, s.cfg.Now())
+		if reason == "" {
+			return nil
+		}
+		why = fault.New(fault.KeyState, reason)
+	}
+	return why
+}
+
 // algorithmOf returns the status of a key's algorithms: 3DES is no longer approved
 // ([SP 800-131A], Revision 2, Section 2), whatever is derived from it.
 func algorithmOf(v key.Version) audit.Algorithm {

@@ -348,9 +348,7 @@ func (s *Service) Tend(ctx context.Context) error {
 		if due(v, now) {
 			err = errors.Join(err, s.destroy(ctx, v))
 		}
-		if a := v.Alarm(now); a != v.Alarmed {
-			err = errors.Join(err, s.alarm(ctx, v, a))
-		}
+		err = errors.Join(err, s.alarm(ctx, v, v.Alarm(now)))
 	}
 	return errors.Join(err, s.tendGlass(ctx))
 }
@@ -404,8 +402,23 @@ func (s *Service) destroy(ctx context.Context, v key.Version) error {
 	return s.log(ctx, &e, s.onVersion(v.ID, func(v *key.Version) { v.State, v.DestroyAt, v.Destroying = key.Destroyed, time.Time{}, false }))
 }
 
+// told is the last alarm of a version that was told. It is a row of its own: a
+// proposal about the version stays good when nothing but the calendar moved.
+type told struct {
+	Alarm string `json:"alarm"`
+}
+
+func toldRef(id key.ID) store.Ref {
+	return store.Ref{Kind: kindAlarm, Issuer: id.Issuer, ID: versionRef(id).ID}
+}
+
 // alarm tells of a cryptoperiod, once for each step.
 func (s *Service) alarm(ctx context.Context, v key.Version, level string) error {
+	var last told
+	err := s.cfg.Log.View(ctx, func(tx store.Rows) error { _, err := get(tx, toldRef(v.ID), &last); return err })
+	if err != nil || last.Alarm == level {
+		return err
+	}
 	if level != "" {
 		s.cfg.Logger.Warn("the cryptoperiod of a key version ends", "version", v.ID.String(), "alarm", level, "ends", v.Ends)
 	}
@@ -414,7 +427,13 @@ func (s *Service) alarm(ctx context.Context, v key.Version, level string) error 
 	if level == "" {
 		e.detail["alarm"] = "none"
 	}
-	return s.log(ctx, &e, s.onVersion(v.ID, func(v *key.Version) { v.Alarmed = level }))
+	return s.log(ctx, &e, func(tx store.Rows) error {
+		n, err := versionOf(tx, toldRef(v.ID))
+		if err != nil {
+			return err
+		}
+		return put(tx, toldRef(v.ID), n, told{level})
+	})
 }
 
 func (s *Service) onVersion(id key.ID, change func(*key.Version)) func(store.Rows) error {

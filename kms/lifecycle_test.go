@@ -204,6 +204,23 @@ func TestAlarmsAreToldOnce(t *testing.T) {
 	h.must(err) // a card of a key that is over is reached, to be moved
 }
 
+// TestAlarmLeavesProposalsGood: what the calendar does to a version is no change of
+// it that officers would have to look at again.
+func TestAlarmLeavesProposalsGood(t *testing.T) {
+	h := newHarness(t)
+	h.enrol("ada", "bob", "cyd")
+	h.advance(275*24*time.Hour - time.Minute)
+	c := h.approved(kms.ProposeInput{Issuer: h.issuer, Operation: approval.KeyCompromise, Object: h.versionName(1)})
+	size := h.ledger.Size()
+	h.advance(2 * time.Minute)
+	h.must(h.service.Tend(h.ctx))
+	if h.ledger.Size() == size {
+		t.Fatal("no alarm was told")
+	}
+	_, err := h.execute(c)
+	h.must(err)
+}
+
 // board is three officers of the test, who decide together.
 type board struct {
 	h     *harness

@@ -231,6 +231,8 @@ func TestStatesAreEnforcedPerUse(t *testing.T) {
 	h.want("wrapping under a suspended version", wrap(), fault.KeyState)
 	_, err = h.open(c, kvn)
 	h.want("opening under a suspended version", err, fault.KeyState)
+	_, err = h.open(c, 0)
+	h.want("opening under the only version, which is suspended", err, fault.KeyState)
 	set(func(v *key.Version) { v.State = key.Deactivated })
 	h.want("wrapping under a deactivated version", wrap(), fault.KeyState)
 	if _, err = h.open(c, kvn); err != nil {

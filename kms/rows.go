@@ -15,6 +15,7 @@ const (
 	kindImage   store.Kind = "image"
 	kindPackage store.Kind = "package"
 	kindKey     store.Kind = "key-version"
+	kindAlarm   store.Kind = "key-alarm"
 
 	kindOfficer  store.Kind = "officer"
 	kindPolicy   store.Kind = "policy"

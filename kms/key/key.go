@@ -190,8 +190,6 @@ type Version struct {
 	// MovePlanned: an approved plan lets a compromised version reach the cards that
 	// carry it, to give them a newer one.
 	MovePlanned bool `json:"movePlanned,omitempty"`
-	// Alarmed is the last alarm that was told, see Alarm.
-	Alarmed string `json:"alarmed,omitempty"`
 	// DestroyAt is when the version's objects leave the token; zero for never.
 	DestroyAt time.Time `json:"destroyAt,omitzero"`
 	// Destroying is set before the first object goes.
