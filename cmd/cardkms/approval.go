@@ -63,7 +63,7 @@ func (a *app) proposalsCommand() *cobra.Command {
 
 func (a *app) proposalCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "show ID", Short: "Show a proposal and what was decided", Args: exactly(1),
+		Use: "show ID", Short: "Show a proposal and what was decided", Args: arguments(proposalArg),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(func(c *client.Client) error {
 				p, _, err := fetchProposal(cmd.Context(), c, args[0])
@@ -197,7 +197,7 @@ func proposalOf(args []string) (api.Propose, error) {
 func (a *app) executeCommand() *cobra.Command {
 	var yes bool
 	c := &cobra.Command{
-		Use: "execute ID", Short: "Have an approved proposal executed, once", Args: exactly(1),
+		Use: "execute ID", Short: "Have an approved proposal executed, once", Args: arguments(proposalArg),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(func(c *client.Client) error {
 				p, parsed, err := fetchProposal(cmd.Context(), c, args[0])

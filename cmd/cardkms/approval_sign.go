@@ -94,7 +94,7 @@ func (a *app) decideCommand(d approval.Decision) *cobra.Command {
 		short = "Reject a proposal, with the officer's key; it ends"
 	}
 	c := &cobra.Command{
-		Use: string(d) + " ID --key FILE", Short: short, Args: exactly(1),
+		Use: string(d) + " ID --key FILE", Short: short, Args: arguments(proposalArg),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(func(c *client.Client) error {
 				p, err := a.decide(cmd, c, args[0], d, &s, yes)

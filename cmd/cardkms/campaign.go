@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -20,6 +22,8 @@ import (
 const (
 	stopAfter   = 200
 	stopPercent = 2
+	// failuresShown is how many cards that failed a person is told of.
+	failuresShown = 10
 )
 
 // campaign moves many cards at once.
@@ -68,10 +72,15 @@ func addresses(file string) (cards []string, err error) {
 	}
 	defer in.Close()
 	scan := bufio.NewScanner(in)
-	for scan.Scan() {
-		if line := strings.TrimSpace(scan.Text()); line != "" {
-			cards = append(cards, line)
+	for n := 1; scan.Scan(); n++ {
+		line := strings.TrimSpace(scan.Text())
+		if line == "" {
+			continue
 		}
+		if !strings.HasPrefix(line, "tcp:") {
+			return nil, errUsage{fmt.Errorf("%s, line %d: not tcp:HOST:PORT", file, n)}
+		}
+		cards = append(cards, line)
 	}
 	if len(cards) == 0 {
 		err = fmt.Errorf("%s names no card", file)
@@ -134,8 +143,12 @@ func (r *campaign) stops() bool {
 
 func (r *campaign) text() string {
 	lines := []string{fmt.Sprintf("%d of %d cards have the newest keys and proved them; %d gave up the former ones; %d interruptions", r.Moved, r.Total, r.Retired, r.Cuts)}
-	for address, why := range r.Failed {
-		lines = append(lines, "not moved: "+address+": "+why)
+	for _, address := range slices.Sorted(maps.Keys(r.Failed)) {
+		if len(lines) > failuresShown {
+			lines = append(lines, fmt.Sprintf("and %d more; --json lists all", len(r.Failed)-failuresShown))
+			break
+		}
+		lines = append(lines, "not moved: "+address+": "+r.Failed[address])
 	}
 	return strings.Join(lines, "\n")
 }

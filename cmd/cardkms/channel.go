@@ -114,7 +114,7 @@ func (a *app) channelCommand() *cobra.Command {
 		a.scriptCommand("wrap", "Secure plain C-APDUs", (*client.Client).Wrap),
 		a.scriptCommand("unwrap", "Check and decrypt R-APDUs, in the order of their commands", (*client.Client).Unwrap),
 		&cobra.Command{
-			Use: "close CHANNEL", Short: "End a channel and destroy its keys", Args: exactly(1),
+			Use: "close CHANNEL", Short: "End a channel and destroy its keys", Args: arguments(channelArg),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				return a.with(func(c *client.Client) error { return c.CloseChannel(cmd.Context(), a.issuer, args[0]) })
 			},
@@ -137,7 +137,7 @@ func (a *app) with(f func(*client.Client) error) error {
 func (a *app) authenticateCommand() *cobra.Command {
 	var level string
 	c := &cobra.Command{
-		Use: "authenticate CHANNEL RESPONSE", Short: "Verify the card's answer; prints EXTERNAL AUTHENTICATE for the card", Args: exactly(2),
+		Use: "authenticate CHANNEL RESPONSE", Short: "Verify the card's answer; prints EXTERNAL AUTHENTICATE for the card", Args: arguments(channelArg, bytesArg),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			in := api.Authenticate{}
 			var err error

@@ -93,7 +93,7 @@ func (a *app) importFleet(ctx context.Context, c *client.Client, file, key strin
 		}
 		n, err := c.ImportCards(ctx, a.issuer, key, batch)
 		if err != nil {
-			return fmt.Errorf("after line %d (go on with --from-line %d): %w", sent, sent+1, err)
+			return fmt.Errorf("after line %d%s: %w", sent, goOn(err, sent+1), err)
 		}
 		added, sent = added+n, sent+int64(len(batch))
 		_ = bar.Add(len(batch))
@@ -115,7 +115,15 @@ func (a *app) importFleet(ctx context.Context, c *client.Client, file, key strin
 	if err != nil {
 		return err
 	}
-	return a.show(map[string]int64{"lines": total, "added": added}, "%d cards in the file, %d of them new to the registry", total, added)
+	return a.show(map[string]int64{"lines": total, "added": added}, "%s in the file, %d of them new to the registry", count(total, "card"), added)
+}
+
+// goOn says where an import goes on, if trying again can help.
+func goOn(err error, line int64) string {
+	if exitCode(err) != exitTryLater {
+		return ""
+	}
+	return fmt.Sprintf(" (go on with --from-line %d)", line)
 }
 
 // progress returns a bar where somebody watches.

@@ -13,7 +13,7 @@ import (
 func (a *app) cardCommand() *cobra.Command {
 	c := &cobra.Command{Use: "card", Short: "What the service remembers of cards"}
 	c.AddCommand(&cobra.Command{
-		Use: "show KDD", Short: "Show one card, named by its key diversification data", Args: exactly(1),
+		Use: "show KDD", Short: "Show one card, named by its key diversification data", Args: arguments(kddArg),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(func(c *client.Client) error {
 				cd, err := c.Card(cmd.Context(), a.issuer, args[0])

@@ -13,26 +13,20 @@ import (
 	"cardkms/kms/approval"
 )
 
-// versionArg reads KEY VERSION.
-func versionArg(args []string) (key string, version int, err error) {
-	version, err = strconv.Atoi(args[1])
-	if err != nil || version < 1 {
-		return "", 0, errUsage{fmt.Errorf("%q is not the number of a version", args[1])}
-	}
-	return args[0], version, nil
+// versionArgs reads KEY VERSION, which were checked to be these.
+func versionArgs(args []string) (key string, version int) {
+	version, _ = strconv.Atoi(args[1])
+	return args[0], version
 }
 
 func (a *app) suspendCommand() *cobra.Command {
 	var yes bool
 	c := &cobra.Command{
-		Use: "suspend KEY VERSION", Short: "Stop every use of a key version at once", Args: exactly(2),
+		Use: "suspend KEY VERSION", Short: "Stop every use of a key version at once", Args: arguments(keyArg, numberArg),
 		Long: `Stop every use of a key version at once, on every node within a second. One
 officer is enough; to let it go on, officers approve key.activate.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			key, version, err := versionArg(args)
-			if err != nil {
-				return err
-			}
+			key, version := versionArgs(args)
 			what := fmt.Sprintf("This will stop every use of version %d of %s. Only an approved key.activate lets it go on.\n", version, key)
 			if err := a.confirm(cmd, yes, "suspend", what); err != nil {
 				return err
@@ -61,21 +55,19 @@ type incident struct {
 func (a *app) compromiseCommand() *cobra.Command {
 	var yes bool
 	c := &cobra.Command{
-		Use: "compromise KEY VERSION", Short: "A key version may be known to others: suspend it, see what hangs on it, propose the rest", Args: exactly(2),
+		Use: "compromise KEY VERSION", Short: "A key version may be known to others: suspend it, see what hangs on it, propose the rest", Args: arguments(keyArg, numberArg),
 		Long: `For a key version that somebody else may know. It suspends the version at once,
 lists what hangs on it (cards, channels, packages), proposes key.compromise for
 other officers to approve, and says how to propose the version that replaces it.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			key, version, err := versionArg(args)
-			if err != nil {
-				return err
-			}
+			key, version := versionArgs(args)
 			return a.with(func(c *client.Client) error {
 				r, err := c.Radius(cmd.Context(), a.issuer, key, version)
 				if err != nil {
 					return err
 				}
-				what := fmt.Sprintf("On %s hang %d cards, %d open channels and %d open packages.\nThis will suspend it now and propose that it is compromised.\n", plain(r.Key.Name), r.Cards, r.Channels, r.Packages)
+				what := fmt.Sprintf("On %s hang %s, %s and %s.\nThis will suspend it now and propose that it is compromised.\n", plain(r.Key.Name),
+					count(r.Cards, "card"), count(int64(r.Channels), "open channel"), count(r.Packages, "open package"))
 				if err := a.confirm(cmd, yes, "compromise", what); err != nil {
 					return err
 				}
@@ -102,9 +94,9 @@ func (a *app) compromise(ctx context.Context, c *client.Client, key string, vers
 		return fmt.Errorf("%s is suspended, but the proposal failed: %w", r.Key.Name, err)
 	}
 	out.Replacement = fmt.Sprintf("cardkms approval propose %s issuers/%s/keys/%s/versions/%d usage=%s algorithm=%s card_algorithm=%s diversification=%s kvn=KVN cryptoperiod_days=365",
-		approval.KeyCreate, a.issuer, key, r.Next, r.Key.Usage, r.Key.Algorithm, r.Key.CardAlgorithm, r.Key.Diversification)
+		approval.KeyCreate, quoted(a.issuer), quoted(key), r.Next, quoted(r.Key.Usage), quoted(r.Key.Algorithm), quoted(r.Key.CardAlgorithm), quoted(r.Key.Diversification))
 	lines := []string{
-		fmt.Sprintf("%s: %d cards, %d open channels, %d open packages", plain(r.Key.Name), r.Cards, r.Channels, r.Packages),
+		fmt.Sprintf("%s: %s, %s, %s", plain(r.Key.Name), count(r.Cards, "card"), count(int64(r.Channels), "open channel"), count(r.Packages, "open package")),
 		fmt.Sprintf("suspended: %v", out.Suspended),
 		"proposed: " + plain(out.Proposal.ID) + " (other officers: cardkms approval approve " + plain(out.Proposal.ID) + ")",
 		"replacement: " + out.Replacement,

@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -20,6 +22,7 @@ import (
 
 	"cardkms/api"
 	"cardkms/api/client"
+	"cardkms/kms/key"
 )
 
 // Exit statuses. Scripts depend on them.
@@ -149,6 +152,41 @@ func exactly(n int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if err := cobra.ExactArgs(n)(cmd, args); err != nil {
 			return errUsage{err}
+		}
+		return nil
+	}
+}
+
+// argument is what an argument of a command must look like. Checking it here says
+// what is wrong in the words of the command, before anybody is asked.
+type argument struct {
+	name, form string
+	is         func(string) bool
+}
+
+var (
+	proposalArg = argument{"ID", "32 hexadecimal digits, as \"cardkms approval list\" shows", isHex(32)}
+	channelArg  = argument{"CHANNEL", "32 hexadecimal digits, as \"cardkms channel open\" printed", isHex(32)}
+	kddArg      = argument{"KDD", "the card's key diversification data, 20 hexadecimal digits", isHex(20)}
+	bytesArg    = argument{"RESPONSE", "the card's answer in hexadecimal digits, status word included", func(s string) bool { b, err := hex.DecodeString(s); return err == nil && len(b) >= 2 }}
+	keyArg      = argument{"KEY", "the name of a key: 1 to 63 lower-case letters, digits and hyphens, a letter first", key.ValidName}
+	numberArg   = argument{"VERSION", "a number from 1", func(s string) bool { n, err := strconv.Atoi(s); return err == nil && n > 0 }}
+)
+
+func isHex(digits int) func(string) bool {
+	return func(s string) bool { _, err := hex.DecodeString(s); return err == nil && len(s) == digits }
+}
+
+// arguments is exactly for arguments that have a form.
+func arguments(want ...argument) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := exactly(len(want))(cmd, args); err != nil {
+			return err
+		}
+		for i, w := range want {
+			if !w.is(args[i]) {
+				return errUsage{fmt.Errorf("%q is no %s: that is %s", args[i], w.name, w.form)}
+			}
 		}
 		return nil
 	}

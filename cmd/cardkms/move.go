@@ -240,6 +240,10 @@ func keySets(r []byte) (out []api.HexByte) {
 	return out
 }
 
+// absent is the answer of a card to DELETE of keys that it does not have: they went
+// with an answer that was lost ([GPCS], Section 11.2.3.2).
+var absent = []byte{0x6A, 0x88}
+
 // retire takes the former keys away. A card that keeps them is only less tidy.
 func (m *mover) retire(ctx context.Context, l *line) error {
 	if m.flags.keep {
@@ -254,7 +258,8 @@ func (m *mover) retire(ctx context.Context, l *line) error {
 		if err != nil {
 			return err
 		}
-		m.moved.Retired = (i == 0 || m.moved.Retired) && bytes.HasSuffix(answers[0], success)
+		gone := bytes.HasSuffix(answers[0], success) || bytes.Equal(answers[0], absent)
+		m.moved.Retired = gone && (i == 0 || m.moved.Retired)
 	}
 	return nil
 }
@@ -262,7 +267,7 @@ func (m *mover) retire(ctx context.Context, l *line) error {
 func (a *app) rotationCommand() *cobra.Command {
 	c := &cobra.Command{Use: "rotation", Short: "How far a key's cards have come to its newest version"}
 	c.AddCommand(&cobra.Command{
-		Use: "status KEY", Short: "Show who still needs which version", Args: exactly(1),
+		Use: "status KEY", Short: "Show who still needs which version", Args: arguments(keyArg),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(func(c *client.Client) error {
 				r, err := c.Rotation(cmd.Context(), a.issuer, args[0])

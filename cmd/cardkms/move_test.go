@@ -26,6 +26,7 @@ type moving struct {
 	mu      sync.Mutex
 	sets    []byte // KVN of the key sets on the card; the first is the default
 	lose    []byte // begin of a command at which the card's power fails, once
+	done    []byte // begin of a command that the card carries out without an answer, once
 	row     api.Card
 	open    map[string]bool
 	next    int
@@ -49,6 +50,15 @@ func (m *moving) proved(kvn byte) {
 func (m *moving) answer(c []byte) []byte {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	r := m.does(c)
+	if len(m.done) > 0 && bytes.HasPrefix(c, m.done) {
+		m.done = nil
+		return nil
+	}
+	return r
+}
+
+func (m *moving) does(c []byte) []byte {
 	if len(m.lose) > 0 && bytes.HasPrefix(c, m.lose) {
 		m.lose = nil
 		return nil
@@ -238,6 +248,17 @@ func (m *moving) run(t *testing.T, keep bool) moved {
 		t.Fatal(err)
 	}
 	return mv.moved
+}
+
+// TestMoveWhoseLastAnswerIsLost: keys that went with an answer that nobody saw are
+// gone, and the move says so.
+func TestMoveWhoseLastAnswerIsLost(t *testing.T) {
+	m := &moving{sets: []byte{kvnOld}, done: []byte{0x84, 0xE4}, open: map[string]bool{}}
+	m.proved(kvnOld)
+	got := m.run(t, false)
+	if !bytes.Equal(m.sets, []byte{kvnNew}) || !got.Retired || got.Interruptions != 1 {
+		t.Errorf("the card has %X; %+v", m.sets, got)
+	}
 }
 
 // TestKeySets: what is no key information template lists no set.

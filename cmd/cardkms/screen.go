@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"regexp"
 	"strconv"
 	"strings"
@@ -34,6 +35,23 @@ func plain(word string) string {
 }
 
 var isKDD = regexp.MustCompile(`^[0-9A-Fa-f]{20}$`).MatchString
+
+// quoted is a word of a command that a person may paste into a shell: the service's
+// words become one argument there, whatever they are.
+func quoted(s string) string {
+	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/") == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(plain(s), "'", `'\''`) + "'"
+}
+
+// count says how many there are of something.
+func count(n int64, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
 
 // spoken returns the service's word for a card: key diversification data, or
 // whatever it is in quotes.
