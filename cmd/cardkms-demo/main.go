@@ -2,7 +2,9 @@
 // throw-away SoftHSM2 token, the real server and client as processes of their
 // own, and a simulated card whose power is cut at three places. "cardkms-demo
 // rogue" shows what an administrator of the database can try, and what comes of
-// it; "cardkms-demo rotation" replaces a master key and moves a thousand cards. It ends with a status other than zero if anything is not as it says.
+// it; "cardkms-demo rotation" replaces a master key and moves a thousand cards; "cardkms-demo card"
+// is a simulated card by itself. It ends with a status other than zero if anything
+// is not as it says.
 package main
 
 import (
@@ -28,8 +30,12 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx)
+	err := run(ctx, os.Args[1:])
 	stop()
+	if errors.Is(err, errUsage) {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "cardkms-demo: this should not have happened:", err)
 		os.Exit(1)
@@ -60,7 +66,20 @@ var (
 	kdd   = [10]byte{0x00, 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09}
 )
 
-func run(ctx context.Context) error {
+var errUsage = errors.New("usage: cardkms-demo [rogue | rotation | card [-help]]")
+
+func run(ctx context.Context, args []string) error {
+	story := map[string]func(context.Context, *demo) error{"": runUpdate, "rogue": runRogue, "rotation": runRotation}
+	name := strings.Join(args, " ")
+	switch {
+	case len(args) > 0 && args[0] == "card":
+		return runCard(ctx, args[1:])
+	case name == "-h" || name == "--help" || name == "help":
+		fmt.Println(errUsage)
+		return nil
+	case story[name] == nil:
+		return errUsage
+	}
 	dir, err := os.MkdirTemp("", "cardkms-demo-")
 	if err != nil {
 		return err
@@ -72,15 +91,11 @@ func run(ctx context.Context) error {
 	}
 	d := &demo{dir: filepath.Join(dir, "kms"), bin: filepath.Dir(exe)}
 	defer d.stopServer()
-	if len(os.Args) > 1 {
-		switch os.Args[1] {
-		case "rogue":
-			return runRogue(ctx, d)
-		case "rotation":
-			return runRotation(ctx, d)
-		}
-		return errors.New("usage: cardkms-demo [rogue|rotation]")
-	}
+	return story[name](ctx, d)
+}
+
+// runUpdate is the main job.
+func runUpdate(ctx context.Context, d *demo) error {
 	for _, step := range []func(context.Context) error{
 		d.setUp, d.loadKeys, d.makeCard, d.serve, d.registerImage, d.refuseUnsigned, d.update, d.verifyLog,
 	} {
