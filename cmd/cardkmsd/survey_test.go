@@ -6,27 +6,67 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"cardkms/kms"
+	"cardkms/kms/key"
 )
+
+// plant runs a program on the site's token, as whoever has the PIN can.
+func (s *site) plant(name string, args ...string) {
+	s.t.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Env = append(os.Environ(), "SOFTHSM2_CONF="+filepath.Join(s.dir, "softhsm", "softhsm2.conf"))
+	out, err := cmd.CombinedOutput()
+	s.must(string(out), err)
+}
+
+func (s *site) pin() string {
+	s.t.Helper()
+	pin, err := os.ReadFile(filepath.Join(s.dir, "pin"))
+	s.must("", err)
+	return string(pin)
+}
 
 // TestServeRefusesPlantedKeys: whoever has the PIN puts a key beside ours, with a
 // program that gives it every use there is.
 func TestServeRefusesPlantedKeys(t *testing.T) {
 	s := newSite(t)
 	s.stop()
-	pin, err := os.ReadFile(filepath.Join(s.dir, "pin"))
-	s.must("", err)
 	planted := filepath.Join(s.dir, "planted.pem")
-	run := func(name string, args ...string) {
-		t.Helper()
-		cmd := exec.Command(name, args...)
-		cmd.Env = append(os.Environ(), "SOFTHSM2_CONF="+filepath.Join(s.dir, "softhsm", "softhsm2.conf"))
-		out, err := cmd.CombinedOutput()
-		s.must(string(out), err)
-	}
-	run("openssl", "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", planted)
-	run("softhsm2-util", "--import", planted, "--token", devLabel, "--label", "planted", "--id", "A1", "--pin", string(pin))
+	s.plant("openssl", "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", planted)
+	s.plant("softhsm2-util", "--import", planted, "--token", devLabel, "--label", "planted", "--id", "A1", "--pin", s.pin())
 	out, err := s.cardkmsd("", "serve", "--config", s.config())
 	if err == nil || !strings.Contains(out, `"planted"`) || !strings.Contains(out, "decrypt and sign") {
 		t.Errorf("a planted key: %v\n%s", err, out)
 	}
+}
+
+// TestServeRefusesATwin: a second key under the name of a master, with a value that
+// the attacker knows, is not taken for it.
+func TestServeRefusesATwin(t *testing.T) {
+	s := newSite(t)
+	s.stop()
+	label := kms.Root(key.Version{ID: key.ID{Issuer: "demo", Name: "isd", Version: 1}}, key.Master).Label
+	known := filepath.Join(s.dir, "known.key")
+	s.must("", os.WriteFile(known, make([]byte, 32), 0o600))
+	s.plant("softhsm2-util", "--import", known, "--aes", "--token", devLabel, "--label", label, "--id", "A2", "--pin", s.pin())
+	out, err := s.cardkmsd("", "serve", "--config", s.config())
+	if err == nil || !strings.Contains(out, label) {
+		t.Errorf("a twin: %v\n%s", err, out)
+	}
+}
+
+// TestServeTriesThePINOnce: a wrong PIN stops the start, names the field that it came
+// from and not the PIN, and is presented once; the right one works afterwards.
+func TestServeTriesThePINOnce(t *testing.T) {
+	s := newSite(t)
+	s.stop()
+	right := s.pin()
+	s.must("", os.WriteFile(filepath.Join(s.dir, "pin"), []byte("wrong-0815"), 0o600))
+	out, err := s.cardkmsd("", "serve", "--config", s.config())
+	if err == nil || !strings.Contains(out, "token.pin") || strings.Contains(out, "0815") || strings.Count(out, "CKR_PIN_INCORRECT") > 1 {
+		t.Errorf("a wrong PIN: %v\n%s", err, out)
+	}
+	s.must("", os.WriteFile(filepath.Join(s.dir, "pin"), []byte(right), 0o600))
+	s.serve()
 }
