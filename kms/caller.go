@@ -123,7 +123,7 @@ var permissions = map[Operation][]Role{
 // them back by putting an older database in place.
 var controls = map[Operation]bool{ImageRegister: true, ImageContent: true, KeyLoad: true,
 	ApprovalPropose: true, ApprovalApprove: true, ApprovalReject: true, SystemHalt: true, OfficerInit: true, KeySuspend: true,
-	CeremonyBegin: true, CeremonyEnd: true}
+	CeremonyBegin: true, CeremonyEnd: true, CeremonyAbandon: true, CeremonyToken: true, CeremonyKEK: true, CeremonyDestroy: true}
 
 // Operations returns every operation, sorted.
 func Operations() []Operation {

@@ -1,12 +1,11 @@
 package kms
 
 import (
+	"cmp"
 	"context"
-	"encoding/base64"
 	"encoding/hex"
-	"fmt"
-	"slices"
 	"strings"
+	"time"
 
 	"cardkms/kms/approval"
 	"cardkms/kms/fault"
@@ -22,6 +21,8 @@ import (
 const (
 	CeremonyBegin     Operation = "ceremony.begin"
 	CeremonyEnd       Operation = "ceremony.end"
+	CeremonyAbandon   Operation = "ceremony.abandon"
+	CeremonyToken     Operation = "ceremony.token"
 	CeremonyComponent Operation = "ceremony.component"
 	CeremonyKEK       Operation = "ceremony.kek"
 	CeremonyDestroy   Operation = "ceremony.destroy-kek"
@@ -29,10 +30,22 @@ const (
 
 // Ceremony is what the service keeps of a ceremony.
 type Ceremony struct {
-	Digest   string   `json:"digest"`   // SHA-256 of the file, lower-case hex
-	Officers []string `json:"officers"` // who signed the file; none while there were no officers
-	Ended    bool     `json:"ended"`
-	First    bool     `json:"first,omitempty"` // it made the first officers
+	Digest   string   `json:"digest"`             // SHA-256 of the file, lower-case hex
+	Officers []string `json:"officers,omitempty"` // who signed the file, as far as that was judged
+	// Signatures are those of the last beginning, until there are officers to judge them.
+	Signatures approval.Signatures `json:"signatures,omitempty"`
+	First      bool                `json:"first,omitempty"` // it made the first officers
+	Told       bool                `json:"told,omitempty"`  // the log says what was done to the token
+	// Steps are those that happened, each in the transaction of its entry.
+	Steps     map[string]CeremonyDone `json:"steps,omitempty"`
+	Ended     bool                    `json:"ended,omitempty"`
+	Abandoned bool                    `json:"abandoned,omitempty"`
+}
+
+// CeremonyDone says who took a step at the console, and when.
+type CeremonyDone struct {
+	By string    `json:"by"`
+	At time.Time `json:"at"`
 }
 
 const kindCeremony store.Kind = "ceremony"
@@ -41,16 +54,16 @@ func ceremonyRef(digest string) store.Ref { return store.Ref{Kind: kindCeremony,
 
 // NewCeremony asks to begin a ceremony.
 type NewCeremony struct {
-	Digest     [32]byte          // SHA-256 of the file
-	Signatures map[string][]byte // over approval.CeremonyStatement, by officer
-	Detail     map[string]string // what was done before there was a log, at most 10 pairs
+	Digest     [32]byte            // SHA-256 of the file
+	Signatures approval.Signatures // over approval.CeremonyStatement
+	Detail     map[string]string   // title and the like, at most 5 pairs
 }
 
-// BeginCeremony lets a ceremony go on, and says so in the log. Once there are officers
-// it needs the signatures of as many as the default policy says; before, whoever is at the
-// console makes the first keys and officers. One that was signed, or that made the
-// officers, goes on, also after an officer left; any other that began before there
-// were officers needs their signatures now. by names the person at the console.
+// BeginCeremony lets a ceremony go on, and says so in the log, with all signatures, so
+// that an auditor judges them too. Once there are officers it needs as many of them as
+// the policies say; before, whoever is at the console makes the first keys, and the
+// signatures wait for the officers whom the ceremony makes, see EnrolFirst. One that was
+// signed goes on, also after an officer left. by names the person at the console.
 func (s *Service) BeginCeremony(ctx context.Context, by string, n NewCeremony) (c Ceremony, err error) {
 	c.Digest = hex.EncodeToString(n.Digest[:])
 	e := console(CeremonyBegin, "ceremonies/"+c.Digest, by)
@@ -60,29 +73,48 @@ func (s *Service) BeginCeremony(ctx context.Context, by string, n NewCeremony) (
 	if c, err = s.approvedCeremony(ctx, n); err != nil {
 		return c, s.refuse(ctx, e, err)
 	}
-	for i, name := range c.Officers {
-		// With its signature, so that an auditor can verify it.
-		e.detail[fmt.Sprintf("officer%d", i)] = strings.TrimSuffix(name+":"+base64.RawURLEncoding.EncodeToString(n.Signatures[name]), ":")
-	}
+	n.Signatures.AddTo(e.detail)
 	return c, s.log(ctx, &e, func(tx store.Rows) error {
-		var have Ceremony
-		v, err := get(tx, ceremonyRef(c.Digest), &have)
-		if err != nil || v > 0 && len(have.Officers) == len(c.Officers) {
+		v, err := versionOf(tx, ceremonyRef(c.Digest))
+		if err != nil {
 			return err
 		}
 		return put(tx, ceremonyRef(c.Digest), v, c)
 	})
 }
 
-// madeOfficers books that a ceremony made the first officers.
-func madeOfficers(tx store.Rows, digest string) error {
+// madeOfficers books that a ceremony made the first officers, who signed it themselves.
+func madeOfficers(tx store.Rows, digest string, done CeremonyDone, all approval.Officers, k int) error {
 	var c Ceremony
 	v, err := need(tx, ceremonyRef(digest), &c)
 	if err != nil {
 		return err
 	}
-	c.First = true
+	b, err := hex.DecodeString(digest)
+	if err != nil || len(b) != 32 {
+		return fault.New(fault.InvalidInput, "a ceremony is named by the SHA-256 of its file")
+	}
+	if c.Officers, err = all.Quorum(approval.CeremonyStatement([32]byte(b)), c.Signatures, k); err != nil {
+		return err
+	}
+	c.First, c.Signatures = true, nil
+	c.did(OfficersStep, done)
 	return put(tx, ceremonyRef(digest), v, c)
+}
+
+// OfficersStep is the name of the step that makes the first officers.
+const OfficersStep = "officers"
+
+func (c *Ceremony) did(step string, done CeremonyDone) {
+	if c.Steps == nil {
+		c.Steps = map[string]CeremonyDone{}
+	}
+	c.Steps[step] = done
+}
+
+// doneNow is what a step that happens now is booked with.
+func (s *Service) doneNow(by string) CeremonyDone {
+	return CeremonyDone{By: by, At: s.cfg.Now().UTC().Round(time.Second)}
 }
 
 // CheckCeremony says what BeginCeremony would refuse, and changes nothing.
@@ -91,81 +123,74 @@ func (s *Service) CheckCeremony(ctx context.Context, n NewCeremony) error {
 	return err
 }
 
-// ceremonyOfficersMax bounds how many names an entry has room for.
-const ceremonyOfficersMax = 5
-
 func (s *Service) approvedCeremony(ctx context.Context, n NewCeremony) (c Ceremony, err error) {
 	c.Digest = hex.EncodeToString(n.Digest[:])
+	if len(n.Signatures) > approval.SignaturesMax {
+		return c, fault.New(fault.TooLarge, "the log has no room for so many signatures; keep those that are needed")
+	}
 	err = s.cfg.Log.View(ctx, func(tx store.Rows) error {
-		if _, err := get(tx, ceremonyRef(c.Digest), &c); err != nil || c.First || len(c.Officers) > 0 {
+		if _, err := get(tx, ceremonyRef(c.Digest), &c); err != nil {
 			return err
 		}
+		if c.Abandoned {
+			return errAbandoned
+		}
+		if len(c.Officers) > 0 {
+			return nil
+		}
 		officers, err := officersOf(tx)
-		if err != nil || len(officers) == 0 {
+		if err != nil {
 			return err
+		}
+		if len(officers) == 0 {
+			c.Signatures = n.Signatures
+			return nil
 		}
 		policies, err := policiesOf(tx)
 		if err != nil {
 			return err
 		}
-		if c.Officers, err = officers.CeremonySigners(n.Digest, n.Signatures); err != nil {
-			return err
-		}
-		slices.Sort(c.Officers)
-		if k := policies.Required(approval.Proposal{Operation: approval.CeremonyOperation}); len(c.Officers) < k {
-			return fault.New(fault.ApprovalRequired, fmt.Sprintf("%d officers signed the ceremony's file, %d are needed", len(c.Officers), k))
-		}
-		c.Officers = c.Officers[:min(len(c.Officers), ceremonyOfficersMax)]
-		return nil
+		k := policies.Required(approval.Proposal{Operation: approval.CeremonyOperation})
+		c.Officers, err = officers.Quorum(approval.CeremonyStatement(n.Digest), n.Signatures, k)
+		c.Signatures = nil
+		return err
 	})
 	return c, err
 }
 
+var errAbandoned = fault.New(fault.Conflict, "this ceremony was abandoned; what is wanted now needs a new file")
+
 // under refuses what is part of a ceremony that did not begin, or ended.
 func (s *Service) under(ctx context.Context, digest string) error {
-	c, _, err := s.begun(ctx, digest)
+	c, err := s.Ceremony(ctx, digest)
+	if err == nil && c.Abandoned {
+		err = errAbandoned
+	}
 	if err == nil && c.Ended {
 		err = fault.New(fault.Conflict, "this ceremony ended; what is wanted now needs a new file")
 	}
 	return err
 }
 
-// begun refuses a ceremony that did not begin.
-func (s *Service) begun(ctx context.Context, digest string) (c Ceremony, version int64, err error) {
+// Ceremony returns what is kept of a ceremony; one that did not begin is
+// fault.NotFound.
+func (s *Service) Ceremony(ctx context.Context, digest string) (c Ceremony, err error) {
 	err = s.cfg.Log.View(ctx, func(tx store.Rows) error {
-		version, err = need(tx, ceremonyRef(digest), &c)
+		_, err = need(tx, ceremonyRef(digest), &c)
 		return err
 	})
-	return c, version, err
+	return c, err
 }
 
-// CeremonyStep is one act of a ceremony that is about no row.
-type CeremonyStep struct {
-	Ceremony string // digest of the file
-	Op       Operation
-	Object   string
-	Detail   map[string]string
-}
-
-// CarryOut logs the intent of a step, acts, and logs the outcome. If the process dies
-// in between, the intent says what may have happened, and the step can be taken again.
-func (s *Service) CarryOut(ctx context.Context, by string, step CeremonyStep, act func(context.Context) error) error {
-	if err := s.under(ctx, step.Ceremony); err != nil {
+// onCeremony changes what is kept of a ceremony, in the transaction of an entry.
+func onCeremony(tx store.Rows, digest string, change func(*Ceremony)) error {
+	var c Ceremony
+	v, err := need(tx, ceremonyRef(digest), &c)
+	if err != nil {
 		return err
 	}
-	e := console(step.Op, printable(step.Object), by)
-	e.detail["ceremony"] = step.Ceremony
-	for k, v := range step.Detail {
-		e.detail[k] = v
-	}
-	var err error
-	if e.intent, err = s.intend(ctx, e); err != nil {
-		return err
-	}
-	if err := act(ctx); err != nil {
-		return s.refuse(ctx, e, err)
-	}
-	return s.log(ctx, &e, nil)
+	change(&c)
+	return put(tx, ceremonyRef(digest), v, c)
 }
 
 // Officers returns the officers and how many approve what has no policy of its own, for
@@ -185,15 +210,39 @@ func (s *Service) Officers(ctx context.Context) (all approval.Officers, k int, e
 // EndCeremony logs the digest of a ceremony's record and returns the record as a note
 // that the log's key signed. The record is text that ends with a line feed.
 func (s *Service) EndCeremony(ctx context.Context, by, digest, record string) ([]byte, error) {
-	c, version, err := s.begun(ctx, digest)
-	if err != nil {
-		return nil, err
+	if c, err := s.Ceremony(ctx, digest); err != nil || c.Abandoned {
+		return nil, cmp.Or(err, error(errAbandoned))
 	}
 	e := console(CeremonyEnd, "ceremonies/"+digest, by)
 	e.digest = digestOf([]byte(strings.TrimSuffix(record, "\n")))
-	c.Ended = true
-	if err := s.log(ctx, &e, func(tx store.Rows) error { return put(tx, ceremonyRef(digest), version, c) }); err != nil {
+	err := s.log(ctx, &e, func(tx store.Rows) error {
+		return onCeremony(tx, digest, func(c *Ceremony) { c.Ended = true })
+	})
+	if err != nil {
 		return nil, err
 	}
 	return s.cfg.Log.SignText(record)
+}
+
+// AbandonCeremony gives a ceremony up for good: intent, act, which removes what was kept
+// for it, and outcome. What it made until then stays. If the process dies in between,
+// it can be called again. One that never began has nothing in the log.
+func (s *Service) AbandonCeremony(ctx context.Context, by, digest string, act func(context.Context) error) error {
+	c, err := s.Ceremony(ctx, digest)
+	if fault.CodeOf(err) == fault.NotFound || err == nil && c.Ended {
+		return act(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	e := console(CeremonyAbandon, "ceremonies/"+digest, by)
+	if e.intent, err = s.intend(ctx, e); err != nil {
+		return err
+	}
+	if err := act(ctx); err != nil {
+		return s.refuse(ctx, e, err)
+	}
+	return s.log(ctx, &e, func(tx store.Rows) error {
+		return onCeremony(tx, digest, func(c *Ceremony) { c.Abandoned = true })
+	})
 }

@@ -222,7 +222,7 @@ type NewKey struct {
 	CardAlgorithm   key.Algorithm // of the card keys
 	Diversification diversify.Method
 	KVN             byte
-	Ceremony        string // that it is part of, see BeginCeremony; empty for none
+	Ceremony, Step  string // that it is part of, see BeginCeremony; empty for none
 }
 
 // Check refuses a description that no token could follow.
@@ -268,6 +268,7 @@ func (s *Service) LoadKey(ctx context.Context, by string, n NewKey, m Maker) (ke
 	v := key.Version{
 		Usage: n.Usage, Algorithm: n.Algorithm, CardAlgorithm: n.CardAlgorithm, KVN: n.KVN,
 		Diversification: string(n.Diversification), State: key.Active, Created: s.cfg.Now().UTC().Round(time.Second), KCVs: map[key.Part]key.KCV{},
+		Ceremony: n.Ceremony,
 	}
 	v.Ends = v.Created.Add(key.DefaultCryptoperiod)
 	id, err := s.nextVersion(ctx, n, m)
@@ -291,7 +292,12 @@ func (s *Service) LoadKey(ctx context.Context, by string, n NewKey, m Maker) (ke
 		v.KCVs[p] = root.KCV
 		e.detail["kcv_"+string(p)] = string(root.KCV.Method) + ":" + root.KCV.Value
 	}
-	err = s.log(ctx, &e, func(tx store.Rows) error { return put(tx, versionRef(id), 0, v) })
+	err = s.log(ctx, &e, func(tx store.Rows) error {
+		if err := put(tx, versionRef(id), 0, v); err != nil || n.Ceremony == "" {
+			return err
+		}
+		return onCeremony(tx, n.Ceremony, func(c *Ceremony) { c.did(n.Step, s.doneNow(by)) })
+	})
 	return v, err
 }
 

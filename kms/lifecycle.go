@@ -44,13 +44,6 @@ type KeyStore interface {
 	Absent(ctx context.Context, labels ...string) error
 }
 
-// Days until the objects of a destroyed version leave the token.
-const (
-	destroyDays    = 30
-	destroyDaysMin = 7
-	destroyDaysMax = 365
-)
-
 // keyExecutors are the life cycle's part of the executors.
 func keyExecutors() map[string]executor {
 	step := func(check stepCheck, change func(*key.Version, approval.Proposal, time.Time)) executor {
@@ -89,8 +82,8 @@ func keyExecutors() map[string]executor {
 			v.MovePlanned = true
 		}),
 		approval.KeyDestroy: step(checkDestroy, func(v *key.Version, p approval.Proposal, now time.Time) {
-			days, _ := destroyAfter(p) // checked
-			v.DestroyAt = now.Add(time.Duration(days) * 24 * time.Hour)
+			wait, _ := approval.DestroyedAfter(p) // checked
+			v.DestroyAt = now.Add(wait)
 		}),
 		approval.KeyUndestroy: step(checkUndestroy, func(v *key.Version, _ approval.Proposal, _ time.Time) {
 			v.DestroyAt = time.Time{}
@@ -188,19 +181,8 @@ func checkDeactivate(tx store.Rows, p approval.Proposal, v key.Version, now time
 	return nil
 }
 
-func destroyAfter(p approval.Proposal) (days int, err error) {
-	days = destroyDays
-	if text, ok := p.Params["days"]; ok {
-		days, err = strconv.Atoi(text)
-	}
-	if err != nil || days < destroyDaysMin || days > destroyDaysMax {
-		return 0, fault.New(fault.InvalidInput, fmt.Sprintf("days is %d to %d", destroyDaysMin, destroyDaysMax))
-	}
-	return days, nil
-}
-
 func checkDestroy(tx store.Rows, p approval.Proposal, v key.Version, now time.Time) error {
-	if _, err := destroyAfter(p); err != nil {
+	if _, err := approval.DestroyedAfter(p); err != nil {
 		return err
 	}
 	return mayBecome(key.Destroyed)(tx, p, v, now)

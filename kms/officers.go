@@ -89,16 +89,20 @@ func (s *Service) Control(ctx context.Context, r Request) (out Control, err erro
 // EnrolFirst makes the first officers and the default policy, at the console and
 // only while there is no officer at all: afterwards officers enrol officers. There
 // must be at least k+1 of them, a proposer and k approvers, for every issuer. by
-// names the person at the console, ceremony the one that this is part of, if any: it
-// goes on without signatures of the officers that it made. Officers, policy and entry
-// are one transaction.
+// names the person at the console, ceremony the one that this is part of, if any: k of
+// the officers that it makes must have signed it. Officers, policy and entry are one
+// transaction.
 func (s *Service) EnrolFirst(ctx context.Context, by, ceremony string, officers []approval.Officer, k int) error {
-	if _, err := approval.First(officers, k); err != nil {
+	first, err := approval.First(officers, k)
+	if err != nil {
 		return err
 	}
 	e := console(OfficerInit, "officers", by)
 	e.detail = approval.FirstDetail(officers, k)
 	e.detail["by"] = by
+	if ceremony != "" {
+		e.detail["ceremony"] = ceremony
+	}
 	return s.settle(ctx, e, func(tx store.Rows) error {
 		have, err := officersOf(tx)
 		if err != nil {
@@ -108,7 +112,7 @@ func (s *Service) EnrolFirst(ctx context.Context, by, ceremony string, officers 
 			return fault.New(fault.Conflict, "there are officers; they enrol others")
 		}
 		if ceremony != "" {
-			if err := madeOfficers(tx, ceremony); err != nil {
+			if err := madeOfficers(tx, ceremony, s.doneNow(by), first, k); err != nil {
 				return err
 			}
 		}

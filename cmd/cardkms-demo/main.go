@@ -203,16 +203,24 @@ func (d *demo) loadKeys(ctx context.Context) error {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return err
 	}
+	if err := d.sign(ctx, file); err != nil {
+		return err
+	}
+	_, err := d.command(ctx, typed+more, "cardkmsd", "ceremony", "run", "--yes", file)
+	return err
+}
+
+// sign has two officers of the development set-up sign a file.
+func (d *demo) sign(ctx context.Context, file string) error {
 	officers := filepath.Join(d.dir, "officers")
 	for _, name := range []string{"ada", "bob"} {
 		cmd := exec.CommandContext(ctx, filepath.Join(d.bin, "cardkms"), "ceremony", "approve", file, "--officer", name, "--yes",
 			"--key", filepath.Join(officers, name), "--passphrase-file", filepath.Join(officers, "passphrase"))
 		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("signing the ceremony: %w\n%s", err, out)
+			return fmt.Errorf("signing %s: %w\n%s", file, err, out)
 		}
 	}
-	_, err := d.command(ctx, typed+more, "cardkmsd", "ceremony", "run", "--yes", file)
-	return err
+	return nil
 }
 
 func (d *demo) makeCard(ctx context.Context) error {

@@ -461,8 +461,15 @@ func (r *rogue) restoreOld(ctx context.Context) error {
 // ceremony shows the way back for a restore that is meant.
 func (r *rogue) ceremony(ctx context.Context) error {
 	say("5. If that last one was no attack, because a disk had died, two officers say so, and the log says that they did:")
-	if _, err := r.command(ctx, "", "cardkmsd", "restore", "--config", filepath.Join(r.dir, "cardkms.yaml"),
-		"--officer", "ada", "--officer", "bob", "--yes"); err != nil {
+	file := filepath.Join(r.dir, "restoration")
+	restore := []string{"restore", "--config", filepath.Join(r.dir, "cardkms.yaml"), file}
+	if _, err := r.command(ctx, "", "cardkmsd", append(restore, "--reason", "a disk had died")...); err != nil {
+		return err
+	}
+	if err := r.sign(ctx, file); err != nil {
+		return err
+	}
+	if _, err := r.command(ctx, "", "cardkmsd", append(restore, "--yes")...); err != nil {
 		return err
 	}
 	if err := r.serveQuietly(ctx); err != nil {

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -17,15 +15,14 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cardkms/audit/durable"
 	"cardkms/kms"
 	"cardkms/kms/ceremony"
-	"cardkms/kms/fault"
+	"cardkms/kms/secret"
 )
 
 func ceremonyCommand() *cobra.Command {
 	c := &cobra.Command{Use: "ceremony", Short: "Key ceremonies: token, service keys, first officers, master keys"}
-	c.AddCommand(ceremonyRunCommand())
+	c.AddCommand(ceremonyRunCommand(), ceremonyAbandonCommand())
 	return c
 }
 
@@ -38,9 +35,11 @@ func ceremonyRunCommand() *cobra.Command {
 server runs on the same data directory. --dry-run says in plain words what would
 happen and checks everything that can be checked without doing it.
 
-A ceremony that broke off is run again: steps that are done say so. Once there are
-officers, as many of them as the default policy says must have signed the file
-("cardkms ceremony approve"). Each component is entered by its custodian: all but
+A ceremony that broke off is run again: what this very file made says so, and what
+another one made is refused. As many officers as the strictest of the policies
+default, key.create and key.activate says must have signed the file ("cardkms
+ceremony approve"); where it makes the first officers, as many of these as it says.
+That is looked at before anything is done to a token. Each component is entered by its custodian: all but
 the last on days of their own by "cardkmsd component enter", the last one here; or,
 if the file says together: true, all of them here, one after the other. The screen
 shows no component, only its key check value (KCV). If standard input is not a
@@ -50,7 +49,7 @@ What was done is in the audit log, and in FILE.record, signed by the log's key. 
 format of FILE stands in deploy/CEREMONY.md.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := newConductor(cmd, args[0])
+			c, err := openConductor(cmd, args[0])
 			if err != nil {
 				return err
 			}
@@ -68,21 +67,30 @@ format of FILE stands in deploy/CEREMONY.md.`,
 
 // conductor carries out one ceremony.
 type conductor struct {
-	f      *ceremony.File
-	path   string // of the file
-	by     string
-	people *prompter
-	out    io.Writer
-	record *ceremony.Record
-	kept   ceremony.Keeper
-	node   *node // once the configuration is there
-	made   *serviceKeys
-	dry    bool
-	ended  bool // before this run
+	f       *ceremony.File
+	path    string // of the file
+	dir     string // that its paths are relative to
+	by      string
+	people  *prompter
+	out     io.Writer
+	record  *ceremony.Record
+	kept    ceremony.Keeper
+	secrets map[string]secret.Bytes // see config
+	node    *node                   // once the configuration is there
+	made    *serviceKeys
+	now     map[string]seen // what this run saw of each step
+	dry     bool
+	ended   bool // before this run
 }
 
 // facts are what a step found or made, for the record.
 type facts = map[string]string
+
+// seen is what a run saw of a step.
+type seen struct {
+	facts facts
+	found bool // it was done already
+}
 
 // step is one step of a ceremony.
 type step struct {
@@ -90,7 +98,7 @@ type step struct {
 	words string // what it does
 	// check finds what can be wrong without doing the step; may be nil.
 	check func(context.Context) error
-	// done reports whether what the step makes is there.
+	// done reports whether what the step makes is there, made by this ceremony.
 	done func(context.Context) (facts, bool, error)
 	do   func(context.Context) (facts, error)
 }
@@ -111,10 +119,34 @@ func newConductor(cmd *cobra.Command, path string) (*conductor, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &conductor{f: f, path: path, by: operator(), out: cmd.OutOrStdout(), kept: ceremony.Keeper{Dir: path + ".components"}}
-	c.people = newPrompter(cmd)
-	if c.record, err = ceremony.OpenRecord(c.journal(), f); err != nil {
+	dir, err := filepath.Abs(filepath.Dir(path))
+	return &conductor{
+		f: f, path: path, dir: dir, by: operator(), people: newPrompter(cmd), out: cmd.OutOrStdout(),
+		kept: ceremony.Keeper{Dir: path + ".components"}, secrets: map[string]secret.Bytes{}, now: map[string]seen{},
+	}, err
+}
+
+// openConductor also reads what an earlier run left beside the file. What is left of
+// another version of the file is refused: somebody would wait for it in vain.
+func openConductor(cmd *cobra.Command, path string) (*conductor, error) {
+	c, err := newConductor(cmd, path)
+	if err != nil {
 		return nil, err
+	}
+	others, err := c.kept.Ceremonies()
+	if err != nil {
+		return nil, err
+	}
+	for _, digest := range others {
+		if digest != c.f.Hex() {
+			err = fmt.Errorf("%s holds components of another version of the file (SHA-256 %s); put that one back, or abandon it", c.kept.Dir, digest)
+		}
+	}
+	if err == nil {
+		c.record, err = ceremony.OpenRecord(c.journal(), c.f)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w\nhint: \"cardkmsd ceremony abandon %s\" removes what was kept", err, path)
 	}
 	return c, nil
 }
@@ -126,7 +158,7 @@ func (c *conductor) beside(p string) string {
 	if p == "" || filepath.IsAbs(p) {
 		return p
 	}
-	return filepath.Join(filepath.Dir(c.path), p)
+	return filepath.Join(c.dir, p)
 }
 
 func (c *conductor) say(format string, args ...any) { fmt.Fprintf(c.out, format+"\n", args...) }
@@ -134,6 +166,7 @@ func (c *conductor) say(format string, args ...any) { fmt.Fprintf(c.out, format+
 func (c *conductor) close() {
 	if c.node != nil {
 		c.node.close()
+		c.node = nil
 	}
 }
 
@@ -148,10 +181,17 @@ func (c *conductor) run(ctx context.Context, yes bool) error {
 			return err
 		}
 	}
+	if err := c.approved(ctx); err != nil {
+		return err
+	}
 	if err := c.take(ctx, c.tokenSteps(), 1, len(steps)); err != nil {
 		return err
 	}
-	if err := c.begin(ctx); err != nil {
+	begun, err := c.begin(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.tell(ctx, begun); err != nil {
 		return err
 	}
 	if err := c.take(ctx, c.nodeSteps(), 1+len(c.tokenSteps()), len(steps)); err != nil {
@@ -188,193 +228,69 @@ func (c *conductor) take(ctx context.Context, steps []step, first, of int) error
 	return nil
 }
 
-var errEnded = errors.New("this ceremony ended, and what it made is not there any more; what is wanted now needs a new file")
-
-// write tells of a step and has the journal keep it.
+// write tells of a step, and has the journal keep a token step: of the others the
+// database tells.
 func (c *conductor) write(name string, f facts, found bool) error {
 	said := "done"
 	if found {
 		said = "done already"
 	}
 	c.say("    %s%s", said, inLine(f))
-	if c.record.Has(name) {
+	c.now[name] = seen{f, found}
+	if name != ceremony.TokenStep && name != ceremony.ServiceKeysStep {
 		return nil
 	}
-	c.record.Steps = append(c.record.Steps, ceremony.Step{Step: name, By: c.by, At: time.Now().UTC().Round(time.Second), Found: found, Facts: f})
+	if s := c.record.Find(name); s != nil {
+		s.Facts = f
+	} else {
+		c.record.Steps = append(c.record.Steps, ceremony.Step{Step: name, By: c.by, At: time.Now().UTC().Round(time.Second), Found: found, Facts: f})
+	}
 	return c.record.Save(c.journal())
 }
 
 // begin opens the service that the configuration describes and has it let the ceremony
 // go on.
-func (c *conductor) begin(ctx context.Context) error {
+func (c *conductor) begin(ctx context.Context) (begun kms.Ceremony, err error) {
 	if err := c.open(ctx); err != nil {
-		return err
+		return begun, err
 	}
-	signatures, err := readApprovals(c.path + ".approvals")
+	signatures, err := c.lookAtApprovals(ctx)
 	if err != nil {
-		return err
+		return begun, err
 	}
 	c.record.Token = c.node.token.Description()
-	begun, err := c.node.service.BeginCeremony(ctx, c.by, kms.NewCeremony{Digest: c.f.Digest, Signatures: signatures, Detail: facts{
+	begun, err = c.node.service.BeginCeremony(ctx, c.by, kms.NewCeremony{Digest: c.f.Digest, Signatures: signatures, Detail: facts{
 		"title": plain(c.f.Title), "present": strings.Join(c.f.Present, "+"), "token": plain(c.record.Token),
 	}})
-	if fault.CodeOf(err) == fault.ApprovalRequired {
-		return fmt.Errorf("%w\nhint: officers read %s and run \"cardkms ceremony approve %s\"", err, c.path, c.path)
-	}
-	c.record.Officers, c.ended = begun.Officers, begun.Ended
-	return err
+	c.ended = begun.Ended
+	return begun, err
 }
 
 // open opens the node, and compares its configuration with what was made before.
 func (c *conductor) open(ctx context.Context) error {
-	cfg, err := load(c.beside(c.f.Configuration))
-	if errors.Is(err, fs.ErrNotExist) && c.made != nil {
-		return fmt.Errorf("there is no configuration yet: write %s with the lines of %s, give auditors the log's verifier key, and run this again", c.f.Configuration, c.lines())
+	cfg, err := c.configuration()
+	if err == nil && c.made != nil {
+		err = c.made.agree(c.f, cfg)
 	}
 	if err != nil {
 		return err
-	}
-	if c.made != nil {
-		if err := c.made.agree(c.f, cfg); err != nil {
-			return err
-		}
 	}
 	c.node, err = open(ctx, cfg, slog.New(slog.DiscardHandler))
 	return err
 }
 
-// end logs the record, signs it and destroys what the ceremony needed. If the process
-// dies in between, the next run ends the ceremony once more.
-func (c *conductor) end(ctx context.Context) error {
-	record := c.path + ".record"
-	if _, err := os.Stat(record); err == nil && c.ended {
-		c.say("The ceremony ended before; its record is %s.", record)
-		return c.cleanUp(ctx)
-	}
-	text, err := c.record.Text()
-	if err != nil {
-		return err
-	}
-	crashAt("before end")
-	signed, err := c.node.service.EndCeremony(ctx, c.by, c.f.Hex(), text)
-	if err != nil {
-		return err
-	}
-	crashAt("ended")
-	if err := durable.Replace(record, signed, 0o644); err != nil {
-		return err
-	}
-	crashAt("after end")
-	c.say("Done. The record is %s, signed by the log's key.", record)
-	return c.cleanUp(ctx)
-}
-
-func (c *conductor) cleanUp(ctx context.Context) error {
-	if c.hasComponents() {
-		if err := c.node.token.DestroyExchange(ctx, c.f.PairLabel()); err != nil {
-			return fmt.Errorf("destroying the pair for components: %w", err)
-		}
-		if err := os.RemoveAll(c.kept.Dir); err != nil {
-			return err
-		}
-	}
-	if err := os.Remove(c.journal()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
-}
-
-// dryRun says what a run would do, and checks what can be checked.
-func (c *conductor) dryRun(ctx context.Context) error {
-	c.say("%s\n  file %s, SHA-256 %s\n  Nothing is changed.", c.f.Title, c.path, c.f.Hex())
-	n, wrong := 0, 0
-	look := func(steps []step, reachable bool) {
-		for _, s := range steps {
-			n++
-			c.say("%d. %s", n, s.words)
-			if !reachable {
-				c.say("    would be done; it cannot be looked at before the steps above are done")
-				continue
-			}
-			err := error(nil)
-			if s.check != nil {
-				err = s.check(ctx)
-			}
-			found, done := facts(nil), false
-			if err == nil {
-				found, done, err = s.done(ctx)
-			}
-			switch {
-			case err != nil:
-				wrong++
-				c.say("    WRONG: %v", err)
-			case done:
-				c.say("    done already%s", inLine(found))
-			default:
-				c.say("    would be done")
-			}
-		}
-	}
-	look(c.tokenSteps(), true)
-	opened := c.openForLooking(ctx)
-	if opened != nil && !errors.Is(opened, errNotYet) {
-		wrong++
-		c.say("The service cannot be opened: %v", opened)
-	}
-	look(c.nodeSteps(), opened == nil)
-	if opened == nil {
-		if err := c.lookAtApprovals(ctx); err != nil {
-			c.say("Officers: %v", err)
-		}
-	}
-	if wrong > 0 {
-		return fmt.Errorf("%d of %d steps would fail", wrong, n)
-	}
-	return nil
-}
-
-// lookAtApprovals says what is missing of the officers' signatures, which come after
-// the dry run.
-func (c *conductor) lookAtApprovals(ctx context.Context) error {
-	signatures, err := readApprovals(c.path + ".approvals")
-	if err != nil {
-		return err
-	}
-	return c.node.service.CheckCeremony(ctx, kms.NewCeremony{Digest: c.f.Digest, Signatures: signatures})
-}
-
-var errNotYet = errors.New("the service's database is not there yet")
-
-// openForLooking opens the service only if it was opened before: else that would make
-// its database.
-func (c *conductor) openForLooking(ctx context.Context) error {
+// configuration loads the service's configuration. The first ceremony stops here once:
+// the configuration has to name the keys that it made.
+func (c *conductor) configuration() (*config, error) {
 	cfg, err := load(c.beside(c.f.Configuration))
-	if errors.Is(err, fs.ErrNotExist) {
-		return errNotYet
+	switch {
+	case err == nil:
+		cfg.secrets = c.secrets
+		return cfg, nil
+	case c.made == nil:
+		return nil, err
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("there is no configuration yet: write %s with the lines of %s, give auditors the log's verifier key, and run this again", c.f.Configuration, c.lines())
 	}
-	if err != nil {
-		return err
-	}
-	if _, err := os.Stat(filepath.Join(cfg.path(cfg.Data), "cardkms.db")); err != nil {
-		return errNotYet
-	}
-	return c.open(ctx)
-}
-
-// readApprovals reads the officers' signatures: lines of a name, a space and base64.
-func readApprovals(path string) (map[string][]byte, error) {
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	out := map[string][]byte{}
-	for line := range bytes.Lines(b) {
-		name, text, _ := strings.Cut(strings.TrimSpace(string(line)), " ")
-		signature, derr := base64.StdEncoding.DecodeString(text)
-		if derr != nil || name == "" {
-			return nil, fmt.Errorf("%s: a line is a name, a space and a signature in base64", path)
-		}
-		out[name] = signature
-	}
-	return out, err
+	return nil, fmt.Errorf("%w\nhint: the configuration needs the lines of %s; give auditors the log's verifier key, and run this again", err, c.lines())
 }

@@ -3,14 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/x509"
 	"encoding/hex"
-	"encoding/pem"
 	"fmt"
 	"slices"
 	"strings"
 
-	"cardkms/audit/durable"
 	"cardkms/derive"
 	"cardkms/kms"
 	"cardkms/kms/approval"
@@ -38,27 +35,13 @@ func (c *conductor) nodeSteps() (out []step) {
 	return out
 }
 
-func (c *conductor) destroyStep(label string) step {
-	return step{
-		name: "destroy " + label, words: fmt.Sprintf("Destroy the key-encryption key %s: nothing more comes in under it.", label),
-		done: func(ctx context.Context) (facts, bool, error) {
-			taken, err := c.node.token.Taken(ctx, label)
-			return nil, !taken, err
-		},
-		do: func(ctx context.Context) (facts, error) {
-			s := kms.CeremonyStep{Ceremony: c.f.Hex(), Op: kms.CeremonyDestroy, Object: "keks/" + label}
-			return nil, c.node.service.CarryOut(ctx, c.by, s, func(ctx context.Context) error { return c.node.token.DestroyKEK(ctx, label) })
-		},
-	}
-}
-
 func (c *conductor) officersStep(o ceremony.Officers) step {
 	var names []string
 	for _, one := range o.First {
 		names = append(names, one.Name)
 	}
 	return step{
-		name:  "officers",
+		name:  kms.OfficersStep,
 		words: fmt.Sprintf("Enrol the first officers %s; %d of them approve, and who proposes does not count.", strings.Join(names, ", "), o.Approvals),
 		check: func(context.Context) error {
 			first, err := firstOf(o)
@@ -107,78 +90,6 @@ func (c *conductor) findOfficers(ctx context.Context, o ceremony.Officers) (fact
 	return approval.FirstDetail(first, o.Approvals), true, nil
 }
 
-func (c *conductor) kekStep(k ceremony.KEK) step {
-	return step{
-		name:  "kek " + k.Label,
-		words: fmt.Sprintf("Make the key-encryption key %s (%s) %s. It may only unwrap.", k.Label, k.Algorithm, origin(k.Value)),
-		done: func(ctx context.Context) (facts, bool, error) {
-			taken, err := c.node.token.Taken(ctx, k.Label)
-			if err != nil || !taken {
-				return nil, false, err
-			}
-			if err := c.node.token.CheckKEK(ctx, k.Label, k.Algorithm); err != nil {
-				return nil, false, err
-			}
-			found, err := c.kekFacts(ctx, k)
-			return found, true, err
-		},
-		do: func(ctx context.Context) (facts, error) {
-			err := c.node.service.CarryOut(ctx, c.by, kms.CeremonyStep{Ceremony: c.f.Hex(), Op: kms.CeremonyKEK, Object: "keks/" + k.Label, Detail: kekDetail(k)}, func(ctx context.Context) error {
-				return c.makeKEK(ctx, k)
-			})
-			if err != nil {
-				return nil, err
-			}
-			return c.kekFacts(ctx, k)
-		},
-	}
-}
-
-func kekDetail(k ceremony.KEK) facts {
-	d := facts{"algorithm": string(k.Algorithm)}
-	if k.KCV != "" {
-		d["kcv"] = k.KCV
-	}
-	return d
-}
-
-func (c *conductor) makeKEK(ctx context.Context, k ceremony.KEK) error {
-	if k.Algorithm == key.RSA3072 {
-		_, err := c.node.token.GenerateKEK(ctx, k.Label)
-		return err
-	}
-	sum, free, err := c.combined(ctx, k.Label, k.Algorithm, k.Value)
-	if err != nil {
-		return err
-	}
-	defer free()
-	return c.node.token.ImportKEK(ctx, k.Label, sum)
-}
-
-// kekFacts writes the public half of a pair, or repeats the check value that was
-// compared when the key came.
-func (c *conductor) kekFacts(ctx context.Context, k ceremony.KEK) (facts, error) {
-	if k.Algorithm != key.RSA3072 {
-		f := kekDetail(k)
-		from(f, "", k.Value)
-		return f, nil
-	}
-	public, err := c.node.token.PublicKEK(ctx, k.Label)
-	if err != nil {
-		return nil, err
-	}
-	der, err := x509.MarshalPKIXPublicKey(public)
-	if err != nil {
-		return nil, err
-	}
-	f := kekDetail(k)
-	f["public"] = k.Public
-	if c.dry {
-		return f, nil
-	}
-	return f, durable.Replace(c.beside(k.Public), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o644)
-}
-
 // origin says where a value comes from.
 func origin(v ceremony.Value) string {
 	switch {
@@ -211,7 +122,7 @@ func (c *conductor) keyStep(k ceremony.Key) step {
 			if err != nil {
 				return nil, err
 			}
-			n.Ceremony = c.f.Hex()
+			n.Ceremony, n.Step = c.f.Hex(), k.String()
 			v, err := c.node.service.LoadKey(ctx, c.by, n, valueMaker{c, k})
 			if err != nil {
 				return nil, err
@@ -268,7 +179,8 @@ func wrapped(v ceremony.Value) (w hsm.Wrapped, err error) {
 
 func valueName(k ceremony.Key, p key.Part) string { return k.String() + "#" + string(p) }
 
-// findKey looks for the version that the step makes.
+// findKey looks for the version that the step made: of this ceremony, and as the token
+// holds it. Another one with this KVN is in the way.
 func (c *conductor) findKey(ctx context.Context, k ceremony.Key) (facts, bool, error) {
 	n, err := k.Describe()
 	if err != nil {
@@ -278,21 +190,37 @@ func (c *conductor) findKey(ctx context.Context, k ceremony.Key) (facts, bool, e
 	if err != nil {
 		return nil, false, err
 	}
-	for _, v := range all {
-		if v.ID.Issuer != n.Issuer || v.ID.Name != n.Name || v.KVN != n.KVN {
+	i := slices.IndexFunc(all, func(v key.Version) bool { return v.ID.Issuer == n.Issuer && v.ID.Name == n.Name && v.KVN == n.KVN })
+	if i < 0 {
+		return nil, false, nil
+	}
+	v := all[i]
+	switch {
+	case v.Ceremony != c.f.Hex():
+		return nil, false, fault.New(fault.Conflict, v.ID.String()+" has this KVN, and "+whose(v.Ceremony)+" made it")
+	case v.Usage != n.Usage || v.Algorithm != n.Algorithm || v.CardAlgorithm != n.CardAlgorithm || v.Diversification != string(n.Diversification):
+		return nil, false, fault.New(fault.Conflict, v.ID.String()+" has this KVN and is another key")
+	}
+	for p, value := range k.Values() {
+		if value.KCV != "" && text(v.KCVs[p]) != value.KCV {
+			return nil, false, fault.New(fault.Conflict, v.ID.String()+" has this KVN and another check value")
+		}
+		if v.State == key.Destroyed {
 			continue
 		}
-		if v.Usage != n.Usage || v.Algorithm != n.Algorithm || v.CardAlgorithm != n.CardAlgorithm || v.Diversification != string(n.Diversification) {
-			return nil, false, fault.New(fault.Conflict, v.ID.String()+" has this KVN and is another key")
+		if err := c.node.token.Check(ctx, kms.Root(v, p)); err != nil {
+			return nil, false, fmt.Errorf("%s, which this ceremony made: %w", v.ID.Label(p), err)
 		}
-		for p, value := range k.Values() {
-			if value.KCV != "" && text(v.KCVs[p]) != value.KCV {
-				return nil, false, fault.New(fault.Conflict, v.ID.String()+" has this KVN and another check value")
-			}
-		}
-		return keyFacts(k, v), true, nil
 	}
-	return nil, false, nil
+	return keyFacts(k, v), true, nil
+}
+
+// whose names who made what is in the way.
+func whose(digest string) string {
+	if digest == "" {
+		return "no ceremony"
+	}
+	return "the ceremony with SHA-256 " + digest
 }
 
 func keyFacts(k ceremony.Key, v key.Version) facts {

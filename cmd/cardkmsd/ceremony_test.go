@@ -2,9 +2,9 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/aes"
 	"crypto/ed25519"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -22,6 +22,8 @@ import (
 	"cardkms/kms/ceremony"
 	"cardkms/kms/keywrap"
 	"cardkms/kms/secret"
+	"cardkms/kms/store"
+	"cardkms/kms/store/sqlite"
 	"cardkms/softhsm"
 )
 
@@ -101,17 +103,75 @@ func (s *site) signCeremony(path string, officers ...string) {
 	if parsed, err := ceremony.Parse(b); err == nil {
 		f = parsed
 	}
+	s.sign(path, approval.CeremonyStatement(f.Digest), officers...)
+}
+
+// sign puts officers' signatures over a statement beside a file.
+func (s *site) sign(path string, statement []byte, officers ...string) {
+	s.t.Helper()
 	passphrase, err := os.ReadFile(filepath.Join(s.dir, "officers", "passphrase"))
 	s.must("", err)
-	var lines string
+	signatures := approval.Signatures{}
 	for _, o := range officers {
 		private, err := os.ReadFile(filepath.Join(s.dir, "officers", o))
 		s.must("", err)
 		k, err := officerkey.Open(private, passphrase)
 		s.must("", err)
-		lines += o + " " + base64.StdEncoding.EncodeToString(ed25519.Sign(k, approval.CeremonyStatement(f.Digest))) + "\n"
+		signatures[o] = ed25519.Sign(k, statement)
 	}
-	s.must("", os.WriteFile(path+".approvals", []byte(lines), 0o600))
+	s.must("", os.WriteFile(path+".approvals", signatures.Encode(), 0o600))
+}
+
+// entries returns what the log of a set-up without a server holds.
+func (s *site) entries() (all []audit.Entry) {
+	s.t.Helper()
+	db, err := sqlite.Open(context.Background(), filepath.Join(s.dir, "data", "cardkms.db"))
+	s.must("", err)
+	defer db.Close()
+	s.must("", db.View(context.Background(), func(tx store.Tx) error {
+		size, err := tx.Size()
+		if err != nil {
+			return err
+		}
+		leaves, err := tx.Leaves(0, int(size))
+		for _, l := range leaves {
+			e, err := audit.ParseEntry(l.Content)
+			if err != nil {
+				return err
+			}
+			all = append(all, e)
+		}
+		return err
+	}))
+	return all
+}
+
+// last returns the last entry of an operation.
+func (s *site) last(operation string) (e audit.Entry) {
+	s.t.Helper()
+	for _, one := range s.entries() {
+		if one.Operation == operation {
+			e = one
+		}
+	}
+	if e.Operation == "" {
+		s.t.Errorf("the log has no entry %s", operation)
+	}
+	return e
+}
+
+// proven replays the log as an auditor does.
+func (s *site) proven(signed int) {
+	s.t.Helper()
+	var h history
+	for _, e := range s.entries() {
+		encoding, err := e.Encode()
+		s.must("", err)
+		h.add(encoding, 1<<40)
+	}
+	if h.err != nil || len(h.replay.Unproven) > 0 || h.replay.Signed != signed {
+		s.t.Errorf("%d ceremonies and restorations are signed, want %d; unproven: %v, %v", h.replay.Signed, signed, h.replay.Unproven, h.err)
+	}
 }
 
 // newEmptySite makes a set-up without masters and without a server.
@@ -362,8 +422,9 @@ func TestWrappedKeys(t *testing.T) {
 	done := s.ceremony("done", "destroy: [kek-vendor]\n")
 	s.must(s.cardkmsd("", "ceremony", "run", "--yes", done))
 	s.must(s.cardkmsd("", "ceremony", "run", "--yes", done))
+	s.refused("a KEK that never was", s.ceremony("never", "destroy: [kek-other]\n"), "", "there never was")
 	s.refused("a KEK that was destroyed", s.ceremony("late", strings.Replace(master(blob, kcvOf(value)), "\"30\"", "\"31\"", 1)), "", "0 objects")
-	s.refused("a master as a KEK", s.ceremony("trick", "destroy: ["+pseudoLabel+"]\n"), "", "")
+	s.refused("a master as a KEK", s.ceremony("trick", "destroy: ["+pseudoLabel+"]\n"), "", "checking "+pseudoLabel+": hsm: the token keeps attribute")
 	s.serve()
 }
 
@@ -375,101 +436,248 @@ func TestRSAKEKOnSoftHSM(t *testing.T) {
 }
 
 // TestBootstrap begins with no token at all, and dies before and after every step: the
-// next run finishes, and nothing is there twice. The short run has the steps whose
-// effect is there and not written down.
+// next run finishes, and nothing is there twice. A second file then brings a key in under
+// the key-encryption key and destroys that. The short run has the steps whose effect is
+// there and not written down. The PIN comes from the environment, which gives it once.
 func TestBootstrap(t *testing.T) {
-	points := []string{"", "log key made", "after officers", "after kek kek-vendor", "made master of issuers/demo/keys/isd/kvn/30", "ended"}
+	points := []string{"", "log key made", "after officers", "made kek kek-vendor", "after kek kek-vendor", "made master of issuers/demo/keys/isd/kvn/30", "ended",
+		"made master of issuers/demo/keys/upd/kvn/5A", "dropped kek-vendor"}
 	if os.Getenv("CARDKMS_LONG") != "" {
 		points = append(points, "before token", "after token", "before service keys", "after service keys", "before officers", "before kek kek-vendor",
-			"before issuers/demo/keys/isd/kvn/30", "after issuers/demo/keys/isd/kvn/30", "before end", "after end")
+			"before issuers/demo/keys/isd/kvn/30", "after issuers/demo/keys/isd/kvn/30", "before end", "after end",
+			"before issuers/demo/keys/upd/kvn/5A", "after issuers/demo/keys/upd/kvn/5A", "before destroy kek-vendor", "after destroy kek-vendor")
 	}
 	for _, at := range points {
 		t.Run("crash "+strings.ReplaceAll(at, "/", "_"), func(t *testing.T) {
 			t.Parallel()
-			bootstrap(t, at)
+			(&bootstrapping{site: &site{t: t, dir: t.TempDir(), log: &logBuffer{}, env: []string{"BOOT_PIN=12345678"}}, t: t, at: at}).run()
 		})
 	}
 }
 
-func bootstrap(t *testing.T, at string) {
-	s := &site{t: t, dir: t.TempDir(), log: &logBuffer{}}
-	module, err := softhsm.Module()
-	s.must("", err)
-	for name, content := range map[string]string{"pin": "12345678", "sopin": "876543210987"} {
-		s.must("", os.WriteFile(filepath.Join(s.dir, name), []byte(content), 0o600))
-	}
-	s.must("", os.Mkdir(filepath.Join(s.dir, "anchor"), 0o700))
-	kek := random(32)
+// bootstrapping is a set-up that begins with nothing, and dies once.
+type bootstrapping struct {
+	*site
+	t       *testing.T
+	module  string
+	kek     []byte
+	at      string // where it dies
+	crashed bool
+}
+
+// prepare writes the first ceremony's file, and what it needs.
+func (b *bootstrapping) prepare() (file, stdin string) {
+	var err error
+	b.module, err = softhsm.Module()
+	b.must("", err)
+	b.must("", os.WriteFile(filepath.Join(b.dir, "sopin"), []byte("876543210987"), 0o600))
+	b.must("", os.Mkdir(filepath.Join(b.dir, "anchor"), 0o700))
+	first, err := makeOfficers(filepath.Join(b.dir, "officers"))
+	b.must("", err)
+	b.kek = random(32)
 	var y yamlKeys
 	text := "ceremony: Bootstrap\nconfiguration: cardkms.yaml\npresent: [ada, grace]\ntogether: true\n" +
-		fmt.Sprintf("token: {module: %s, softhsm: softhsm, label: prod, pin: \"file:pin\", soPIN: \"file:sopin\"}\n", module) +
-		"serviceKeys: {origin: example.org/audit, log: log, pseudonym: pseudonym, state: state}\n" + bootstrapOfficers(t) +
-		fmt.Sprintf("keks:\n  - {label: kek-vendor, algorithm: aes-256, %s\n", strings.TrimPrefix(y.value(kek, split(kek, 2)), "{")) +
+		fmt.Sprintf("token: {module: %s, softhsm: softhsm, label: prod, pin: \"env:BOOT_PIN\", soPIN: \"file:sopin\"}\n", b.module) +
+		"serviceKeys: {origin: example.org/audit, log: log, pseudonym: pseudonym, state: state}\nofficers:\n  approvals: 2\n  first:\n"
+	for _, o := range first {
+		line, err := officerkey.Line(o.Name, o.Public)
+		b.must("", err)
+		text += fmt.Sprintf("    - {name: %s, identity: %q, public: %q}\n", o.Name, o.Identity, strings.TrimSpace(string(line)))
+	}
+	text += fmt.Sprintf("keks:\n  - {label: kek-vendor, algorithm: aes-256, %s\n", strings.TrimPrefix(y.value(b.kek, split(b.kek, 2)), "{")) +
 		"keys:\n  - {issuer: demo, key: isd, kvn: \"30\", master: {generate: true}}\n"
-	file := filepath.Join(s.dir, "bootstrap.yaml")
-	s.must("", os.WriteFile(file, []byte(text), 0o600))
-	dry := s.must(s.cardkmsd("", "ceremony", "run", "--dry-run", file))
-	if strings.Count(dry, "would be done") != 5 {
-		t.Errorf("the dry run:\n%s", dry)
+	file = filepath.Join(b.dir, "bootstrap.yaml")
+	b.must("", os.WriteFile(file, []byte(text), 0o600))
+	return file, y.stdin
+}
+
+// crash has the program die at the point, if this run comes to it.
+func (b *bootstrapping) crash(file, stdin string) {
+	b.t.Helper()
+	if b.at == "" || b.crashed {
+		return
 	}
-	if left, _ := filepath.Glob(filepath.Join(s.dir, "*")); len(left) != 4 {
-		t.Errorf("the dry run left %v", left)
+	out, err := b.crashing(b.at, stdin, "ceremony", "run", "--yes", file)
+	b.crashed = strings.Contains(out, "crash at "+b.at)
+	if b.crashed && err == nil {
+		b.t.Errorf("no crash at %s:\n%s", b.at, out)
 	}
-	run := func() (string, error) { return s.cardkmsd(y.stdin, "ceremony", "run", "--yes", file) }
-	crashed := false
-	crash := func() {
-		t.Helper()
-		if at == "" || crashed {
-			return
-		}
-		out, err := s.crashing(at, y.stdin, "ceremony", "run", "--yes", file)
-		crashed = strings.Contains(out, "crash at "+at)
-		if err == nil {
-			t.Errorf("no crash at %s:\n%s", at, out)
-		}
+}
+
+// unsigned: nothing is done to a token before enough of the listed officers signed.
+func (b *bootstrapping) unsigned(file, stdin string) {
+	b.refused("nobody signed", file, stdin, "0 officers signed")
+	b.signCeremony(file, "ada")
+	b.refused("one signed", file, stdin, "1 officers signed")
+	b.sign(file, approval.CeremonyStatement([32]byte{}), "ada", "bob")
+	b.refused("another file was signed", file, stdin, "proof_failed")
+	if dry := b.must(b.cardkmsd("", "ceremony", "run", "--dry-run", file)); !strings.Contains(dry, "Officers: proof_failed") {
+		b.t.Errorf("the dry run:\n%s", dry)
 	}
-	crash()
-	out, err := run()
-	if err == nil || !strings.Contains(out, "there is no configuration yet") {
-		t.Fatalf("without a configuration: %v\n%s", err, out)
+	b.signCeremony(file, "ada", "bob")
+	dry := b.must(b.cardkmsd("", "ceremony", "run", "--dry-run", file))
+	if strings.Count(dry, "would be done") != 5 || strings.Contains(dry, "Officers:") {
+		b.t.Errorf("the dry run:\n%s", dry)
 	}
-	s.bootstrapConfig(t, module, file+".lines")
-	crash()
-	if at != "" && !crashed {
-		t.Fatalf("the ceremony never came to %s", at)
+	if left, _ := filepath.Glob(filepath.Join(b.dir, "*")); len(left) != 5 {
+		b.t.Errorf("somebody has to sign before a token is touched, and there are %v", left)
 	}
-	out = s.must(run())
+}
+
+func (b *bootstrapping) run() {
+	file, stdin := b.prepare()
+	if b.at == "" {
+		b.unsigned(file, stdin)
+	}
+	b.signCeremony(file, "ada", "bob")
+	b.crash(file, stdin)
+	b.refused("without a configuration", file, stdin, "there is no configuration yet")
+	b.must("", os.WriteFile(filepath.Join(b.dir, "cardkms.yaml"), []byte("listen: 127.0.0.1:0\ndata: data\n"), 0o600))
+	b.refused("a configuration without the keys", file, stdin, "needs the lines of "+file+".lines")
+	b.bootstrapConfig(b.t, b.module, file+".lines")
+	b.crash(file, stdin)
+	b.finish(file, stdin, 5)
+	if e, r := b.last("ceremony.token"), b.record(file); e.Object != "tokens/prod" || e.Detail["keys"] == "" ||
+		e.Detail["kcv_state"] != r.Find(ceremony.ServiceKeysStep).Facts["kcv_state"] || plain(r.Token) != e.Detail["token"] {
+		b.t.Errorf("log and record differ:\n%+v\n%+v", e, r)
+	}
+	b.second()
+	if b.at != "" && !b.crashed {
+		b.t.Fatalf("no ceremony ever came to %s", b.at)
+	}
+	b.proven(2)
+}
+
+// finish runs a ceremony to its end, and then once more, which finds everything done.
+func (b *bootstrapping) finish(file, stdin string, steps int) {
+	b.t.Helper()
+	out := b.must(b.cardkmsd(stdin, "ceremony", "run", "--yes", file))
 	for range 2 {
 		if _, err := os.Stat(file + ".record"); err != nil {
-			t.Fatalf("no record: %v\n%s", err, out)
+			b.t.Fatalf("no record: %v\n%s", err, out)
 		}
-		out = s.must(run())
-		if strings.Count(out, "done already") != 5 {
-			t.Errorf("a run after the end:\n%s", out)
+		out = b.must(b.cardkmsd(stdin, "ceremony", "run", "--yes", file))
+		if strings.Count(out, "done already") != steps {
+			b.t.Errorf("a run after the end:\n%s", out)
 		}
 	}
+}
+
+// second brings a key in under the key-encryption key, and destroys that.
+func (b *bootstrapping) second() {
+	value := random(16)
+	blob, err := keywrap.WrapPad(secret.New(b.kek), secret.New(value))
+	b.must("", err)
+	file := b.ceremony("second", "destroy: [kek-vendor]\nkeys:\n  - issuer: demo\n    key: upd\n    usage: card-update\n    kvn: \"5A\"\n    algorithm: aes-128\n"+
+		fmt.Sprintf("    master: {kcv: %q, wrapped: {kek: kek-vendor, method: aes-kwp, blob: \"%X\"}}\n", kcvOf(value), blob))
+	b.crash(file, "")
+	b.finish(file, "", 2)
+	if out := b.must(b.cardkmsd("", "ceremony", "run", "--yes", file)); !strings.Contains(out, "kcv master "+kcvOf(value)) {
+		b.t.Error(out)
+	}
+}
+
+// record returns the record of a ceremony.
+func (s *site) record(file string) (r ceremony.Record) {
+	s.t.Helper()
+	b, err := os.ReadFile(file + ".record")
+	s.must("", err)
+	text, _, _ := strings.Cut(string(b), "\n\n— ")
+	s.must("", json.Unmarshal([]byte(text), &r))
+	return r
+}
+
+// TestDoneByThisFile: what another file made is never taken for done, also if it looks
+// the same; and a journal is no proof of anything.
+func TestDoneByThisFile(t *testing.T) {
+	s := newEmptySite(t)
+	kek, value := random(32), random(32)
+	var y yamlKeys
+	keks := fmt.Sprintf("together: true\nkeks:\n  - {label: kek-vendor, algorithm: aes-256, %s\n", strings.TrimPrefix(y.value(kek, split(kek, 2)), "{"))
+	keys := fmt.Sprintf("together: true\nkeys:\n  - {issuer: demo, key: isd, kvn: \"30\", master: %s}\n", y.value(value, split(value, 2)))
+	lines := strings.SplitAfter(y.stdin, "\n")
+	file := s.ceremony("kek", keks)
+	forged := ceremony.Record{Record: ceremony.RecordFormat, File: fileDigest(t, file), Officers: []string{"eve"}, Steps: []ceremony.Step{
+		{Step: "kek kek-vendor", By: "os-user:eve", Facts: facts{"kcv": "gp-aes:000000"}}, {Step: "kek another", By: "os-user:eve"},
+	}}
+	s.must("", forged.Save(file+".journal"))
+	out := s.must(s.cardkmsd(strings.Join(lines[:2], ""), "ceremony", "run", "--yes", file))
+	if r := s.record(file); len(r.Steps) != 1 || r.Steps[0].By == "os-user:eve" || r.Steps[0].Facts["kcv"] != kcvOf(kek) || fmt.Sprint(r.Officers) != "[ada bob]" || strings.Contains(out, "already") {
+		t.Errorf("%+v\n%s", r, out)
+	}
+	s.refused("a KEK that another file made", s.ceremony("again", keks), y.stdin, "the ceremony with SHA-256 "+fileDigest(t, file)+" made it")
+	s.refused("a KEK in the way", s.ceremony("other", strings.ReplaceAll(keks, kcvOf(kek), "gp-aes:000000")), y.stdin, "made it")
+	s.must(s.cardkmsd(strings.Join(lines[2:], ""), "ceremony", "run", "--yes", s.ceremony("key", keys)))
+	s.refused("a key that another file made", s.ceremony("key-again", keys), y.stdin, "made it")
+	s.refused("a generated one", s.ceremony("key-other", "keys:\n  - {issuer: demo, key: isd, kvn: \"30\", master: {generate: true}}\n"), "", "made it")
+	s.proven(6) // all of them began
+}
+
+func fileDigest(t *testing.T, file string) string {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := ceremony.Parse(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f.Hex()
+}
+
+// TestAbandonedCeremony: the components of an edited file do not stay behind, and one
+// that was abandoned does not run.
+func TestAbandonedCeremony(t *testing.T) {
+	s := newEmptySite(t)
+	value := random(16)
+	parts := split(value, 2)
+	var y yamlKeys
+	body := fmt.Sprintf("keys:\n  - {issuer: demo, key: isd, kvn: \"30\", algorithm: aes-128, master: %s}\n", y.value(value, parts))
+	file := s.ceremony("edited", body)
+	enter := func() (string, error) {
+		return s.cardkmsd(hex.EncodeToString(parts[0])+"\n", "component", "enter", "--ceremony", file, "--custodian", "alice")
+	}
+	s.must(enter())
+	old := fileDigest(t, file)
+	s.must("", os.Rename(file, file+".old"))
+	s.ceremony("edited", "# with a remark\n"+body)
+	s.refused("components of another version", file, y.stdin, "ceremony abandon")
+	if out, err := enter(); err == nil || !strings.Contains(out, old) {
+		t.Errorf("a component beside those of another version: %v\n%s", err, out)
+	}
+	if out, err := s.cardkmsd("no\n", "ceremony", "abandon", file); err == nil || !strings.Contains(out, "not confirmed") {
+		t.Errorf("not confirmed: %v\n%s", err, out)
+	}
+	if out, err := s.crashing("abandoned", "", "ceremony", "abandon", "--yes", file); err == nil {
+		t.Errorf("no crash:\n%s", out)
+	}
+	for range 2 {
+		s.must(s.cardkmsd("", "ceremony", "abandon", "--yes", file))
+	}
+	if _, err := os.Stat(file + ".components"); err == nil {
+		t.Error("components are left")
+	}
+	if e := s.last("ceremony.abandon"); e.Object != "ceremonies/"+old || e.Outcome != audit.OutcomeOK {
+		t.Errorf("%+v", e)
+	}
+	s.must(enter()) // the new version goes on
+	s.must(s.cardkmsd(hex.EncodeToString(parts[1])+"\n", "ceremony", "run", "--yes", file))
+	s.must("", os.Rename(file+".old", file))
+	s.signCeremony(file, "ada", "bob")
+	s.must("", os.Remove(file+".record"))
+	s.refused("the abandoned version", file, y.stdin, "was abandoned")
+	s.proven(2)
 }
 
 // crashing is cardkmsd that dies at a point.
 func (s *site) crashing(at, stdin string, args ...string) (string, error) {
 	cmd := exec.Command(os.Args[0], args...)
 	cmd.Env = append(os.Environ(), childVariable+"=1", "SOFTHSM2_CONF=", crashVariable+"="+at)
+	cmd.Env = append(cmd.Env, s.env...)
 	cmd.Stdin = strings.NewReader(stdin)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
-}
-
-func bootstrapOfficers(t *testing.T) string {
-	t.Helper()
-	out := "officers:\n  approvals: 2\n  first:\n"
-	for _, name := range devOfficers {
-		_, line, err := officerkey.New(name, []byte("passphrase"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		out += fmt.Sprintf("    - {name: %s, identity: spiffe://example.org/role/security-officer/%s, public: %q}\n", name, name, strings.TrimSpace(string(line)))
-	}
-	return out
 }
 
 // bootstrapConfig writes the configuration with the lines that the ceremony printed.
@@ -477,7 +685,7 @@ func (s *site) bootstrapConfig(t *testing.T, module, lines string) {
 	t.Helper()
 	b, err := os.ReadFile(lines)
 	s.must("", err)
-	text := strings.Replace(string(b), "token:\n", fmt.Sprintf("token:\n  module: %s\n  softhsm: softhsm\n  pin: \"file:pin\"\n", module), 1)
+	text := strings.Replace(string(b), "token:\n", fmt.Sprintf("token:\n  module: %s\n  softhsm: softhsm\n  pin: \"env:BOOT_PIN\"\n", module), 1)
 	text = "development: true\nlisten: 127.0.0.1:0\ndata: data\n" + text + "tls: {certificate: c, key: k, clientCAs: a}\nanchors: {file: anchor/checkpoint}\nprofiles: {default: {level: \"33\"}}\nclients: [{id: \"spiffe://example.org/role/officer\", role: security-officer, issuer: demo}]\n"
 	s.must("", os.WriteFile(filepath.Join(s.dir, "cardkms.yaml"), []byte(text), 0o600))
 }

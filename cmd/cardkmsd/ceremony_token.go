@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 
 	"cardkms/audit/durable"
 	"cardkms/derive"
+	"cardkms/kms"
 	"cardkms/kms/ceremony"
 	"cardkms/kms/fault"
 	"cardkms/kms/hsm"
@@ -20,14 +22,14 @@ import (
 )
 
 // tokenSteps are the steps before there is a service, and so before there is a log:
-// ceremony.begin and the record tell of them.
+// ceremony.token and the record tell of them.
 func (c *conductor) tokenSteps() (out []step) {
 	if c.f.Token == nil {
 		return nil
 	}
 	t := c.f.Token
 	out = append(out, step{
-		name: "token", words: fmt.Sprintf("Initialise a token labelled %s in %s, unless there is one.", t.Label, t.Module),
+		name: ceremony.TokenStep, words: fmt.Sprintf("Initialise a token labelled %s in %s, unless there is one.", t.Label, t.Module),
 		done: func(context.Context) (facts, bool, error) {
 			there, err := c.tokenExists()
 			return nil, there, err
@@ -37,7 +39,7 @@ func (c *conductor) tokenSteps() (out []step) {
 	if c.f.ServiceKeys != nil {
 		k := c.f.ServiceKeys
 		out = append(out, step{
-			name:  "service keys",
+			name:  ceremony.ServiceKeysStep,
 			words: fmt.Sprintf("Make the service's own keys in it, unless they are there: %s signs the audit log, %s names cards in it, %s makes the MACs of rows.", k.Log, k.Pseudonym, k.State),
 			done:  c.findServiceKeys,
 			do:    c.makeServiceKeys,
@@ -62,7 +64,7 @@ func (c *conductor) tokenExists() (bool, error) {
 
 // secret resolves references of a file that has no configuration yet.
 func (c *conductor) secret(ref string) (secret.Bytes, error) {
-	cfg := config{dir: c.beside(".")}
+	cfg := config{dir: c.dir, secrets: c.secrets}
 	return cfg.resolve(ref)
 }
 
@@ -120,7 +122,6 @@ func (c *conductor) makeServiceKeys(ctx context.Context) (found facts, err error
 	err = c.withToken(ctx, func(t *hsm.Token) error {
 		made, err := serviceKeysOf(ctx, t, *c.f.ServiceKeys)
 		c.made, found = &made, made.facts()
-		found["token"] = t.Description()
 		return err
 	})
 	if err != nil {
@@ -187,10 +188,32 @@ func (s serviceKeys) agree(f *ceremony.File, cfg *config) error {
 		"log.label": {cfg.Log.Label, f.ServiceKeys.Log}, "log.origin": {cfg.Log.Origin, f.ServiceKeys.Origin}, "log.verifier": {cfg.Log.Verifier, s.verifier},
 	} {
 		if pair[0] != pair[1] {
-			return fmt.Errorf("the configuration says %s: %s, and the ceremony made %s", what, pair[0], pair[1])
+			return fmt.Errorf("the configuration says %s: %s, and the ceremony made %s", what, cmp.Or(pair[0], "nothing"), pair[1])
 		}
 	}
 	return nil
+}
+
+// tell has the log say what was done to the token: what the token shows now, and
+// whether this ceremony made it, as its journal has it.
+func (c *conductor) tell(ctx context.Context, begun kms.Ceremony) error {
+	if c.f.Token == nil || begun.Told || begun.Ended {
+		return nil
+	}
+	who := func(step string) string {
+		if s := c.record.Find(step); s != nil && !s.Found {
+			return "made"
+		}
+		return "found"
+	}
+	detail := facts{"token": plain(c.record.Token), "initialised": who(ceremony.TokenStep)}
+	if k := c.f.ServiceKeys; k != nil {
+		detail["keys"] = who(ceremony.ServiceKeysStep)
+		detail["log"], detail["verifier"] = plain(k.Log), plain(c.made.verifier)
+		detail["pseudonym"], detail["kcv_pseudonym"] = plain(k.Pseudonym), text(c.made.pseudonym)
+		detail["state"], detail["kcv_state"] = plain(k.State), text(c.made.state)
+	}
+	return c.node.service.TellToken(ctx, c.by, c.f.Hex(), c.f.Token.Label, detail)
 }
 
 // plain makes text one that an audit entry can hold.

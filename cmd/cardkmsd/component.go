@@ -38,7 +38,7 @@ ceremony only. The last component of a key is not kept: its custodian enters it 
 --value is needed where a custodian has components of several keys.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := newConductor(cmd, file)
+			c, err := openConductor(cmd, file)
 			if err != nil {
 				return err
 			}
@@ -138,7 +138,7 @@ func (c *conductor) enter(ctx context.Context, custodian, value string) error {
 	if has, err := c.kept.Has(at); err != nil || has {
 		return errors.Join(err, fault.New(fault.Conflict, "this component was entered already"))
 	}
-	if err := c.begin(ctx); err != nil {
+	if _, err := c.begin(ctx); err != nil {
 		return err
 	}
 	if c.ended {
@@ -157,20 +157,25 @@ func (c *conductor) enter(ctx context.Context, custodian, value string) error {
 	if err := c.read(ctx, p, i, component); err != nil {
 		return err
 	}
-	detail := facts{"custodian": custodian, "number": fmt.Sprint(i + 1), "kcv": p.value.Components[i].KCV}
-	s := kms.CeremonyStep{Ceremony: c.f.Hex(), Op: kms.CeremonyComponent, Object: p.name, Detail: detail}
+	s := kms.CeremonyStep{Ceremony: c.f.Hex(), Step: componentStep(p, i), Op: kms.CeremonyComponent, Object: p.name, Detail: componentFacts(p, i)}
 	err = c.node.service.CarryOut(ctx, c.by, s, func(context.Context) error {
 		crashAt("before keeping")
 		defer crashAt("after keeping")
 		return c.kept.Keep(pair, at, component)
 	})
 	if err == nil {
-		err = c.write(fmt.Sprintf("component %d of %s", i+1, p.name), detail, false)
-	}
-	if err == nil {
+		c.say("    done%s", inLine(componentFacts(p, i)))
 		c.people.next()
 	}
 	return err
+}
+
+// componentStep names the step that enters a component, by its index.
+func componentStep(p parted, i int) string { return fmt.Sprintf("component %d of %s", i+1, p.name) }
+
+func componentFacts(p parted, i int) facts {
+	one := p.value.Components[i]
+	return facts{"custodian": one.Custodian, "number": fmt.Sprint(i + 1), "kcv": one.KCV}
 }
 
 // pair returns the key pair of the token for this ceremony's components.

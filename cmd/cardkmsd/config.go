@@ -48,6 +48,10 @@ type config struct {
 
 	dir    string // of the file
 	digest string // SHA-256 of the file, in base64; stands in every checkpoint
+
+	// secrets are those that were read, by reference. Each is read once: afterwards a
+	// variable is gone from the environment, and a pipe is empty. Owned by who opens.
+	secrets map[string]secret.Bytes
 }
 
 type tokenConfig struct {
@@ -242,9 +246,27 @@ func within(path, dir string) bool {
 // resolve returns the secret that a reference names.
 func (c *config) resolve(ref string) (secret.Bytes, error) {
 	kind, rest, _ := strings.Cut(ref, ":")
+	if kind == "file" {
+		rest = c.path(rest)
+	}
+	if have, ok := c.secrets[kind+":"+rest]; ok {
+		return have, nil
+	}
+	read, err := readSecret(kind, rest)
+	if err != nil {
+		return secret.Bytes{}, err
+	}
+	if c.secrets == nil {
+		c.secrets = map[string]secret.Bytes{}
+	}
+	c.secrets[kind+":"+rest] = read
+	return read, nil
+}
+
+func readSecret(kind, rest string) (secret.Bytes, error) {
 	switch kind {
 	case "file":
-		b, err := os.ReadFile(c.path(rest))
+		b, err := os.ReadFile(rest)
 		if err != nil {
 			return secret.Bytes{}, fmt.Errorf("reading a secret: %w", err)
 		}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -16,7 +15,6 @@ import (
 	"cardkms/derive"
 	"cardkms/kms"
 	"cardkms/kms/key"
-	"cardkms/kms/ledger"
 )
 
 var errUnconfirmed = errors.New("not confirmed; nothing was changed")
@@ -31,69 +29,6 @@ func confirm(cmd *cobra.Command, yes bool, word string) error {
 	if strings.TrimSpace(line) != word {
 		return errUnconfirmed
 	}
-	return nil
-}
-
-// officerName is what the log can hold of a person's name.
-var officerName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
-
-func restoreCommand() *cobra.Command {
-	var path string
-	var officers []string
-	var yes bool
-	c := &cobra.Command{
-		Use:   "restore --officer NAME --officer NAME",
-		Short: "Accept a database that is older than its anchors, after a restore from a backup",
-		Long: `Accept an older database, by the decision of two officers, and say so in the log.
-
-A service whose database is older than the checkpoints kept outside it does not
-start: somebody may have put back a revoked key or a used approval. After a
-restore that is meant, two officers compare what is lost and run this command.
-It checks that the database is one that this service wrote, appends an entry
-"log.restore" with the sizes before and after and the officers' names, and has
-the anchors keep the log as it is now.
-
-A database that was changed, and not only put back, is not accepted by anybody:
-restore a backup first. Witnesses refuse the restored log until their operators
-run "cardkms witness forget". The officers' signatures come with dual control;
-until then whoever runs this command answers for the names.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return restore(cmd, path, officers, yes) },
-	}
-	c.Flags().StringVar(&path, "config", "cardkms.yaml", "configuration `FILE`")
-	c.Flags().StringArrayVar(&officers, "officer", nil, "`NAME` of an officer who decided; twice or more")
-	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	_ = c.MarkFlagRequired("officer")
-	return c
-}
-
-func restore(cmd *cobra.Command, path string, officers []string, yes bool) error {
-	for _, o := range officers {
-		if !officerName.MatchString(o) {
-			return errors.New("an officer is named by letters, digits, dots, hyphens and underscores")
-		}
-	}
-	cfg, err := load(path)
-	if err != nil {
-		return err
-	}
-	n, err := open(cmd.Context(), cfg, slog.Default())
-	if err == nil {
-		n.close()
-		return errors.New("the database agrees with its anchors; there is nothing to accept")
-	}
-	if !errors.Is(err, ledger.ErrTampered) {
-		return err
-	}
-	fmt.Fprintf(cmd.OutOrStdout(), "What is wrong: %v\nThis will make the log go on from the database as it is now; what the anchors know beyond that is lost.\n", err)
-	if err := confirm(cmd, yes, "restore"); err != nil {
-		return err
-	}
-	if n, err = openRestoring(cmd.Context(), cfg, slog.Default(), &ledger.Restoration{Officers: officers}); err != nil {
-		return err
-	}
-	defer n.close()
-	fmt.Fprintf(cmd.OutOrStdout(), "Accepted. The log has %d entries; the last one tells of this.\n", n.log.Size())
 	return nil
 }
 
@@ -120,7 +55,7 @@ func prune(cmd *cobra.Command, path string, dirs []string, yes bool) error {
 	if err != nil {
 		return err
 	}
-	sealed, err := verifySegments(cfg, dirs)
+	sealed, err := verifySegments(cfg, dirs, nil)
 	if err != nil {
 		return err
 	}
@@ -141,7 +76,9 @@ func prune(cmd *cobra.Command, path string, dirs []string, yes bool) error {
 	return nil
 }
 
-func verifySegments(cfg *config, dirs []string) (audit.Checkpoint, error) {
+// verifySegments checks exported directories under the log's key, and calls each with
+// every entry once they are proven; it may be nil.
+func verifySegments(cfg *config, dirs []string, each func(encoding []byte)) (audit.Checkpoint, error) {
 	v, err := audit.NewVerifier(cfg.Log.Verifier)
 	if err != nil {
 		return audit.Checkpoint{}, fmt.Errorf("log.verifier: %w", err)
@@ -150,7 +87,7 @@ func verifySegments(cfg *config, dirs []string) (audit.Checkpoint, error) {
 	for i, d := range dirs {
 		segments[i] = tiles.Dir{FS: os.DirFS(d), Name: d}
 	}
-	r, err := tiles.Verify(tiles.Policy{Log: v}, segments...)
+	r, err := tiles.Verify(tiles.Policy{Log: v, Each: each}, segments...)
 	return r.Checkpoint, err
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"cardkms/api"
+	"cardkms/kms/approval"
 )
 
 // use authenticates a card, which changes its row and the log.
@@ -50,23 +52,72 @@ func TestOlderDatabaseIsRefused(t *testing.T) {
 		}
 		s.must("", os.RemoveAll(filepath.Join(s.dir, "anchor", "checkpoint")))
 	}
-	restore := []string{"restore", "--config", s.config(), "--officer", "ada"}
-	if out, err := s.cardkmsd("restore\n", restore...); err == nil || !strings.Contains(out, "two different officers") {
-		t.Errorf("one officer: %v\n%s", err, out)
-	}
-	restore = append(restore, "--officer", "grace")
-	if out, err := s.cardkmsd("no\n", restore...); err == nil || !strings.Contains(out, "not confirmed") {
-		t.Errorf("not confirmed: %v\n%s", err, out)
-	}
-	out := s.must(s.cardkmsd("restore\n", restore...))
-	if !strings.Contains(out, "Accepted") {
-		t.Error(out)
-	}
-	if out, err := s.cardkmsd("restore\n", restore...); err == nil || !strings.Contains(out, "nothing to accept") {
-		t.Errorf("restored twice: %v\n%s", err, out)
-	}
+	s.restore()
 	s.serve()
 	s.use(3)
+	s.stop()
+	s.proven(2) // the first keys, and the restoration
+}
+
+// restore accepts the older database as officers do, after every way that does not do.
+func (s *site) restore() {
+	s.t.Helper()
+	file := filepath.Join(s.dir, "restoration")
+	run := func(stdin string, args ...string) (string, error) {
+		return s.cardkmsd(stdin, append([]string{"restore", "--config", s.config(), file}, args...)...)
+	}
+	before := len(s.entries())
+	refused := func(what, stdin, want string) {
+		s.t.Helper()
+		if out, err := run(stdin); err == nil || !strings.Contains(out, want) {
+			s.t.Errorf("%s: %v, want %q in\n%s", what, err, want, out)
+		}
+		if n := len(s.entries()); n != before {
+			s.t.Errorf("%s: the log has %d entries and had %d", what, n, before)
+		}
+	}
+	refused("nothing was stated", "restore\n", "no such file")
+	out := s.must(run("", "--reason", "the disk died"))
+	if !strings.Contains(out, "reason the disk died") || !strings.Contains(out, "cardkms ceremony approve") {
+		s.t.Error(out)
+	}
+	if out, err := run("", "--reason", "another"); err == nil || !strings.Contains(out, "written once") {
+		s.t.Errorf("stated twice: %v\n%s", err, out)
+	}
+	encoding, err := os.ReadFile(file)
+	s.must("", err)
+	x, err := approval.ParseRestoration(encoding)
+	s.must("", err)
+	statement, err := x.Statement()
+	s.must("", err)
+	refused("nobody signed", "restore\n", "0 officers signed")
+	s.sign(file, statement, "ada")
+	refused("one officer signed", "restore\n", "1 officers signed")
+	s.sign(file, approval.CeremonyStatement(approval.DigestOf(encoding)), "ada", "bob")
+	refused("signatures of a ceremony", "restore\n", "proof_failed")
+	s.sign(file, statement, "ada", "bob")
+	for what, other := range map[string]string{
+		"another reason": strings.Replace(string(encoding), "died", "was stolen", 1),
+		"another size":   strings.Replace(string(encoding), fmt.Sprintf("to %d ", x.To.Size), fmt.Sprintf("to %d ", x.To.Size-1), 1),
+	} {
+		s.must("", os.WriteFile(file, []byte(other), 0o600))
+		want := "proof_failed"
+		if what == "another size" {
+			want = "about another step"
+		}
+		refused(what, "restore\n", want)
+	}
+	s.must("", os.WriteFile(file, encoding, 0o600))
+	refused("not confirmed", "no\n", "not confirmed")
+	if out := s.must(run("restore\n")); !strings.Contains(out, "Signed by ada, bob, who are officers by the log up to entry") || !strings.Contains(out, "Accepted") {
+		s.t.Error(out)
+	}
+	if e := s.last("log.restore"); e.Sequence != x.To.Size || e.Detail["to_size"] != fmt.Sprint(x.To.Size) {
+		s.t.Errorf("%+v", e)
+	}
+	if out, err := run("restore\n"); err == nil || !strings.Contains(out, "nothing to accept") {
+		s.t.Errorf("restored twice: %v\n%s", err, out)
+	}
 }
 
 func TestPseudonymCommands(t *testing.T) {

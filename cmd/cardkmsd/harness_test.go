@@ -64,6 +64,7 @@ type site struct {
 	log          *logBuffer
 	master, upd  []byte
 	updateServer *client.Client
+	env          []string // of every command, beside the test's own
 }
 
 // logBuffer collects what the server prints.
@@ -93,7 +94,7 @@ func random(n int) []byte {
 // cardkmsd runs one command of the program and returns what it printed.
 func (s *site) cardkmsd(stdin string, args ...string) (string, error) {
 	cmd := exec.Command(os.Args[0], args...)
-	cmd.Env = append(os.Environ(), childVariable+"=1", "SOFTHSM2_CONF=")
+	cmd.Env = append(append(os.Environ(), childVariable+"=1", "SOFTHSM2_CONF="), s.env...)
 	cmd.Stdin = strings.NewReader(stdin)
 	out, err := cmd.CombinedOutput()
 	return string(out), err

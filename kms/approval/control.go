@@ -3,9 +3,11 @@ package approval
 import (
 	"crypto/ed25519"
 	"encoding/base64"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"cardkms/kms/fault"
 )
@@ -104,6 +106,26 @@ func SetBy(p Proposal) (Policy, error) {
 	return set, set.Check()
 }
 
+// Days until the objects of a destroyed version leave the token.
+const (
+	destroyDays    = 30
+	destroyDaysMin = 7
+	destroyDaysMax = 365
+)
+
+// DestroyedAfter returns how long after its execution a proposal has the objects of a
+// key version leave the token: parameter days, which may be missing.
+func DestroyedAfter(p Proposal) (time.Duration, error) {
+	days := destroyDays
+	if text, ok := p.Params["days"]; ok {
+		days = parseK(text)
+	}
+	if days < destroyDaysMin || days > destroyDaysMax {
+		return 0, fault.New(fault.InvalidInput, fmt.Sprintf("days is %d to %d", destroyDaysMin, destroyDaysMax))
+	}
+	return time.Duration(days) * 24 * time.Hour, nil
+}
+
 // only reports whether a proposal has no other parameters than these.
 func only(params map[string]string, keys ...string) bool {
 	for k := range params {
@@ -146,33 +168,19 @@ func firstOf(detail map[string]string) (Officers, int, error) {
 	return all, k, err
 }
 
-// How a proposal stands in the entry that tells of it: p0, p1, … are pieces of the
-// base64url of its encoding.
-const (
-	pieceChars = 256
-	piecesMax  = ProposalBytesMax * 4 / 3 / pieceChars
-)
-
-// ProposeDetail returns the details of the entry that tells of a proposal.
+// ProposeDetail returns the details of the entry that tells of a proposal: p0, p1, … are
+// pieces of the base64url of its encoding.
 func ProposeDetail(encoding []byte) map[string]string {
 	detail := map[string]string{}
-	rest := base64.RawURLEncoding.EncodeToString(encoding)
-	for i := 0; rest != ""; i++ {
-		n := min(len(rest), pieceChars)
-		detail["p"+strconv.Itoa(i)], rest = rest[:n], rest[n:]
-	}
+	addPieces(detail, "p", encoding)
 	return detail
 }
 
 // proposedBy reads what ProposeDetail wrote.
 func proposedBy(detail map[string]string) (Proposal, error) {
-	var b strings.Builder
-	for i := range piecesMax {
-		b.WriteString(detail["p"+strconv.Itoa(i)])
-	}
-	encoding, err := base64.RawURLEncoding.Strict().DecodeString(b.String())
+	encoding, err := piecesIn(detail, "p")
 	if err != nil {
-		return Proposal{}, errEncoding
+		return Proposal{}, err
 	}
 	return Parse(encoding)
 }

@@ -71,4 +71,21 @@
 //
 // The example of [Statement] shows the signature under the key whose seed is 32 zero
 // bytes.
+//
+// # Files that officers sign
+//
+// The file of a key ceremony and a Restoration are signed offline. Their statements are
+// two lines, "cardkms-ceremony/1" or "cardkms-restore/1" and the SHA-256 digest of the
+// file in 64 lower-case hex digits; each ends with one line feed. A restoration is ASCII
+// text of six lines, a word, a space and a value each; sizes are decimal numbers of
+// entries, roots are base64:
+//
+//	cardkms-restoration/1
+//	log example.org/audit
+//	from 1204 AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=
+//	to 1198 AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAE=
+//	created 2026-11-12T09:30:00Z
+//	reason the disk died; backup of 9:00
+//
+// "from" is the newest checkpoint outside the database, "to" the log that goes on.
 package approval

@@ -60,14 +60,14 @@ func (ps Policies) greatest() int {
 // what the changed policy asks for, before and after: nobody weakens a policy with
 // fewer people than it names, nor sets one that cannot be met. Who may approve is
 // changed by as many as the strictest policy asks for: else a few could enrol the
-// rest. Two break the glass,
+// rest; a restoration may take that back, so it needs as many. Two break the glass,
 // whatever the policies say, because it lowers none of them.
 func (ps Policies) Required(p Proposal) int {
 	k := ps.k(p.Operation)
 	switch p.Operation {
 	case GlassBreak:
 		return KMin
-	case OfficerEnrol, OfficerRemove:
+	case OfficerEnrol, OfficerRemove, LogRestore:
 		return ps.greatest()
 	case CeremonyOperation: // it makes keys that serve at once
 		return max(k, ps.k(KeyCreate), ps.k(KeyActivate))

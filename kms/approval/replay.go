@@ -35,7 +35,11 @@ type Record struct {
 
 // Concerns reports whether a Replay needs the entries of an operation.
 func Concerns(operation string) bool {
-	return operation == opInit || strings.HasPrefix(operation, "approval.") || slices.Contains(controlled, operation)
+	switch operation {
+	case opInit, opLoad, opDestroyed, LogRestore:
+		return true
+	}
+	return strings.HasPrefix(operation, "approval.") || strings.HasPrefix(operation, "ceremony.") || slices.Contains(controlled, operation)
 }
 
 // Unproven is an execution that the entries before it do not allow.
@@ -53,8 +57,8 @@ func (u *Unproven) Error() string {
 // service's note of a decision, may be: the entry waits for its transaction.
 const clockSlack = time.Minute
 
-// Replay judges every execution in a log by the entries before it, without the
-// service: it verifies each signature under the key with which its officer was
+// Replay judges every execution, ceremony and restoration in a log by the entries before
+// it, without the service: it verifies each signature under the key with which its officer was
 // enrolled. It trusts that the entries are those of the log, and knows no versions
 // of objects; that a changed object makes a proposal void is the service's word.
 type Replay struct {
@@ -63,7 +67,11 @@ type Replay struct {
 	glass    Glass
 	cases    map[string]Case
 
+	ceremonies map[string]ceremony  // by the digest of the file
+	ends       map[string]time.Time // when the objects of a key version are to go
+
 	Executed int // executions that are proven
+	Signed   int // ceremonies and restorations that are
 	Unproven []Unproven
 }
 
@@ -77,25 +85,39 @@ func (r *Replay) Add(e Record) {
 	}
 	if r.cases == nil {
 		r.officers, r.policies, r.cases = Officers{}, Policies{}, map[string]Case{}
+		r.ceremonies, r.ends = map[string]ceremony{}, map[string]time.Time{}
 	}
-	var err error
+	if err := r.judge(e); err != nil && len(r.Unproven) < UnprovenMax {
+		r.Unproven = append(r.Unproven, Unproven{e.Sequence, e.Operation + ": " + err.Error()})
+	}
+}
+
+// judge takes an entry that something happened, and says why it should not have.
+func (r *Replay) judge(e Record) error {
 	switch e.Operation {
 	case opInit:
-		err = r.first(e)
+		return r.first(e)
 	case opPropose:
 		r.propose(e)
 	case opApprove:
 		r.decide(e, Approve)
 	case opReject:
 		r.decide(e, Reject)
-	default:
-		if slices.Contains(controlled, e.Operation) {
-			err = r.execute(e)
-		}
+	case opBegin:
+		return r.begin(e)
+	case opEnd, opAbandon:
+		r.end(e)
+	case opLoad, opKEK, opKEKGone, opToken:
+		return r.within(e)
+	case opDestroyed:
+		return r.destroyed(e)
+	case LogRestore:
+		return r.restored(e)
 	}
-	if err != nil && len(r.Unproven) < UnprovenMax {
-		r.Unproven = append(r.Unproven, Unproven{e.Sequence, e.Operation + ": " + err.Error()})
+	if slices.Contains(controlled, e.Operation) {
+		return r.execute(e)
 	}
+	return nil
 }
 
 func (r *Replay) first(e Record) error {
@@ -103,10 +125,14 @@ func (r *Replay) first(e Record) error {
 		return fault.New(fault.Conflict, "there were officers already")
 	}
 	officers, k, err := firstOf(e.Detail)
-	if err == nil {
-		r.officers, r.policies = officers, Policies{DefaultPolicy: k}
+	if err != nil {
+		return err
 	}
-	return err
+	r.officers, r.policies = officers, Policies{DefaultPolicy: k}
+	if id := e.Detail["ceremony"]; id != "" {
+		return r.madeBy(id)
+	}
+	return nil // an auditor compares the names with the minutes
 }
 
 // propose keeps a proposal. What is no proposal of its officer proves nothing, and
@@ -170,7 +196,7 @@ func (r *Replay) facts(p Proposal, e Record) Facts {
 	return Facts{Now: now, Version: p.Expected, Officers: r.officers.Acting(p.Operation, r.glass, now), Required: r.policies.Required(p)}
 }
 
-// apply changes who may approve, and how many must.
+// apply changes who may approve, how many must, and what is to be destroyed.
 func (r *Replay) apply(p Proposal, at time.Time) error {
 	switch p.Operation {
 	case GlassBreak:
@@ -197,6 +223,12 @@ func (r *Replay) apply(p Proposal, at time.Time) error {
 			return err
 		}
 		r.policies = r.policies.With(set)
+	case KeyDestroy:
+		wait, err := DestroyedAfter(p)
+		r.ends[p.Object] = at.Add(wait)
+		return err
+	case KeyUndestroy:
+		delete(r.ends, p.Object)
 	}
 	return nil
 }

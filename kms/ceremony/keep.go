@@ -11,6 +11,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 
 	"cardkms/audit/durable"
@@ -35,7 +37,10 @@ func (p Place) info() (out []byte) {
 }
 
 // PairLabel is the label of the key pair of a ceremony's components.
-func (f *File) PairLabel() string { return "cardkms-component/" + f.Hex()[:16] }
+func (f *File) PairLabel() string { return PairLabel(f.Hex()) }
+
+// PairLabel is that of the ceremony with this digest.
+func PairLabel(digest string) string { return "cardkms-component/" + digest[:16] }
 
 // Exchanger is the private half of the pair, inside the token.
 type Exchanger interface {
@@ -155,4 +160,28 @@ func (k Keeper) Drop(at Place) error {
 		return nil
 	}
 	return err
+}
+
+// isDigest is the SHA-256 of a file as Place has it.
+var isDigest = regexp.MustCompile(`^[0-9a-f]{64}$`).MatchString
+
+// Ceremonies returns the digests of the ceremonies whose components are kept, sorted: a
+// file that was edited is another ceremony.
+func (k Keeper) Ceremonies() (digests []string, err error) {
+	files, err := os.ReadDir(k.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(filepath.Join(k.Dir, f.Name()))
+		if err != nil {
+			return nil, err
+		}
+		var in kept
+		if json.Unmarshal(b, &in) == nil && isDigest(in.Place.Ceremony) {
+			digests = append(digests, in.Place.Ceremony)
+		}
+	}
+	slices.Sort(digests)
+	return slices.Compact(digests), err
 }

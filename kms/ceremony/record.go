@@ -11,8 +11,9 @@ import (
 	"cardkms/audit/durable"
 )
 
-// Record is what is left of a ceremony: who, what, when, and every check value.
-// While the ceremony goes on it is the journal; at its end the log's key signs it.
+// Record is what is left of a ceremony: who, what, when, and every check value. The log's
+// key signs it. While the ceremony goes on it is the journal of the token steps, which
+// happen before there is a database; what else happened, the database says.
 type Record struct {
 	Record   string `json:"record"` // "cardkms-ceremony/1"
 	Ceremony string `json:"ceremony"`
@@ -30,8 +31,8 @@ type Step struct {
 	Step string    `json:"step"`
 	By   string    `json:"by"` // the operating system's user
 	At   time.Time `json:"at"`
-	// Found: what the step makes was there already, e.g. because an earlier run broke
-	// off before it could write this down.
+	// Found: what the step makes was there already, or nothing but this says that this
+	// ceremony made it, e.g. because a run broke off before it could be written down.
 	Found bool              `json:"found,omitempty"`
 	Facts map[string]string `json:"facts,omitempty"`
 }
@@ -39,7 +40,15 @@ type Step struct {
 // RecordFormat is the first field of a record.
 const RecordFormat = "cardkms-ceremony/1"
 
-// OpenRecord reads the journal of a ceremony, or begins one.
+// The steps that a journal keeps: those before there is a log.
+const (
+	TokenStep       = "token"
+	ServiceKeysStep = "service keys"
+)
+
+// OpenRecord reads the journal of a ceremony, or begins one. It is a file that anybody
+// at the console can write, so nothing of it counts but who says to have taken a token
+// step, and when: what the step made is asked of the token.
 func OpenRecord(path string, f *File) (*Record, error) {
 	r := &Record{Record: RecordFormat, Ceremony: f.Title, File: f.Hex(), Present: f.Present, Together: f.Together}
 	b, err := os.ReadFile(path)
@@ -54,21 +63,28 @@ func OpenRecord(path string, f *File) (*Record, error) {
 		return nil, fmt.Errorf("reading the journal %s: %w", path, err)
 	}
 	if have.File != r.File {
-		return nil, invalid("the journal %s is of another version of the file; finish that one, or move the journal away", path)
+		return nil, invalid("the journal %s is of another version of the file; finish that one, or abandon it", path)
 	}
-	// What the file says is the file's to say.
-	have.Ceremony, have.Present, have.Together = r.Ceremony, r.Present, r.Together
-	return &have, nil
+	for _, s := range have.Steps {
+		if (s.Step == TokenStep || s.Step == ServiceKeysStep) && !r.Has(s.Step) {
+			s.Facts = nil
+			r.Steps = append(r.Steps, s)
+		}
+	}
+	return r, nil
 }
 
 // Has reports whether a step is in the record.
-func (r *Record) Has(step string) bool {
-	for _, s := range r.Steps {
-		if s.Step == step {
-			return true
+func (r *Record) Has(step string) bool { return r.Find(step) != nil }
+
+// Find returns a step of the record, nil if it has none of this name.
+func (r *Record) Find(step string) *Step {
+	for i := range r.Steps {
+		if r.Steps[i].Step == step {
+			return &r.Steps[i]
 		}
 	}
-	return false
+	return nil
 }
 
 // Text returns the record as it is signed: JSON and a line feed.

@@ -195,4 +195,7 @@ type Version struct {
 	// Destroying is set before the first object goes.
 	Destroying bool         `json:"destroying,omitempty"`
 	KCVs       map[Part]KCV `json:"kcvs"`
+	// Ceremony is the SHA-256 of the file of the ceremony that made it, in hex; empty for
+	// one that officers had made by proposal.
+	Ceremony string `json:"ceremony,omitempty"`
 }

@@ -106,8 +106,8 @@ type Config struct {
 	Witnesses   []Witness
 	Disk        Disk             // nil: the disk is not watched
 	OnViolation func(*Violation) // called once for each; must not wait
-	// Restore has Open accept a database that is older than its anchors, which two
-	// officers approved, and say so in the log.
+	// Restore has Open accept a database that is older than its anchors, if officers
+	// approve that, and say so in the log.
 	Restore *Restoration
 	Logger  *slog.Logger
 }
@@ -187,7 +187,7 @@ func Open(ctx context.Context, cfg Config) (*Ledger, error) {
 }
 
 // inspect compares all that protects the database before anything is written. It
-// returns the anchors that are ahead of it, if Restore allows that.
+// returns the anchors that are ahead of it, if officers accept that.
 func (l *Ledger) inspect(ctx context.Context) (behind []*Violation, err error) {
 	if err := l.load(ctx); err != nil {
 		return nil, err
@@ -208,13 +208,16 @@ func (l *Ledger) inspect(ctx context.Context) (behind []*Violation, err error) {
 	for _, v := range found {
 		l.report(v)
 	}
-	return behind, l.refused()
+	if err := l.refused(); err != nil {
+		return nil, err
+	}
+	return behind, l.approve(ctx, behind)
 }
 
 // settle says in the log what the start found: a restored database, and intents
 // that a dead process left open.
 func (l *Ledger) settle(ctx context.Context, behind []*Violation) error {
-	if l.cfg.Restore != nil {
+	if len(behind) > 0 {
 		if err := l.restore(ctx, behind); err != nil {
 			return err
 		}

@@ -2,10 +2,8 @@ package ledger
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 
 	"cardkms/audit"
 	"cardkms/kms/store"
@@ -13,51 +11,44 @@ import (
 
 // Restoration is the decision of officers to go on with an older database.
 type Restoration struct {
-	// Officers name the two or more people who decided. Their signatures come with
-	// dual control; until then whoever runs the ceremony answers for the names.
-	Officers []string
+	// Approve says whether officers accept the step. It is asked while nothing was
+	// written yet, of a database that was compared with all that protects it but its
+	// anchors; the ledger serves it for reading only. It returns the details of the
+	// entry that tells of the restoration, so that everybody can judge it again.
+	Approve func(ctx context.Context, l *Ledger, g Gap) (detail map[string]string, err error)
+
+	detail map[string]string // what Approve returned; owned by Open
 }
 
-var errOfficers = errors.New("ledger: a restoration needs two different officers")
+// Gap is what a restoration gives up: from the newest checkpoint that an anchor keeps to
+// the log as the database has it. Their Extensions are not set.
+type Gap struct{ From, To audit.Checkpoint }
 
-func (r *Restoration) check() error {
-	seen := map[string]bool{}
-	for _, o := range r.Officers {
-		seen[o] = o != ""
+// approve has officers judge the step back, if there is one.
+func (l *Ledger) approve(ctx context.Context, behind []*Violation) error {
+	if len(behind) == 0 {
+		return nil
 	}
-	if len(seen) < 2 {
-		return errOfficers
+	g := Gap{To: audit.Checkpoint{Origin: l.cfg.Origin, Size: l.currentState().head.size, Root: l.currentState().head.root}}
+	var err error
+	if g.From, err = l.newestAnchored(ctx); err != nil {
+		return err
 	}
-	for _, ok := range seen {
-		if !ok {
-			return errOfficers
-		}
-	}
-	return nil
+	l.cfg.Restore.detail, err = l.cfg.Restore.Approve(ctx, l, g)
+	return err
 }
 
 // restore says in the log from where to where it went, and has the anchors keep
-// the log as it is now. If the process dies before the anchors do, they are ahead
-// of the log still, and the ceremony starts again.
+// the log as it is now. If the process dies before the entry is durable, nothing
+// happened. If it dies before the anchors keep it, they are ahead of the log still, of
+// a log that has one more entry: officers decide about that one anew.
 func (l *Ledger) restore(ctx context.Context, behind []*Violation) error {
-	if err := l.cfg.Restore.check(); err != nil {
-		return err
-	}
 	for _, v := range behind {
-		l.cfg.Logger.Warn("audit log: officers accept an older database", slog.Any("violation", v), slog.Any("officers", l.cfg.Restore.Officers))
-	}
-	st := l.currentState()
-	anchored, err := l.newestAnchored(ctx)
-	if err != nil {
-		return err
+		l.cfg.Logger.Warn("audit log: officers accept an older database", slog.Any("violation", v))
 	}
 	e := audit.Entry{
 		Actor: audit.ActorService, Role: "console", Origin: audit.OriginConsole, Operation: "log.restore", Object: "audit",
-		Decision: audit.Allowed, Outcome: audit.OutcomeOK,
-		Detail: map[string]string{
-			"from_size": fmt.Sprint(anchored), "to_size": fmt.Sprint(st.head.size),
-			"officers": strings.Join(l.cfg.Restore.Officers, "+"),
-		},
+		Decision: audit.Allowed, Outcome: audit.OutcomeOK, Detail: l.cfg.Restore.detail,
 	}
 	if _, err := l.Do(ctx, func(store.Rows) (audit.Entry, error) { return e, nil }); err != nil {
 		return err
@@ -74,18 +65,19 @@ func (l *Ledger) restore(ctx context.Context, behind []*Violation) error {
 	return nil
 }
 
-// newestAnchored returns the greatest number of entries that an anchor knows.
-func (l *Ledger) newestAnchored(ctx context.Context) (size int64, err error) {
+// newestAnchored returns the checkpoint with the most entries that an anchor keeps.
+func (l *Ledger) newestAnchored(ctx context.Context) (newest audit.Checkpoint, err error) {
 	for _, a := range l.cfg.Anchors {
 		kept, err := a.Newest(ctx)
 		if err != nil {
-			return 0, err
+			return newest, err
 		}
 		for _, note := range kept {
-			if c, err := audit.OpenCheckpoint(note, l.cfg.Origin, l.cfg.Verifier); err == nil {
-				size = max(size, c.Size)
+			c, err := audit.OpenCheckpoint(note, l.cfg.Origin, l.cfg.Verifier)
+			if err == nil && c.Size >= newest.Size {
+				newest = audit.Checkpoint{Origin: c.Origin, Size: c.Size, Root: c.Root}
 			}
 		}
 	}
-	return size, nil
+	return newest, nil
 }

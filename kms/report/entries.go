@@ -235,6 +235,12 @@ var (
 		"key.destroy":        "officers ordered the end of a key version",
 		"key.undestroy":      "officers kept a key version after all",
 		"key.destroyed":      "a key version left the token",
+
+		"ceremony.begin":       "a key ceremony began, or went on",
+		"ceremony.abandon":     "a key ceremony was given up at the console",
+		"ceremony.token":       "a key ceremony made the token or the service's keys before there was a log",
+		"ceremony.kek":         "a key ceremony made a key-encryption key",
+		"ceremony.destroy-kek": "a key ceremony destroyed a key-encryption key",
 	}
 	outcomes = map[string]string{
 		audit.OutcomeUnknown:      "nobody knows whether this operation came to its end",
