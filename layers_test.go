@@ -88,9 +88,10 @@ var policy = map[string][]string{
 		"kms/fault", "kms/hsm", "kms/key", "kms/ledger", "kms/probe", "kms/report", "kms/secret", "kms/store", "kms/store/sqlite", "kms/update", "softhsm"},
 	// The client holds no key and links no PKCS#11: update is for the statement that
 	// a release key signs and the commands that ask a card for its status; approval is
-	// for what an officer signs, and for judging it in a log; key, keywrap, secret and tr31
-	// are for its offline tool, which is told apart from the client in its help.
-	"cmd/cardkms":      {"api", "api/client", "audit", "audit/tiles", "audit/witness", "kms/approval", "kms/approval/officerkey", "kms/key", "kms/keywrap", "kms/secret", "kms/tr31", "kms/update", "kms/report"},
+	// for what an officer signs, and for judging it in a log; ceremony reads the file that an
+	// officer signs as the program does that runs it; key, keywrap, secret and tr31 are for
+	// its offline tool, which is told apart from the client in its help.
+	"cmd/cardkms":      {"api", "api/client", "audit", "audit/durable", "audit/tiles", "audit/witness", "kms/approval", "kms/approval/officerkey", "kms/ceremony", "kms/key", "kms/keywrap", "kms/secret", "kms/tr31", "kms/update", "kms/report"},
 	"cmd/cardkms-demo": {"softhsm/cardsim"},
 }
 

@@ -20,6 +20,7 @@ import (
 // signatures as the service does, but not whose they are.
 func (s *service) approvals(mux *http.ServeMux) {
 	answer := func(w http.ResponseWriter) { _ = json.NewEncoder(w).Encode(s.proposal) }
+	mux.HandleFunc("GET "+api.Prefix+"/officers", s.officers)
 	mux.HandleFunc("POST "+api.Prefix+"/proposals", func(w http.ResponseWriter, r *http.Request) {
 		var in api.Propose
 		_ = json.NewDecoder(r.Body).Decode(&in)

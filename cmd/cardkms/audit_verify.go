@@ -33,7 +33,9 @@ The verifier key is what the auditor was given when the log began; it never come
 from the service, and not from the directory.
 
 Then every operation that needs dual control is judged by the entries before it:
-each must have enough signatures of officers over its proposal. All of them rest
+each must have enough signatures of officers over its proposal. So are key ceremonies
+and what they made, restorations of an older database, and the destruction of keys,
+which an approved proposal must have ordered. All of them rest
 on the officers that the log begins with: compare their names and fingerprints
 with the minutes of the day on which they were named ("ssh-keygen -l").
 
@@ -112,6 +114,8 @@ type verdict struct {
 	// Approved counts the operations under dual control that are proven; absent if
 	// the log was not read from its first entry, without which nothing is.
 	Approved *int `json:"approved,omitempty"`
+	// Signed counts the ceremonies and restorations that enough officers signed.
+	Signed int `json:"signed,omitempty"`
 	// FirstOfficers are whom dual control began with, and FirstK how many of them
 	// approve: what every approval rests on, and an auditor compares with minutes.
 	FirstOfficers []firstOfficer `json:"firstOfficers,omitempty"`
@@ -142,7 +146,7 @@ func (a *app) showReport(p tiles.Policy, r tiles.Report, js *judge) error {
 		if err := js.verdict(); err != nil {
 			return err
 		}
-		v.Approved, v.FirstK = &js.replay.Executed, js.k
+		v.Approved, v.Signed, v.FirstK = &js.replay.Executed, js.replay.Signed, js.k
 		for _, o := range js.first {
 			v.FirstOfficers = append(v.FirstOfficers, firstOfficer{o.Name, o.Identity, fingerprint(o.Public)})
 		}
@@ -172,6 +176,9 @@ func (v verdict) text() string {
 	}
 	if v.FirstOfficers != nil {
 		text += fmt.Sprintf("\nof the first officers %d approve; compare them with the minutes", v.FirstK)
+	}
+	if v.Signed > 0 {
+		text += fmt.Sprintf("\nceremonies and restorations: %d, all signed by enough officers", v.Signed)
 	}
 	return text + fmt.Sprintf("\napprovals: %d executed, all proven", *v.Approved)
 }
