@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +21,7 @@ import (
 	"cardkms/kms/approval"
 	"cardkms/kms/approval/officerkey"
 	"cardkms/kms/ceremony"
+	"cardkms/kms/hsm"
 	"cardkms/kms/keywrap"
 	"cardkms/kms/secret"
 	"cardkms/kms/store"
@@ -607,10 +609,29 @@ func TestDoneByThisFile(t *testing.T) {
 	}
 	s.refused("a KEK that another file made", s.ceremony("again", keks), y.stdin, "the ceremony with SHA-256 "+fileDigest(t, file)+" made it")
 	s.refused("a KEK in the way", s.ceremony("other", strings.ReplaceAll(keks, kcvOf(kek), "gp-aes:000000")), y.stdin, "made it")
-	s.must(s.cardkmsd(strings.Join(lines[2:], ""), "ceremony", "run", "--yes", s.ceremony("key", keys)))
+	made := s.ceremony("key", keys)
+	s.must(s.cardkmsd(strings.Join(lines[2:], ""), "ceremony", "run", "--yes", made))
 	s.refused("a key that another file made", s.ceremony("key-again", keys), y.stdin, "made it")
 	s.refused("a generated one", s.ceremony("key-other", "keys:\n  - {issuer: demo, key: isd, kvn: \"30\", master: {generate: true}}\n"), "", "made it")
 	s.proven(6) // all of them began
+	s.loseObjects("kek-vendor", "issuers/demo/keys/isd/versions/1#master")
+	s.refused("a KEK that the token lost", file, "", "the token lost")
+	s.refused("a key that the token lost", made, "", "which this ceremony made")
+}
+
+// loseObjects takes objects out of the token behind the service's back.
+func (s *site) loseObjects(kek, key string) {
+	s.t.Helper()
+	module, err := softhsm.Module()
+	s.must("", err)
+	s.must("", softhsm.Use(filepath.Join(s.dir, "softhsm")))
+	pin, err := os.ReadFile(filepath.Join(s.dir, "pin"))
+	s.must("", err)
+	token, err := hsm.Open(context.Background(), hsm.Config{Module: module, Label: devLabel, PIN: secret.New(pin), Logger: slog.New(slog.DiscardHandler)})
+	s.must("", err)
+	defer token.Close()
+	s.must("", token.DestroyKEK(context.Background(), kek))
+	s.must("", token.Destroy(context.Background(), key))
 }
 
 func fileDigest(t *testing.T, file string) string {

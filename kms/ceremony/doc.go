@@ -20,6 +20,9 @@
 //	"cardkms-component/1", digest of the file, value, number, custodian; each after its
 //	length (4 bytes, big-endian)
 //
+// A file that was edited is another ceremony: Keeper.Ceremonies says whose components
+// are kept, so that they can be given up.
+//
 // The last component is never kept: its custodian enters it when the sum is imported,
 // so that until then this machine does not hold the key in any form. The private half
 // of the pair never leaves the token and is destroyed when the ceremony ends; what
