@@ -13,7 +13,7 @@
 // returns the value of a key.
 //
 // The sub-packages each follow one document: diversify (card keys from masters),
-// scp03 (session keys and secure messaging). derivetest computes the same over
+// scp03 and scp02 (session keys and secure messaging). derivetest computes the same over
 // plain keys, for tests only.
 //
 // Keys are immutable and may be shared by goroutines.
@@ -34,7 +34,7 @@ type Class byte
 const (
 	// Static keys only derive: masters and the card keys K-ENC, K-MAC, K-UPD.
 	Static Class = iota + 1
-	// SessionENC encrypts and decrypts with AES-CBC: S-ENC.
+	// SessionENC encrypts with CBC, and decrypts if it is an AES key: S-ENC.
 	SessionENC
 	// SessionMAC computes AES-CMAC: S-MAC, S-RMAC and K_mac of a package.
 	SessionMAC
@@ -45,7 +45,18 @@ const (
 	// Transport is a new card key on its way into a card: it can be wrapped by a
 	// DataEncryption key, once, and do nothing else.
 	Transport
+	// StaticCBC keys only derive, by CBC as well as by ECB: the 3DES card keys of
+	// SCP02. Masters are not of this class, because no diversification chains.
+	StaticCBC
+	// SessionRetail computes the last block of a retail MAC and nothing else, see
+	// RetailKey.
+	SessionRetail
+	// SessionRetailLeft computes the blocks before the last one.
+	SessionRetailLeft
 )
+
+// Derives reports whether keys of the class are there to derive others.
+func (c Class) Derives() bool { return c == Static || c == StaticCBC }
 
 // Function is the pseudo-random function of a Step.
 type Function byte
@@ -62,13 +73,15 @@ const (
 	CMACTwoBlocks
 	// ECB encrypts Messages[0], a multiple of the block length, block by block.
 	ECB
+	// CBC encrypts Messages[0], a multiple of the block length, with a zero IV.
+	CBC
 )
 
 // Step derives one key from another. All its fields are public values.
 type Step struct {
 	Function      Function
 	Before, After []byte   // CMACCounter
-	Messages      [][]byte // CMACTwoBlocks, ECB
+	Messages      [][]byte // CMACTwoBlocks, ECB, CBC
 	Class         Class
 	Algorithm     key.Algorithm // of the derived key
 }
@@ -158,11 +171,11 @@ func (k *Key) Algorithm() key.Algorithm {
 type Token interface {
 	// MAC returns the 16 bytes of AES-CMAC over message under a SessionMAC key.
 	MAC(ctx context.Context, k *Key, message []byte) ([]byte, error)
-	// Encrypt returns AES-CBC with a zero IV over data, a multiple of 16 bytes,
-	// under a SessionENC or PackageENC key.
+	// Encrypt returns CBC with a zero IV over data, a multiple of the cipher's block
+	// length, under a SessionENC or PackageENC key.
 	Encrypt(ctx context.Context, k *Key, data []byte) ([]byte, error)
 	// Decrypt inverts AES-CBC with this IV over data, a multiple of 16 bytes,
-	// under a SessionENC key.
+	// under a SessionENC key. A 3DES key is refused: no protocol decrypts with one.
 	Decrypt(ctx context.Context, k *Key, iv, data []byte) ([]byte, error)
 	// Matches reports, in constant time, whether the leading bytes of what s
 	// would derive from the Static key base equal value, a public value such as a
@@ -175,8 +188,9 @@ type Token interface {
 
 // Wrapper encrypts new card keys for PUT KEY.
 type Wrapper interface {
-	// Wrap returns AES-CBC with a zero IV over the value of the Transport key k,
-	// zero-padded to a multiple of 16 bytes, under the DataEncryption key dek.
+	// Wrap returns the value of the Transport key k, encrypted under the
+	// DataEncryption key dek: AES-CBC with a zero IV, the value zero-padded to a
+	// multiple of 16 bytes, or 3DES-ECB.
 	Wrap(ctx context.Context, dek, k *Key) ([]byte, error)
 	// KCV returns the key check value of k by the method of its algorithm.
 	KCV(ctx context.Context, k *Key) (key.KCV, error)

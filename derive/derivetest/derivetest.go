@@ -9,6 +9,7 @@ import (
 	"crypto/cipher"
 	"crypto/des"
 	"crypto/subtle"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -17,7 +18,7 @@ import (
 	"cardkms/kms/key"
 )
 
-// Token is a derive.Token and derive.Wrapper over plain root keys.
+// Token is a derive.TDEAToken and derive.Wrapper over plain root keys.
 type Token struct {
 	mu    sync.Mutex
 	roots map[string][]byte
@@ -42,7 +43,7 @@ func (t *Token) Value(k *derive.Key) []byte {
 		defer t.mu.Unlock()
 		return t.roots[k.Root().Label]
 	}
-	if c := k.Parent().Class(); c != derive.Static {
+	if c := k.Parent().Class(); !c.Derives() {
 		panic(fmt.Sprintf("derivetest: a key of class %d derives", c))
 	}
 	s := k.Step()
@@ -64,6 +65,10 @@ func (t *Token) output(base *derive.Key, s derive.Step) []byte {
 			for i := 0; i < len(m); i += block.BlockSize() {
 				block.Encrypt(enc[i:], m[i:])
 			}
+			out = append(out, enc...)
+		case derive.CBC:
+			enc := make([]byte, len(m))
+			cipher.NewCBCEncrypter(block, make([]byte, block.BlockSize())).CryptBlocks(enc, m)
 			out = append(out, enc...)
 		}
 	}
@@ -97,9 +102,33 @@ func (t *Token) Encrypt(_ context.Context, k *derive.Key, data []byte) ([]byte, 
 
 // Decrypt implements derive.Token.
 func (t *Token) Decrypt(_ context.Context, k *derive.Key, iv, data []byte) ([]byte, error) {
+	if k.Algorithm().TDEA() {
+		return nil, errors.New("derivetest: no protocol decrypts with a 3DES key")
+	}
 	out := make([]byte, len(data))
 	cipher.NewCBCDecrypter(t.use(k, derive.SessionENC), iv).CryptBlocks(out, data)
 	return out, nil
+}
+
+// RetailMAC implements derive.TDEAToken, with DES itself under the left half.
+func (t *Token) RetailMAC(_ context.Context, k derive.RetailKey, message []byte) ([]byte, error) {
+	t.use(k.Left(), derive.SessionRetailLeft)
+	whole := t.use(k.Whole(), derive.SessionRetail)
+	if len(message) == 0 || len(message)%8 != 0 {
+		return nil, fmt.Errorf("derivetest: the retail MAC takes whole blocks, not %d bytes", len(message))
+	}
+	single, err := des.NewCipher(t.Value(k.Left())[:8])
+	if err != nil {
+		return nil, err
+	}
+	x := make([]byte, 8)
+	for ; len(message) > 8; message = message[8:] {
+		subtle.XORBytes(x, x, message[:8])
+		single.Encrypt(x, x)
+	}
+	subtle.XORBytes(x, x, message)
+	whole.Encrypt(x, x)
+	return x, nil
 }
 
 // Matches implements derive.Token.
@@ -119,6 +148,13 @@ func (t *Token) Release(...*derive.Key) {}
 func (t *Token) Wrap(_ context.Context, dek, k *derive.Key) ([]byte, error) {
 	b := t.use(dek, derive.DataEncryption)
 	v := t.Value(k)
+	if dek.Algorithm().TDEA() {
+		out := make([]byte, len(v))
+		for i := 0; i < len(v); i += 8 {
+			b.Encrypt(out[i:], v[i:])
+		}
+		return out, nil
+	}
 	padded := append(append([]byte{}, v...), make([]byte, (16-len(v)%16)%16)...)
 	out := make([]byte, len(padded))
 	cipher.NewCBCEncrypter(b, make([]byte, 16)).CryptBlocks(out, padded)
