@@ -148,8 +148,11 @@ func (t *Token) tryAll(ctx context.Context) []Capability {
 		{"3DES diversification (VISA2, EMV CPS)", "CKM_DES3_ECB_ENCRYPT_DATA", t.tryTDEA(ctx)},
 	}
 	for _, a := range []key.Algorithm{key.AES128, key.AES192, key.AES256} {
-		caps = append(caps, Capability{"PUT KEY wrapping of " + string(a), "C_WrapKey CKM_AES_CBC", t.tryWrap(ctx, a)})
+		caps = append(caps, Capability{"PUT KEY wrapping of " + string(a), "C_WrapKey CKM_AES_CBC", t.tryWrap(ctx, key.AES128, a)})
 	}
+	caps = append(caps,
+		Capability{"retail MAC (SCP02)", "CKM_DES3_CBC_ENCRYPT_DATA, CKM_DES3_CBC", t.tryRetail(ctx)},
+		Capability{"PUT KEY wrapping of " + string(key.TDEA2), "C_WrapKey CKM_DES3_ECB", t.tryWrap(ctx, key.TDEA2, key.TDEA2)})
 	ed := t.tryKeyPair(key.Ed25519)
 	caps = append(caps, Capability{"Ed25519 signature (audit log)", "CKM_EDDSA", ed})
 	caps = append(caps, Capability{"ECDSA P-256 signature (audit log)", "CKM_ECDSA", t.tryKeyPair(key.P256)})
@@ -223,20 +226,50 @@ func (t *Token) tryTDEA(ctx context.Context) error {
 	return expect([]byte(kcv.Value), err, fmt.Sprintf("%X", "C33013"))
 }
 
-func (t *Token) tryWrap(ctx context.Context, a key.Algorithm) error {
-	dek, forget, err := t.ImportVolatile(ctx, "cardkms-probe-dek", key.AES128, derive.DataEncryption, zeros16)
+// tryRetail derives a key of the retail MAC as SCP02 does and computes with it: the
+// pseudo-random card challenge of a session that keycard-go recorded, sequence
+// counter 000D, AID A000000151000000.
+func (t *Token) tryRetail(ctx context.Context) error {
+	base, forget, err := t.ImportVolatile(ctx, "cardkms-probe-retail", key.TDEA2, derive.StaticCBC, unhex("404142434445464748494A4B4C4D4E4F"))
 	if err != nil {
 		return err
 	}
 	defer forget()
-	k, forgetKey, err := t.ImportVolatile(ctx, "cardkms-probe-transport", a, derive.Transport, make([]byte, a.Size()))
+	k, err := base.Retail(derive.Step{Function: derive.CBC, Messages: [][]byte{unhex("0101000D000000000000000000000000")}})
+	if err != nil {
+		return err
+	}
+	defer t.Release(k.Whole(), k.Left())
+	mac, err := t.RetailMAC(ctx, k, unhex("A0000001510000008000000000000000"))
+	if err != nil {
+		return err
+	}
+	return expect(mac[:6], nil, "E9C62BA1C4C8")
+}
+
+// tryWrap wraps a key of type a under a key of zeros: zeros too for AES, bytes 01 for
+// 3DES, because NSS gives an imported 3DES key odd parity.
+func (t *Token) tryWrap(ctx context.Context, under, a key.Algorithm) error {
+	dek, forget, err := t.ImportVolatile(ctx, "cardkms-probe-dek", under, derive.DataEncryption, zeros16)
+	if err != nil {
+		return err
+	}
+	defer forget()
+	value, want := make([]byte, a.Size()), "66E94BD4EF8A2C3B884CFA59CA342B2E" // AES-128 of a zero block, as in tryCBC
+	if under.TDEA() {
+		value, want = ones16, "994D4DC157B96C52994D4DC157B96C52" // DES of a block of bytes 01 under the zero key, twice
+	}
+	k, forgetKey, err := t.ImportVolatile(ctx, "cardkms-probe-transport", a, derive.Transport, value)
 	if err != nil {
 		return err
 	}
 	defer forgetKey()
 	out, err := t.Wrap(ctx, dek, k)
-	if err == nil {
-		err = expect(out[:16], nil, "66E94BD4EF8A2C3B884CFA59CA342B2E")
+	if err != nil {
+		return err
 	}
-	return err
+	if len(out) < 16 {
+		return fault.New(fault.TokenUnable, "the token computes something else")
+	}
+	return expect(out[:16], nil, want)
 }

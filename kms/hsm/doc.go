@@ -29,6 +29,13 @@
 // are wiped with their object (for an AES master that is the library's life), and
 // none is ever logged. Then the token computes the last E into a key object.
 //
+// # 3DES
+//
+// Tokens have no single DES. What SCP02 wants of it, the chain of the retail MAC and
+// the encryption of an ICV, runs under a 3DES key whose three parts are equal, derived
+// beside the session key (derive.RetailKey). The chaining value comes to this process
+// between two calls, is used at once and wiped: it is an encryption under 56 bits.
+//
 // # What it promises
 //
 // No template, mechanism or attribute comes from a caller: templates.go makes

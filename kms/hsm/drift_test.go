@@ -144,9 +144,16 @@ func TestTwoOfOneName(t *testing.T) {
 func TestTemplateMutants(t *testing.T) {
 	tokens(t, func(t *testing.T, tok *hsm.Token) {
 		master := importRoot(t, tok, new(derivetest.Token), "m", key.AES128, derive.Static)
-		mutants := 0
+		var keys []*derive.Key
 		for c := derive.Static; c <= derive.Transport; c++ {
-			k := cardKey(t, master, 1, diversify.MAC, c)
+			keys = append(keys, cardKey(t, master, 1, diversify.MAC, c))
+		}
+		for _, c := range []derive.Class{derive.StaticCBC, derive.SessionENC, derive.SessionRetail, derive.DataEncryption} {
+			keys = append(keys, derive.FromRoot(derive.Root{Algorithm: key.TDEA2, Class: c}))
+		}
+		mutants := 0
+		for _, k := range keys {
+			c := k.Class()
 			template := tok.Template(k, false)
 			create := func(s pkcs11.SessionHandle, raw *pkcs11.Ctx, change []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
 				end := change[len(change)-1]

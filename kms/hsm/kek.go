@@ -282,7 +282,8 @@ func (t *Token) tryOAEP(s pkcs11.SessionHandle, private pkcs11.ObjectHandle, pub
 		return fault.Because(fault.TokenUnable, "the token cannot unwrap RSA-OAEP with SHA-256, and SHA-1 is not used instead", failed("C_UnwrapKey", err))
 	}
 	defer func() { _ = t.ctx.DestroyObject(s, h) }()
-	enc, err := t.encryptCBC(s, &object{handle: h}, zeros16)
+	unwrapped := derive.FromRoot(derive.Root{Class: derive.PackageENC, Algorithm: key.AES128})
+	enc, err := t.encryptCBC(s, &object{handle: h, key: unwrapped}, zeros16)
 	// AES-128 of a zero block under the zero key: see tryCBC.
 	if err == nil && subtle.ConstantTimeCompare(enc, unhex("66E94BD4EF8A2C3B884CFA59CA342B2E")) != 1 {
 		err = fault.New(fault.TokenUnable, "the token unwraps another key than was wrapped")

@@ -112,6 +112,7 @@ func TestMechanismMatrix(t *testing.T) {
 	aes := importRoot(t, tok, soft, "aes", key.AES128, derive.Static)
 	tdea := importRoot(t, tok, soft, "tdea", key.TDEA2, derive.Static)
 	of := func(c derive.Class) *derive.Key { return cardKey(t, aes, 1, diversify.MAC, c) }
+	legacy := legacyKeys(t, tdeaCardKey(t, tdea))
 	for name, c := range map[string]struct {
 		key  *derive.Key
 		want []string
@@ -124,6 +125,12 @@ func TestMechanismMatrix(t *testing.T) {
 		"SessionMAC":     {of(derive.SessionMAC), []string{"sign AES_CMAC"}},
 		"DataEncryption": {of(derive.DataEncryption), []string{"wrap AES_CBC"}},
 		"Transport":      {of(derive.Transport), nil},
+
+		"3DES card key":       {tdeaCardKey(t, tdea), []string{"derive DES3_CBC_ENCRYPT_DATA", "derive DES3_ECB_ENCRYPT_DATA"}},
+		"3DES SessionENC":     {legacy.ENC, []string{"encrypt DES3_CBC"}},
+		"SessionRetail":       {legacy.MAC.Whole(), []string{"encrypt DES3_CBC"}},
+		"SessionRetailLeft":   {legacy.MAC.Left(), []string{"encrypt DES3_CBC"}},
+		"3DES DataEncryption": {legacy.DEK, nil}, // SoftHSM2 cannot wrap with 3DES
 	} {
 		if err := tok.WithObject(c.key, func(_ pkcs11.SessionHandle, h pkcs11.ObjectHandle) error {
 			got, tried := whatWorks(t, tok, h)
@@ -200,6 +207,7 @@ func mechanismName(m uint) string {
 		pkcs11.CKM_AES_GCM: "AES_GCM", pkcs11.CKM_AES_CMAC: "AES_CMAC", pkcs11.CKM_AES_KEY_WRAP: "AES_KEY_WRAP",
 		pkcs11.CKM_AES_ECB_ENCRYPT_DATA: "AES_ECB_ENCRYPT_DATA", pkcs11.CKM_AES_CBC_ENCRYPT_DATA: "AES_CBC_ENCRYPT_DATA",
 		pkcs11.CKM_DES3_ECB_ENCRYPT_DATA: "DES3_ECB_ENCRYPT_DATA", pkcs11.CKM_DES3_CBC_ENCRYPT_DATA: "DES3_CBC_ENCRYPT_DATA",
+		pkcs11.CKM_DES3_ECB: "DES3_ECB", pkcs11.CKM_DES3_CBC: "DES3_CBC", pkcs11.CKM_DES3_CBC_PAD: "DES3_CBC_PAD",
 	}
 	if n, ok := names[m]; ok {
 		return n

@@ -53,6 +53,21 @@ func stringDataMechanism(mech uint, data []byte) (*pkcs11.Mechanism, func()) {
 	return pkcs11.NewMechanism(mech, flat(p)), pin.Unpin
 }
 
+// cbcDataTDEA is CK_DES_CBC_ENCRYPT_DATA_PARAMS.
+type cbcDataTDEA struct {
+	_      [8]byte // the IV
+	data   unsafe.Pointer
+	length uint64
+}
+
+// cbcTDEAMechanism is CKM_DES3_CBC_ENCRYPT_DATA with a zero IV.
+func cbcTDEAMechanism(data []byte) (*pkcs11.Mechanism, func()) {
+	var pin runtime.Pinner
+	pin.Pin(&data[0])
+	p := &cbcDataTDEA{data: unsafe.Pointer(&data[0]), length: uint64(len(data))}
+	return pkcs11.NewMechanism(pkcs11.CKM_DES3_CBC_ENCRYPT_DATA, flat(p)), pin.Unpin
+}
+
 // counterMechanism is CKM_SP800_108_COUNTER_KDF with PRF AES-CMAC over
 // before | counter (one byte) | after.
 func counterMechanism(before, after []byte) (*pkcs11.Mechanism, func()) {

@@ -113,8 +113,11 @@ func (t *Token) root(s pkcs11.SessionHandle, k *derive.Key) (*object, error) {
 
 // rootKCV computes the check value of a root by what its class may do.
 func (t *Token) rootKCV(s pkcs11.SessionHandle, o *object) (key.KCV, error) {
+	if c := o.key.Class(); !c.Derives() && o.key.Algorithm().TDEA() {
+		return key.KCV{}, fault.New(fault.InvalidInput, "a 3DES key of this class cannot be a root")
+	}
 	switch o.key.Class() {
-	case derive.Static:
+	case derive.Static, derive.StaticCBC:
 		return t.staticKCV(s, o)
 	case derive.SessionENC, derive.PackageENC:
 		enc, err := t.encryptCBC(s, o, ones16)
@@ -277,6 +280,9 @@ func (t *Token) Import(_ context.Context, label string, a key.Algorithm, c deriv
 	defer value.Wipe()
 	if value.Len() != a.Size() {
 		return derive.Root{}, fault.New(fault.InvalidInput, fmt.Sprintf("a key of type %s has %d bytes", a, a.Size()))
+	}
+	if a.TDEA() && weakTDEA(value.Reveal()) {
+		return derive.Root{}, fault.New(fault.InvalidInput, "this 3DES key has equal or weak parts and protects no more than DES does")
 	}
 	return t.create(label, a, c, key.KCV{}, func(s pkcs11.SessionHandle, p plan) (pkcs11.ObjectHandle, error) {
 		v := pkcs11.NewAttribute(pkcs11.CKA_VALUE, value.Reveal())

@@ -49,18 +49,34 @@ func (p plan) roleOf(c derive.Class, a key.Algorithm, root bool) role {
 			r.mechanisms = append(r.mechanisms, pkcs11.CKM_AES_ECB)
 		}
 		return r
+	case derive.StaticCBC:
+		return role{derive: true, mechanisms: []uint{pkcs11.CKM_DES3_ECB_ENCRYPT_DATA, pkcs11.CKM_DES3_CBC_ENCRYPT_DATA}}
+	case derive.SessionRetail, derive.SessionRetailLeft:
+		return role{encrypt: true, mechanisms: []uint{pkcs11.CKM_DES3_CBC}}
 	case derive.SessionENC:
+		if a.TDEA() { // no protocol of 3DES cards decrypts
+			return role{encrypt: true, mechanisms: []uint{pkcs11.CKM_DES3_CBC}}
+		}
 		return role{encrypt: true, decrypt: true, mechanisms: []uint{pkcs11.CKM_AES_CBC}}
 	case derive.PackageENC:
 		return role{encrypt: true, mechanisms: []uint{pkcs11.CKM_AES_CBC}}
 	case derive.SessionMAC:
 		return role{sign: true, mechanisms: []uint{pkcs11.CKM_AES_CMAC}}
 	case derive.DataEncryption:
-		return role{wrap: true, mechanisms: []uint{pkcs11.CKM_AES_CBC}}
+		return role{wrap: true, mechanisms: []uint{wrapMechanism(a)}}
 	case derive.Transport:
 		return role{extractable: true}
 	}
 	panic(fmt.Sprintf("hsm: no role for class %d", c))
+}
+
+// wrapMechanism is how a DataEncryption key wraps: [GPCS], Section E.4.7 for 3DES,
+// [AmdD], Section 6.2.8 for AES.
+func wrapMechanism(a key.Algorithm) uint {
+	if a.TDEA() {
+		return pkcs11.CKM_DES3_ECB
+	}
+	return pkcs11.CKM_AES_CBC
 }
 
 // kekRole is what a key-encryption key may do, and nothing else: bring a wrapped key

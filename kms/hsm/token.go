@@ -1,6 +1,7 @@
 package hsm
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -17,12 +18,20 @@ import (
 )
 
 var (
-	_ derive.Token   = (*Token)(nil)
-	_ derive.Wrapper = (*Token)(nil)
+	_ derive.TDEAToken = (*Token)(nil)
+	_ derive.Wrapper   = (*Token)(nil)
 )
 
-// zeroIV is the parameter of every CBC encryption.
+// zeroIV is the parameter of every CBC encryption; 3DES takes the first half.
 var zeroIV = make([]byte, 16)
+
+// encryptionOf returns CBC with a zero IV for a key of this algorithm.
+func encryptionOf(a key.Algorithm) []*pkcs11.Mechanism {
+	if a.TDEA() {
+		return []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_DES3_CBC, zeroIV[:8])}
+	}
+	return []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_CBC, zeroIV)}
+}
 
 // acquire returns the live object of k with a reference that the caller
 // releases, deriving it and what it follows from as needed. The caller holds
@@ -34,7 +43,7 @@ func (t *Token) acquire(s pkcs11.SessionHandle, k *derive.Key) (*object, error) 
 	if o := t.objects.get(k); o != nil {
 		return o, nil
 	}
-	if k.Parent().Class() != derive.Static {
+	if !k.Parent().Class().Derives() {
 		return nil, fmt.Errorf("hsm: a key of class %d derives nothing", k.Parent().Class())
 	}
 	base, err := t.acquire(s, k.Parent())
@@ -128,11 +137,26 @@ func (t *Token) mechanism(s pkcs11.SessionHandle, base *object, step derive.Step
 		m, done := counterMechanism(step.Before, step.After)
 		return m, done, nil
 	}
+	if step.Function == derive.CBC {
+		return cbcMechanism(base.key, step)
+	}
 	data, err := t.ecbInput(s, base, step)
 	if err != nil {
 		return nil, nil, err
 	}
 	m, done := stringDataMechanism(ecbMechanism(a), data)
+	return m, done, nil
+}
+
+// cbcMechanism returns the derivation by CBC, which only card keys of SCP02 allow.
+func cbcMechanism(base *derive.Key, step derive.Step) (*pkcs11.Mechanism, func(), error) {
+	if base.Class() != derive.StaticCBC || !base.Algorithm().TDEA() {
+		return nil, nil, fmt.Errorf("hsm: a %s key of class %d does not derive by CBC", base.Algorithm(), base.Class())
+	}
+	if len(step.Messages) != 1 || len(step.Messages[0]) == 0 {
+		return nil, nil, errors.New("hsm: a derivation by CBC has one message")
+	}
+	m, done := cbcTDEAMechanism(step.Messages[0])
 	return m, done, nil
 }
 
@@ -188,8 +212,8 @@ func (t *Token) Encrypt(ctx context.Context, k *derive.Key, data []byte) (out []
 	if err := require(k, derive.SessionENC, derive.PackageENC); err != nil {
 		return nil, err
 	}
-	if len(data) == 0 || len(data)%16 != 0 {
-		return nil, fmt.Errorf("hsm: AES-CBC takes whole blocks, not %d bytes", len(data))
+	if n := derive.BlockSize(k.Algorithm()); len(data) == 0 || len(data)%n != 0 {
+		return nil, fmt.Errorf("hsm: CBC takes whole blocks of %d, not %d bytes", n, len(data))
 	}
 	err = t.do(ctx, k, func(s pkcs11.SessionHandle, o *object) error {
 		out, err = t.encryptCBC(s, o, data)
@@ -198,10 +222,9 @@ func (t *Token) Encrypt(ctx context.Context, k *derive.Key, data []byte) (out []
 	return out, err
 }
 
-// encryptCBC is AES-CBC with a zero IV.
+// encryptCBC is CBC with a zero IV.
 func (t *Token) encryptCBC(s pkcs11.SessionHandle, o *object, data []byte) ([]byte, error) {
-	m := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_CBC, zeroIV)}
-	if err := t.ctx.EncryptInit(s, m, o.handle); err != nil {
+	if err := t.ctx.EncryptInit(s, encryptionOf(o.key.Algorithm()), o.handle); err != nil {
 		return nil, failed("C_EncryptInit", err)
 	}
 	out, err := t.ctx.Encrypt(s, data)
@@ -212,6 +235,9 @@ func (t *Token) encryptCBC(s pkcs11.SessionHandle, o *object, data []byte) ([]by
 func (t *Token) Decrypt(ctx context.Context, k *derive.Key, iv, data []byte) (out []byte, err error) {
 	if err := require(k, derive.SessionENC); err != nil {
 		return nil, err
+	}
+	if k.Algorithm().TDEA() {
+		return nil, errors.New("hsm: no protocol decrypts with a 3DES key")
 	}
 	if len(iv) != 16 || len(data) == 0 || len(data)%16 != 0 {
 		return nil, fmt.Errorf("hsm: AES-CBC takes whole blocks, not %d bytes", len(data))
@@ -225,6 +251,53 @@ func (t *Token) Decrypt(ctx context.Context, k *derive.Key, iv, data []byte) (ou
 		return failed("C_Decrypt", err)
 	})
 	return out, err
+}
+
+// RetailMAC implements derive.TDEAToken. The chaining value of single DES that goes
+// from the first call to the second stays in this function.
+func (t *Token) RetailMAC(ctx context.Context, k derive.RetailKey, message []byte) (mac []byte, err error) {
+	if k.Whole() == nil || k.Left() == nil {
+		return nil, errors.New("hsm: the key of a retail MAC is missing")
+	}
+	if err := errors.Join(require(k.Whole(), derive.SessionRetail), require(k.Left(), derive.SessionRetailLeft)); err != nil {
+		return nil, err
+	}
+	if len(message) == 0 || len(message)%8 != 0 {
+		return nil, fmt.Errorf("hsm: the retail MAC takes whole blocks, not %d bytes", len(message))
+	}
+	err = t.do(ctx, k.Whole(), func(s pkcs11.SessionHandle, whole *object) error {
+		mac, err = t.retail(s, whole, k.Left(), message)
+		return err
+	})
+	if err == nil && len(mac) != 8 {
+		return nil, fmt.Errorf("hsm: the token computed a retail MAC of %d bytes", len(mac))
+	}
+	return mac, err
+}
+
+// retail computes the chain under the left half and the last block under the whole:
+// [9797-1] ISO/IEC 9797-1:2011, Section 7.4.
+func (t *Token) retail(s pkcs11.SessionHandle, whole *object, leftKey *derive.Key, message []byte) ([]byte, error) {
+	cut := len(message) - 8
+	last := bytes.Clone(message[cut:])
+	if cut > 0 {
+		left, err := t.acquire(s, leftKey)
+		if err != nil {
+			return nil, err
+		}
+		defer t.objects.release(left)
+		x, err := t.encryptCBC(s, left, message[:cut])
+		if err != nil {
+			return nil, err
+		}
+		if len(x) != cut {
+			return nil, errors.New("hsm: the token encrypted to another length")
+		}
+		subtle.XORBytes(last, last, x[cut-8:])
+		clear(x)
+	}
+	defer clear(last)
+	return t.encryptCBC(s, whole, last)
 }
 
 // Matches implements derive.Token. Under the native plan the token derives a
@@ -294,14 +367,17 @@ func (t *Token) Wrap(ctx context.Context, dek, k *derive.Key) (out []byte, err e
 	if err := require(k, derive.Transport); err != nil {
 		return nil, err
 	}
+	if dek.Algorithm().TDEA() && !k.Algorithm().TDEA() {
+		// [AmdD], Section 3: a key travels under one that is at least as strong.
+		return nil, fault.New(fault.InvalidInput, "an AES key does not travel under 3DES")
+	}
 	err = t.do(ctx, dek, func(s pkcs11.SessionHandle, o *object) error {
 		transport, err := t.acquire(s, k)
 		if err != nil {
 			return err
 		}
 		defer t.objects.release(transport)
-		m := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_CBC, zeroIV)}
-		out, err = t.ctx.WrapKey(s, m, o.handle, transport.handle)
+		out, err = t.ctx.WrapKey(s, wrapping(dek.Algorithm()), o.handle, transport.handle)
 		return failed("C_WrapKey", err)
 	})
 	t.Release(k)
@@ -314,10 +390,19 @@ func (t *Token) Wrap(ctx context.Context, dek, k *derive.Key) (out []byte, err e
 	return out, err
 }
 
-// KCV implements derive.Wrapper. The value of a key that is not Static itself is
+// wrapping returns the mechanism by which a DataEncryption key wraps.
+func wrapping(a key.Algorithm) []*pkcs11.Mechanism {
+	m := wrapMechanism(a)
+	if m == pkcs11.CKM_DES3_ECB {
+		return []*pkcs11.Mechanism{pkcs11.NewMechanism(m, nil)}
+	}
+	return []*pkcs11.Mechanism{pkcs11.NewMechanism(m, zeroIV)}
+}
+
+// KCV implements derive.Wrapper. The value of a key that does not itself derive is
 // checked through a Static twin of the same recipe.
 func (t *Token) KCV(ctx context.Context, k *derive.Key) (kcv key.KCV, err error) {
-	if k.Class() != derive.Static {
+	if !k.Class().Derives() {
 		if k = t.twin(k); k == nil {
 			return key.KCV{}, fault.New(fault.TokenUnable, "a key of this class has no check value")
 		}
