@@ -63,7 +63,7 @@ var policy = map[string][]string{
 
 	// probe runs published answers through the code that serves cards, so it sees
 	// the same specifications as the service; it has no store, log or caller.
-	"kms/probe": {"derive", "derive/diversify", "derive/scp03", "kms/apdu", "kms/fault",
+	"kms/probe": {"derive", "derive/diversify", "derive/scp02", "derive/scp03", "kms/apdu", "kms/fault",
 		"kms/key", "kms/secret", "kms/update"},
 
 	// ceremony reads what people wrote and combines what they entered; what is done with

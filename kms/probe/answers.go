@@ -29,7 +29,7 @@ func runSession(b *bench, in input) error {
 	if got := ext.Bytes(); !bytes.Equal(got, in.Out.ExtAuth) {
 		return mismatch("EXTERNAL AUTHENTICATE", got, in.Out.ExtAuth)
 	}
-	if err := (sessionKeys{in.Out.SENC, in.Out.SMAC, in.Out.SRMAC}).check(b, s); err != nil {
+	if err := (sessionKeys{ENC: in.Out.SENC, MAC: in.Out.SMAC, RMAC: in.Out.SRMAC}).check(b, s); err != nil {
 		return err
 	}
 	return s.script(b, in)

@@ -21,6 +21,7 @@ type gpKeys struct {
 type gpCase struct {
 	ID            string `json:"id"`
 	Protocol      string `json:"protocol"`
+	I             octets `json:"i"`
 	SecurityLevel octets `json:"security_level"`
 	MACMode       int    `json:"mac_mode"`
 	AID           octets `json:"aid"`
@@ -36,13 +37,15 @@ type gpCase struct {
 		Command  octets `json:"command"`
 		Response octets `json:"response"`
 		Chaining octets `json:"mac_chaining_after"`
+		CMAC     octets `json:"c_mac"`
 	} `json:"external_authenticate"`
 	Commands []gpCommand `json:"commands"`
 	PutKey   *struct {
 		NewKVN  octets `json:"new_kvn"`
 		NewKeys gpKeys `json:"new_keys"`
 		ByPeer  map[string]struct {
-			Plain octets `json:"plain"`
+			Plain   octets `json:"plain"`
+			Wrapped octets `json:"wrapped"`
 		} `json:"by_peer"`
 	} `json:"put_key"`
 }
@@ -55,6 +58,8 @@ type gpCommand struct {
 	ResponsePlain octets            `json:"response_plain"`
 	Chaining      octets            `json:"mac_chaining_after"`
 	Counter       *uint32           `json:"enc_counter"`
+	CMAC          octets            `json:"c_mac"`
+	RMAC          octets            `json:"r_mac"`
 	Alternatives  map[string]octets `json:"accepted_alternatives"`
 	Failed        json.RawMessage   `json:"reference_failed"`
 }
@@ -79,14 +84,19 @@ func runGP(ctx context.Context, t Token, raw json.RawMessage) []Result {
 	if err := json.Unmarshal(raw, &c); err != nil {
 		return []Result{{Fail, "?", err.Error()}}
 	}
-	if c.Protocol != "SCP03" {
+	run, putKey := c.run, c.putKey
+	switch c.Protocol {
+	case "SCP03":
+	case "SCP02":
+		run, putKey = c.runLegacy, c.putKeyLegacy
+	default:
 		return []Result{{Skip, c.ID, c.Protocol + " is not supported yet"}}
 	}
 	b := &bench{ctx: ctx, token: t}
 	defer b.close()
-	out := []Result{verdict(c.ID, c.run(b))}
+	out := []Result{verdict(c.ID, run(b))}
 	if c.PutKey != nil {
-		out = append(out, verdict(c.ID+"/put-key", c.putKey(b)))
+		out = append(out, verdict(c.ID+"/put-key", putKey(b)))
 	}
 	return out
 }

@@ -1,7 +1,7 @@
 // Package probe runs known answers through a token.
 //
 // It reads the vector files that standards bodies and other people's programs
-// published, in the schemas interop-gp-1 (SCP03), interop-div-1,
+// published, in the schemas interop-gp-1 (SCP02 and SCP03), interop-div-1,
 // interop-recorded-1 and the list of known answers "cardkms known-answer vectors
 // v1". Each key of a vector is imported as a session object, used by the same code
 // that serves cards, and destroyed. Derived keys cannot be read, so they are
@@ -28,7 +28,7 @@ import (
 
 // Token is a token that takes keys of known value.
 type Token interface {
-	derive.Token
+	derive.TDEAToken
 	derive.Wrapper
 	// ImportVolatile makes a root key of a known value that ends with forget.
 	ImportVolatile(ctx context.Context, label string, a key.Algorithm, c derive.Class, value []byte) (k *derive.Key, forget func(), err error)
@@ -188,6 +188,22 @@ func (o *octets) UnmarshalJSON(b []byte) error {
 	return err
 }
 
+// octetList is one value in hexadecimal, or several.
+type octetList []octets
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (l *octetList) UnmarshalJSON(b []byte) error {
+	var one octets
+	if json.Unmarshal(b, &one) == nil {
+		*l = nil
+		if one != nil {
+			*l = octetList{one}
+		}
+		return nil
+	}
+	return json.Unmarshal(b, (*[]octets)(l))
+}
+
 // bench imports the keys of one vector and forgets them all at its end.
 type bench struct {
 	ctx     context.Context
@@ -211,13 +227,17 @@ func (b *bench) aes(c derive.Class, value []byte) (*derive.Key, error) {
 	return b.add(a, c, value)
 }
 
-// tdea imports a 3DES key.
+// tdea imports a 3DES master key.
 func (b *bench) tdea(value []byte) (*derive.Key, error) {
-	a := key.TDEA2
 	if len(value) == key.TDEA3.Size() {
-		a = key.TDEA3
+		return b.add(key.TDEA3, derive.Static, value)
 	}
-	return b.add(a, derive.Static, value)
+	return b.tdeaOf(derive.Static, value)
+}
+
+// tdeaOf imports a 2-key 3DES key.
+func (b *bench) tdeaOf(c derive.Class, value []byte) (*derive.Key, error) {
+	return b.add(key.TDEA2, c, value)
 }
 
 func (b *bench) add(a key.Algorithm, c derive.Class, value []byte) (*derive.Key, error) {

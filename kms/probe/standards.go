@@ -33,6 +33,15 @@ var algorithms = map[string]func(*bench, input) error{
 	"xor_ceremony":       runXOR,
 	"crc32":              runCRC32,
 	"cup1_package":       runPackage,
+	"scp02_session":      runLegacySession,
+	"scp02_cardside":     runLegacySession,
+	"scp02_keys":         runLegacyKeys,
+	"scp02_dek_enc":      runLegacyDEK,
+	"scp02_wrap_rawkeys": runLegacyRawKeys,
+	"scp02_wrap_keycard": runLegacyKeycard,
+	"scp02_cardcrypt":    runLegacyCard,
+	"scp02_challenge":    runLegacyChallenge,
+	"retail_mac":         runRetailMAC,
 }
 
 func runStandards(ctx context.Context, t Token, vectors []standard) []Result {
@@ -64,32 +73,38 @@ func (v standard) run(ctx context.Context, t Token) error {
 // input is the union of what the algorithms read.
 type input struct {
 	gpKeys
-	Key        octets   `json:"key"`
-	Host       octets   `json:"host"`
-	Card       octets   `json:"card"`
-	Ctx        octets   `json:"ctx"`
-	InitCmd    octets   `json:"init_cmd"`
-	InitRsp    octets   `json:"init_rsp"`
-	Level      level    `json:"level"`
-	AID        octets   `json:"aid"`
-	Plain      []octets `json:"plain"`
-	Rsp        []octets `json:"rsp"`
-	SENC       octets   `json:"senc"`
-	SMAC       octets   `json:"smac"`
-	SRMAC      octets   `json:"srmac"`
-	Method     string   `json:"method"`
-	Kind       string   `json:"kind"`
-	MK         octets   `json:"mk"`
-	KDD        octets   `json:"kdd"`
-	Div        octets   `json:"div"`
-	Fixed      octets   `json:"fixed"`
-	Len        int      `json:"len"`
-	Data       octets   `json:"data"`
-	Type       string   `json:"type"`
-	Components []octets `json:"components"`
-	KUPD       octets   `json:"k_upd"`
-	ImageLen   int      `json:"image_len"`
-	ChunkSize  int      `json:"chunk_size"`
+	Key        octets    `json:"key"`
+	Host       octets    `json:"host"`
+	Card       octets    `json:"card"`
+	Ctx        octets    `json:"ctx"`
+	InitCmd    octets    `json:"init_cmd"`
+	InitRsp    octets    `json:"init_rsp"`
+	Level      level     `json:"level"`
+	AID        octets    `json:"aid"`
+	Plain      octetList `json:"plain"`
+	Rsp        []octets  `json:"rsp"`
+	SENC       octets    `json:"senc"`
+	SMAC       octets    `json:"smac"`
+	SRMAC      octets    `json:"srmac"`
+	Method     string    `json:"method"`
+	Kind       string    `json:"kind"`
+	MK         octets    `json:"mk"`
+	KDD        octets    `json:"kdd"`
+	Div        octets    `json:"div"`
+	Fixed      octets    `json:"fixed"`
+	Len        int       `json:"len"`
+	Data       octets    `json:"data"`
+	Type       string    `json:"type"`
+	Components []octets  `json:"components"`
+	KUPD       octets    `json:"k_upd"`
+	ImageLen   int       `json:"image_len"`
+	ChunkSize  int       `json:"chunk_size"`
+	I          octets    `json:"i"`
+	Seq        octets    `json:"seq"`
+	CMAC       octets    `json:"cmac"`
+	HostCrypt  octets    `json:"host_crypt"`
+	Pad        int       `json:"pad"`
+	InWrapped  []octets  `json:"wrapped"`
 	des        bool
 
 	Out output `json:"-"`
@@ -97,7 +112,7 @@ type input struct {
 
 type output struct {
 	ExtAuth  octets          `json:"ext_auth"`
-	Wrapped  []octets        `json:"wrapped"`
+	Wrapped  octetList       `json:"wrapped"`
 	RspPlain []octets        `json:"rsp_plain"`
 	SENC     octets          `json:"senc"`
 	SMAC     octets          `json:"smac"`
@@ -124,6 +139,11 @@ type output struct {
 	Commit   octets          `json:"commit"`
 	Receipt  octets          `json:"receipt"`
 	APDUs    []octets        `json:"apdus"`
+	CMAC     octets          `json:"cmac"`
+	RMAC     []octets        `json:"rmac"`
+	First    []octets        `json:"first_plain"`
+	Card     octets          `json:"card_crypt"`
+	Chal     octets          `json:"challenge"`
 }
 
 // level is a security level, written as a number or as two hexadecimal digits.

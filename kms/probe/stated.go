@@ -24,6 +24,7 @@ type sessionKeys struct {
 	ENC  octets `json:"s_enc"`
 	MAC  octets `json:"s_mac"`
 	RMAC octets `json:"s_rmac"`
+	DEK  octets `json:"dek"` // of SCP02; SCP03 has none
 }
 
 // check compares with the card's answer and with EXTERNAL AUTHENTICATE, whose
@@ -34,16 +35,23 @@ func (c stated) check(s *session, ext apdu.Command) error {
 	if !s.answer.CounterIncluded {
 		counter = nil
 	}
-	for _, v := range []struct {
-		what      string
-		got, want []byte
-	}{
+	return allStated([]statedValue{
 		{"the key diversification data", s.answer.KDD, c.KDD},
 		{"the card challenge", s.answer.CardChallenge, c.CardChallenge},
 		{"the card cryptogram", s.answer.CardCryptogram, c.CardCryptogram},
 		{"the sequence counter", counter, c.Counter},
 		{"the host cryptogram", ext.Data[:int(s.messaging.Mode)], c.HostCryptogram},
-	} {
+	})
+}
+
+// statedValue is a value that a case may state.
+type statedValue struct {
+	what      string
+	got, want []byte
+}
+
+func allStated(values []statedValue) error {
+	for _, v := range values {
 		if err := equalStated(v.what, v.got, v.want); err != nil {
 			return err
 		}
