@@ -175,6 +175,9 @@ func (c *Card) process(capdu []byte) []byte {
 // update keeps its state (CUP-1, rule C12).
 func (c *Card) secured(cmd command) []byte {
 	s := c.ram.session
+	if s == nil && c.cfg.Legacy.implicit() {
+		s = c.initiateImplicitly(cmd)
+	}
 	if s == nil || s.level == 0 {
 		return response(nil, swConditions)
 	}

@@ -18,6 +18,7 @@ type session struct {
 	dek     []byte   // static: SCP03 has no session DEK
 	opened  bool     // the manifest of the package was presented in this session
 	kvn     byte     // of the keys that it stands on
+	legacy  *legacy  // the session is one of SCP02, and has only this, macLen, level and kvn
 }
 
 // Derivation constants of [AmdD], Section 4.1.5.
@@ -45,12 +46,18 @@ func newSession(k KeySet, context []byte, macLen int) *session {
 
 // cryptogram computes the host or card cryptogram ([AmdD], Section 4.1.5).
 func (s *session) cryptogram(constant byte) []byte {
+	if s.legacy != nil {
+		return s.legacy.cryptogram(constant)
+	}
 	return kdf(s.sMAC, scp03Label(constant), s.macLen, s.context)
 }
 
 // initializeUpdate begins an authentication and ends a session that may be open.
 func (c *Card) initializeUpdate(cmd command) ([]byte, word) {
 	c.ram.session, c.ram.pending, c.ram.chain = nil, nil, chain{}
+	if c.cfg.Legacy.KVN != 0 && cmd.p1 == c.cfg.Legacy.KVN {
+		return c.initializeLegacy(cmd)
+	}
 	set := c.ram.keys.find(cmd.p1)
 	switch {
 	case len(cmd.data) != c.cfg.macLen():
@@ -105,7 +112,7 @@ func (c *Card) externalAuthenticate(cmd command) word {
 		return swLength
 	case cmd.p2 != 0 || !levelExists(cmd.p1):
 		return swParameters
-	case !c.cfg.levelAllowed(cmd.p1):
+	case s.legacy == nil && !c.cfg.levelAllowed(cmd.p1), s.legacy != nil && !s.legacy.levelAllowed(cmd.p1):
 		return swConditions
 	}
 	tries := c.loadByte(c.layout.auth)
@@ -119,6 +126,10 @@ func (c *Card) externalAuthenticate(cmd command) word {
 	}
 	if !s.verifyMAC(cmd) {
 		return swSecurity
+	}
+	if s.legacy != nil {
+		c.countLegacy()
+		// Dying here costs one try and one counter value, whose session nobody had.
 	}
 	c.layout.auth.store(c.nvm, []byte{byte(c.cfg.AuthTries)})
 	s.level = cmd.p1

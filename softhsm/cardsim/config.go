@@ -35,6 +35,7 @@ type Config struct {
 	KeySets []KeySet // the first one is the default for INITIALIZE UPDATE with P1 = 00
 	I       byte     // SCP03 "i" parameter: bits 01 S16, 10 pseudo-random challenge, 20 R-MAC, 60 R-MAC and R-ENCRYPTION
 	Quirks  Quirks
+	Legacy  LegacyKeys // SCP02 keys beside the others; none if its KVN is 00
 
 	UpdateKey       UpdateKey
 	ClassID         [16]byte // card product
@@ -92,6 +93,8 @@ func (c Config) validate() error {
 		return errors.New("cardsim: update key is not an AES key")
 	case c.UpdateKey.Value != nil && (len(c.Component) < 5 || len(c.Component) > 16):
 		return errors.New("cardsim: component must have 5 to 16 bytes")
+	case c.Legacy.KVN != 0 && !c.Legacy.valid(c.KeySets):
+		return errors.New("cardsim: SCP02 needs three keys of 16 bytes under a KVN of their own")
 	case len(c.Image) > c.BankBytes:
 		return errors.New("cardsim: factory image exceeds the bank")
 	case c.AuthTries < 1 || c.AuthTries > 0xFF:

@@ -1,4 +1,4 @@
-// Package cardsim is a smart card in software: the card's half of SCP03, of the CUP-1 update package, and enough ordinary
+// Package cardsim is a smart card in software: the card's half of SCP03 and SCP02, of the CUP-1 update package, and enough ordinary
 // functions to see that an update did not disturb them.
 //
 // It is a second implementation on purpose. It shares no code with the host packages of cardkms (own APDU and TLV parser,
@@ -6,8 +6,8 @@
 //
 // It follows [AmdD] (GlobalPlatform Card Technology, Secure Channel Protocol '03', Card Specification v2.3 Amendment D
 // v1.1.2) for the secure channel, SP 800-38B for CMAC, SP 800-108 for key derivation, ISO/IEC 7816-4 for APDUs and the
-// transparent file, and cardkms' own CUP-1 for the update. It leaves out logical channels, GET STATUS, applet loading
-// and every algorithm but AES.
+// transparent file, and cardkms' own CUP-1 for the update; [GPCS] (GlobalPlatform Card Specification 2.3.1) Appendix E for
+// SCP02, with 3DES. It leaves out logical channels, GET STATUS, applet loading, PUT KEY under SCP02 and every other algorithm.
 //
 // # Update objects
 //

@@ -68,6 +68,8 @@ func (c *Card) getData(cmd command, s *session) ([]byte, word) {
 		return c.status(s)
 	case tag == uint16(tagReceipt) && cmd.cla == 0x80:
 		return c.receipt(s)
+	case tag == tagSequenceCounter && c.cfg.Legacy.KVN != 0:
+		return appendTLV(nil, tagSequenceCounter, c.legacyCounter()), swOK
 	}
 	return nil, swReference
 }
@@ -77,6 +79,8 @@ const (
 	tagCPLC           = 0x9F7F
 	tagCardData       = 0x0066
 	tagKeyInformation = 0x00E0
+
+	tagSequenceCounter = 0x00C1 // of SCP02
 )
 
 // keyInformation is the key information template: E0 {C0 {key id, KVN, 88 (AES), length} ...}.

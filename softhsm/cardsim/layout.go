@@ -24,6 +24,7 @@ type layout struct {
 	file     record   // the transparent file
 	marks    int      // one byte per chunk: 00 = received
 	banks    [2]int
+	legacy   record // SCP02 sequence counter, 2 bytes; only on a card that has SCP02 keys
 	size     int
 }
 
@@ -54,6 +55,9 @@ func newLayout(cfg Config, pageBytes int) layout {
 	l.file = pair(fileBytes)
 	l.marks = area(chunksMax)
 	l.banks = [2]int{area(cfg.BankBytes), area(cfg.BankBytes)}
+	if cfg.Legacy.KVN != 0 {
+		l.legacy = pair(2)
+	}
 	return l
 }
 

@@ -3,6 +3,9 @@ package cardsim
 // verifyMAC checks the C-MAC at the end of the data field and moves the MAC chaining value on ([AmdD], Section 6.2.4). Le is
 // not covered. The length field counts the MAC and has the form in which it was sent.
 func (s *session) verifyMAC(cmd command) bool {
+	if s.legacy != nil {
+		return s.legacy.authenticates(cmd)
+	}
 	n := len(cmd.data) - s.macLen
 	if n < 0 {
 		return false
@@ -19,6 +22,9 @@ func (s *session) verifyMAC(cmd command) bool {
 // unwrap checks and removes the secure messaging of a command. After false the session must end: its counters are not
 // what the host has.
 func (s *session) unwrap(cmd command, q Quirks) (command, bool) {
+	if s.legacy != nil {
+		return s.legacy.unwrap(cmd, s.level, q)
+	}
 	if s.level&levelCMAC == 0 || !s.verifyMAC(cmd) {
 		return command{}, false
 	}
@@ -44,6 +50,9 @@ func (s *session) unwrap(cmd command, q Quirks) (command, bool) {
 
 // wrap protects a response. Only 9000 and the warnings 62xx and 63xx are protected ([AmdD], Section 6.2.5).
 func (s *session) wrap(data []byte, sw word, q Quirks) []byte {
+	if s.legacy != nil {
+		return s.legacy.wrap(data, sw, s.level)
+	}
 	protected := sw == swOK || sw>>8 == 0x62 || sw>>8 == 0x63
 	if s.level&levelRMAC == 0 || !protected {
 		return response(data, sw)

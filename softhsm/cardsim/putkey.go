@@ -19,6 +19,9 @@ func (c *Card) putKey(cmd command, s *session) ([]byte, word) {
 	if !s.reaches(levelCMAC) {
 		return nil, swSecurity
 	}
+	if s.legacy != nil { // an AES key does not travel under 3DES
+		return nil, swConditions
+	}
 	if len(cmd.data) == 0 {
 		return nil, swLength
 	}
