@@ -63,6 +63,13 @@ func (c *counting) Decrypt(x context.Context, k *derive.Key, iv, d []byte) ([]by
 	return c.Token.Decrypt(x, k, iv, d)
 }
 
+func (c *counting) RetailMAC(x context.Context, k derive.RetailKey, m []byte) ([]byte, error) {
+	if err := errors.Join(c.touch(k.Whole()), c.touch(k.Left())); err != nil {
+		return nil, err
+	}
+	return c.Token.RetailMAC(x, k, m)
+}
+
 func (c *counting) Release(keys ...*derive.Key) {
 	for _, k := range keys {
 		delete(c.live, k)

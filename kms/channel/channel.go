@@ -3,8 +3,9 @@
 //	Opened ──Answer──▶ Answered ──Authenticate──▶ Authenticated ──Wrap, Unwrap──▶ …
 //	   └───────────────────┴────────── any failure, Close, life time ──▶ Closed
 //
-// It knows counters, chaining values and what may follow what; how a MAC is
-// computed is derive/scp03's, who asks is the service's. A host challenge is used
+// It knows counters, chaining values and what may follow what, which is the same for
+// SCP03 and for SCP02 with explicit initiation; how a MAC is computed is
+// derive/scp03's and derive/scp02's, who asks is the service's. A host challenge is used
 // for one answer and no longer than AnswerWithin; nothing that lets anybody
 // authenticate to the card exists before the card cryptogram verified. A failed
 // proof closes the channel. Input that is malformed leaves it as it was, because
@@ -21,6 +22,7 @@ import (
 	"time"
 
 	"cardkms/derive"
+	"cardkms/derive/scp02"
 	"cardkms/derive/scp03"
 	"cardkms/kms/apdu"
 	"cardkms/kms/fault"
@@ -33,6 +35,9 @@ type Profile struct {
 	// AID of the Security Domain, 5 to 16 bytes. With it, a pseudo-random card
 	// challenge is checked; without it, it is taken as random.
 	AID []byte
+	// SCP02 is the "i" parameter of a card that speaks SCP02, which its answer does not
+	// say; 00 is a card that speaks SCP03. Of the options only PadEmpty is of SCP02.
+	SCP02 byte
 	scp03.Options
 }
 
@@ -58,12 +63,6 @@ const (
 	closed
 )
 
-// sent is a command whose response is still out.
-type sent struct {
-	header [4]byte // CLA INS P1 P2 of the plain command
-	state  scp03.State
-}
-
 // Channel is one Secure Channel Session, seen from the host.
 type Channel struct {
 	profile       Profile
@@ -74,9 +73,10 @@ type Channel struct {
 	kvn           byte
 	hostChallenge []byte
 	answer        scp03.Answer
-	messaging     scp03.Messaging
-	state         scp03.State
-	pending       []sent // commands whose responses are still out, oldest first
+	level         scp03.Level
+	token         derive.Token // that has the session's keys
+	session       session      // nil until authenticated
+	pending       []sent       // commands whose responses are still out, oldest first
 }
 
 // Open starts a channel with a host challenge that the token made, and returns
@@ -119,8 +119,8 @@ func (c *Channel) alive(want phase, now time.Time) error {
 // end closes the channel and releases its session keys, if it has any.
 func (c *Channel) end() {
 	c.phase = closed
-	if m := c.messaging; m.Token != nil {
-		m.Token.Release(m.Keys.ENC, m.Keys.MAC, m.Keys.RMAC)
+	if c.session != nil {
+		c.token.Release(c.session.keys()...)
 	}
 }
 
@@ -139,7 +139,7 @@ func (c *Channel) Answer(r apdu.Response, now time.Time) (scp03.Answer, error) {
 	if r.SW != apdu.Success {
 		return scp03.Answer{}, fault.New(fault.CardRefused, "the card answered INITIALIZE UPDATE with "+r.SW.String())
 	}
-	a, err := scp03.ParseAnswer(r.Data, c.profile.Mode)
+	a, err := c.parse(r.Data)
 	if err != nil {
 		return scp03.Answer{}, err
 	}
@@ -150,6 +150,19 @@ func (c *Channel) Answer(r apdu.Response, now time.Time) (scp03.Answer, error) {
 	return a, nil
 }
 
+// parse reads the answer of the profile's protocol. What SCP02 says fits the terms of
+// SCP03: it has a counter always and the "i" parameter of its profile.
+func (c *Channel) parse(b []byte) (scp03.Answer, error) {
+	if c.profile.SCP02 == 0 {
+		return scp03.ParseAnswer(b, c.profile.Mode)
+	}
+	a, err := scp02.ParseAnswer(b)
+	return scp03.Answer{
+		KDD: a.KDD, KVN: a.KVN, I: c.profile.SCP02, CardChallenge: a.CardChallenge, CardCryptogram: a.CardCryptogram,
+		Counter: uint32(a.Counter), CounterIncluded: err == nil,
+	}, err
+}
+
 // Authenticate verifies the card and returns EXTERNAL AUTHENTICATE at this
 // security level. Any failure closes the channel and releases its keys.
 func (c *Channel) Authenticate(ctx context.Context, t derive.Token, s scp03.Static, l scp03.Level, now time.Time) (apdu.Command, error) {
@@ -157,24 +170,29 @@ func (c *Channel) Authenticate(ctx context.Context, t derive.Token, s scp03.Stat
 		return apdu.Command{}, err
 	}
 	c.phase = closed
-	if !scp03.ValidLevel(l, c.answer.I) {
+	if c.profile.SCP02 != 0 || !scp03.ValidLevel(l, c.answer.I) {
 		return apdu.Command{}, fault.New(fault.InvalidInput, "the card's i parameter does not allow this security level")
 	}
 	keys := scp03.SessionKeys(s, c.hostChallenge, c.answer.CardChallenge)
-	cmd, err := c.prove(ctx, t, s, keys, l)
+	to := session03{Messaging: &scp03.Messaging{Token: t, Keys: keys, Level: l, Mode: c.profile.Mode, Options: c.profile.Options}}
+	cmd, err := c.prove(ctx, t, s, &to)
 	t.Release(s.ENC, s.MAC)
+	return c.enter(t, to, l, cmd, err)
+}
+
+// enter ends an authentication: with a session, or with the error and without keys.
+func (c *Channel) enter(t derive.Token, to session, l scp03.Level, cmd apdu.Command, err error) (apdu.Command, error) {
 	if err != nil {
-		t.Release(keys.ENC, keys.MAC, keys.RMAC)
+		t.Release(to.keys()...)
 		return apdu.Command{}, err
 	}
-	c.messaging = scp03.Messaging{Token: t, Keys: keys, Level: l, Mode: c.profile.Mode, Options: c.profile.Options}
-	c.phase = authenticated
+	c.token, c.session, c.level, c.phase = t, to, l, authenticated
 	return cmd, nil
 }
 
 // prove verifies first and only then makes what proves the host.
-func (c *Channel) prove(ctx context.Context, t derive.Token, s scp03.Static, keys scp03.Session, l scp03.Level) (cmd apdu.Command, err error) {
-	if err := scp03.VerifyCard(ctx, t, keys, c.hostChallenge, c.answer); err != nil {
+func (c *Channel) prove(ctx context.Context, t derive.Token, s scp03.Static, to *session03) (cmd apdu.Command, err error) {
+	if err := scp03.VerifyCard(ctx, t, to.Keys, c.hostChallenge, c.answer); err != nil {
 		return cmd, err
 	}
 	if c.answer.CounterIncluded && len(c.profile.AID) > 0 {
@@ -182,7 +200,7 @@ func (c *Channel) prove(ctx context.Context, t derive.Token, s scp03.Static, key
 			return cmd, err
 		}
 	}
-	cmd, c.state, err = scp03.ExternalAuthenticate(ctx, t, keys, l, c.hostChallenge, c.answer.CardChallenge)
+	cmd, to.state, err = scp03.ExternalAuthenticate(ctx, t, to.Keys, to.Level, c.hostChallenge, c.answer.CardChallenge)
 	return cmd, err
 }
 
@@ -194,17 +212,17 @@ func (c *Channel) Wrap(ctx context.Context, script []apdu.Command, now time.Time
 	if len(c.pending)+len(script) > c.limits.PendingMax {
 		return nil, fault.New(fault.TooLarge, "too many commands are out without their responses; unwrap those first")
 	}
-	state, pending := c.state, c.pending
+	at, pending := c.session, c.pending
 	out := make([]apdu.Command, len(script))
 	for i, cmd := range script {
-		w, next, err := c.messaging.Wrap(ctx, state, cmd)
+		w, next, err := at.wrap(ctx, cmd)
 		if err != nil {
 			return nil, err
 		}
-		out[i], state = w, next
-		pending = append(pending, sent{header: [4]byte(cmd.Header()), state: next})
+		out[i], at = w, next
+		pending = append(pending, sent{plain: next.covered(cmd), after: next})
 	}
-	c.state, c.pending = state, pending
+	c.session, c.pending = at, pending
 	return out, nil
 }
 
@@ -217,39 +235,41 @@ func (c *Channel) Unwrap(ctx context.Context, responses []apdu.Response, now tim
 	if len(responses) > len(c.pending) {
 		return nil, fault.New(fault.ChannelState, "more responses than commands are out")
 	}
+	at := c.session
 	out := make([]apdu.Response, len(responses))
 	for i, r := range responses {
-		u, err := c.messaging.Unwrap(ctx, c.pending[i].state, r)
+		u, next, err := at.unwrap(ctx, c.pending[i], r)
 		if fault.CodeOf(err) == fault.ProofFailed {
 			c.end()
 		}
 		if err != nil {
 			return nil, err
 		}
-		out[i] = u
+		out[i], at = u, next
 	}
-	c.pending = append(c.pending[:0:0], c.pending[len(responses):]...)
+	c.session, c.pending = at, append(c.pending[:0:0], c.pending[len(responses):]...)
 	return out, nil
 }
 
 // Answers reports whether the next response belongs to this command without data,
 // so that one object cannot be passed off as the answer to another question.
 func (c *Channel) Answers(asked apdu.Command) bool {
-	return len(c.pending) > 0 && c.pending[0].header == [4]byte(asked.Header())
+	return len(c.pending) > 0 && bytes.Equal(c.pending[0].plain.Header(), asked.Header())
 }
 
 // Close ends the channel and destroys its session keys. It may be called twice.
 func (c *Channel) Close(t derive.Token) {
 	c.phase = closed
-	k := c.messaging.Keys
-	t.Release(k.ENC, k.MAC, k.RMAC)
+	if c.session != nil {
+		t.Release(c.session.keys()...)
+	}
 }
 
 // Authenticated reports whether the card was verified and the channel is open.
 func (c *Channel) Authenticated() bool { return c.phase == authenticated }
 
 // Level returns the security level, meaningful once authenticated.
-func (c *Channel) Level() scp03.Level { return c.messaging.Level }
+func (c *Channel) Level() scp03.Level { return c.level }
 
 // Card returns the card's answer, meaningful once authenticated.
 func (c *Channel) Card() scp03.Answer { return c.answer }
@@ -261,5 +281,8 @@ func (c *Channel) Context() []byte {
 
 // DataMax returns how many data bytes one command of this channel can carry.
 func (c *Channel) DataMax(extended bool) int {
-	return c.messaging.DataMax(apdu.Command{Extended: extended}.DataMax())
+	if c.session == nil {
+		return apdu.Command{Extended: extended}.DataMax()
+	}
+	return c.session.dataMax(extended)
 }

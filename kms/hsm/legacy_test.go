@@ -10,10 +10,12 @@ import (
 	"cardkms/derive/derivetest"
 	"cardkms/derive/diversify"
 	"cardkms/derive/scp02"
+	"cardkms/kms/apdu"
 	"cardkms/kms/fault"
 	"cardkms/kms/hsm"
 	"cardkms/kms/key"
 	"cardkms/kms/secret"
+	"cardkms/softhsm/cardsim"
 	"cardkms/softhsm/testtoken"
 )
 
@@ -196,4 +198,107 @@ func TestWeakImport(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// TestLegacyCard opens sessions of SCP02 with a simulated card, every "i" parameter at
+// every level, with the session keys inside the token: the card computes with DES itself.
+func TestLegacyCard(t *testing.T) {
+	tokens(t, func(t *testing.T, tok *hsm.Token) {
+		for _, i := range []byte{0x05, 0x15, 0x1A, 0x35, 0x45, 0x55, 0x75} {
+			for _, l := range []scp02.Level{0x01, 0x03, 0x11, 0x13} {
+				if scp02.ValidLevel(l, i) {
+					legacyCard(t, tok, i, l)
+				}
+			}
+		}
+	})
+}
+
+func legacyCard(t *testing.T, tok *hsm.Token, i byte, l scp02.Level) {
+	t.Helper()
+	isd, aes := []byte("\xA0\x00\x00\x01\x51\x00\x00\x00"), value("aes", key.AES128)
+	enc, mac := value("card enc", key.TDEA2), value("card mac", key.TDEA2)
+	card, err := cardsim.New(cardsim.Config{
+		ISD: isd, KeySets: []cardsim.KeySet{{KVN: 0x30, ENC: aes, MAC: aes, DEK: aes}}, I: 0x70,
+		Legacy: cardsim.LegacyKeys{KVN: 0x20, I: i, ENC: enc, MAC: mac, DEK: enc},
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	card.PowerOn()
+	m := scp02.Messaging{Token: tok, Level: l, I: i}
+	if m.Keys, err = scp02.SessionKeys(scp02.Static{ENC: volatile(t, tok, "enc", enc), MAC: volatile(t, tok, "mac", mac)}, 0); err != nil {
+		t.Fatal(err)
+	}
+	defer tok.Release(m.Keys.Keys()...)
+	send := func(c apdu.Command) apdu.Response {
+		b, err := card.Transmit(c.Bytes())
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := apdu.ParseResponse(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	state := legacyStart(t, m, isd, send)
+	responses := state.Responses()
+	for n, c := range []apdu.Command{
+		{CLA: 0x80, INS: 0xCA, P1: 0x9F, P2: 0x7F, Ne: 256},
+		{CLA: 0x80, INS: 0x01, Data: make([]byte, m.DataMax())},
+		{CLA: 0x80, INS: 0xCA, P1: 0x9F, P2: 0x7F, Data: []byte{1, 2, 3, 4, 5, 6, 7, 8}, Ne: 256},
+	} {
+		w, next, err := m.Wrap(ctx, state, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u, after, err := m.Unwrap(ctx, responses, c, send(w))
+		if want := []apdu.SW{0x9000, 0x6D00, 0x9000}[n]; err != nil || u.SW != want || want == 0x9000 && len(u.Data) != 45 {
+			t.Errorf("i = %02X, level %02X, command %d: %X, %v", i, l, n+1, u.Bytes(), err)
+		}
+		state, responses = next, after
+	}
+}
+
+// legacyStart initiates the session as the card wants it.
+func legacyStart(t *testing.T, m scp02.Messaging, isd []byte, send func(apdu.Command) apdu.Response) scp02.State {
+	t.Helper()
+	if m.I&scp02.IExplicit == 0 {
+		s, err := m.Implicit(ctx, isd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	host := []byte("hostchal")
+	a, err := scp02.ParseAnswer(send(scp02.InitializeUpdate(0x20, host)).Data)
+	if err == nil {
+		err = scp02.VerifyCard(ctx, m.Token, m.Keys, host, a)
+	}
+	if err == nil && m.I&scp02.IPseudo != 0 {
+		err = scp02.VerifyChallenge(ctx, m.Token, m.Keys, a, isd)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	ext, s, err := m.ExternalAuthenticate(ctx, host, a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := send(ext); r.SW != apdu.Success {
+		t.Fatalf("EXTERNAL AUTHENTICATE: %s", r.SW)
+	}
+	return s
+}
+
+// volatile imports a card key that ends with the test.
+func volatile(t *testing.T, tok *hsm.Token, name string, v []byte) *derive.Key {
+	t.Helper()
+	k, forget, err := tok.ImportVolatile(ctx, unique(t, name), key.TDEA2, derive.StaticCBC, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(forget)
+	return k
 }
