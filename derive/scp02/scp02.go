@@ -265,7 +265,7 @@ func (m Messaging) ExternalAuthenticate(ctx context.Context, hostChallenge []byt
 // session starts from: [GPCS], Section E.3.3, a MAC over the AID of the selected
 // application. The caller has the sequence counter from the card (GET DATA, tag C1).
 func (m Messaging) Implicit(ctx context.Context, aid []byte) (State, error) {
-	if m.I&IExplicit != 0 || m.I&IMACOverAID == 0 {
+	if m.I&IExplicit != 0 {
 		return State{}, fault.New(fault.InvalidInput, "the card's i parameter says explicit initiation")
 	}
 	mac, err := overAID(ctx, m.Token, m.Keys, aid)

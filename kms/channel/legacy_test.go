@@ -209,6 +209,27 @@ func TestProtocolsApart(t *testing.T) {
 	}
 }
 
+// TestLegacyChallenge: a challenge that is not the pseudo-random one of the profile's
+// Security Domain is a failed proof; without an AID it is taken as random.
+func TestLegacyChallenge(t *testing.T) {
+	for _, c := range []struct {
+		profile channel.Profile
+		want    fault.Code
+	}{
+		{channel.Profile{Mode: scp03.S8, SCP02: 0x55, AID: isdAID}, fault.ProofFailed},
+		{channel.Profile{Mode: scp03.S8, SCP02: 0x55}, fault.OK},
+		{channel.Profile{Mode: scp03.S8, SCP02: 0x15, AID: isdAID}, fault.OK},
+	} {
+		x, _ := openLegacy(t, 0x15, scp03.Options{}) // whose challenges are random
+		ch, cmd := channel.Open(c.profile, limits, 0x20, []byte("hostchal"), x.now)
+		if _, err := ch.Answer(x.transmit(t, cmd), x.now); err != nil {
+			t.Fatal(err)
+		}
+		_, err := ch.AuthenticateSCP02(ctx, x.tok, x.static, 0x01, x.now)
+		wantCode(t, fmt.Sprintf("a random challenge for %+v", c.profile), err, c.want)
+	}
+}
+
 // TestLegacyUnwrap: a response that does not verify closes the channel; a token that
 // fails in the middle moves nothing, and the same responses verify later.
 func TestLegacyUnwrap(t *testing.T) {

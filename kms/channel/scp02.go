@@ -19,7 +19,7 @@ func (c *Channel) AuthenticateSCP02(ctx context.Context, t derive.TDEAToken, s s
 	}
 	c.phase = closed
 	i := c.profile.SCP02
-	if i&scp02.IExplicit == 0 || !scp02.ValidLevel(scp02.Level(l), i) {
+	if !scp02.ValidLevel(scp02.Level(l), i) {
 		return apdu.Command{}, fault.New(fault.InvalidInput, "the card's i parameter does not allow this security level")
 	}
 	keys, err := scp02.SessionKeys(s, uint16(c.answer.Counter))

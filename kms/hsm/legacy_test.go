@@ -112,6 +112,7 @@ func TestLegacyMisuse(t *testing.T) {
 		}
 		for name, err := range map[string]error{
 			"the halves swapped":    retail(derive.RetailFromRoots(k.MAC.Left(), k.MAC.Whole()), block),
+			"S-ENC as left half":    retail(derive.RetailFromRoots(k.MAC.Whole(), k.ENC), block),
 			"no key":                retail(derive.RetailKey{}, block),
 			"no left half":          retail(derive.RetailFromRoots(k.MAC.Whole(), nil), block),
 			"S-ENC as MAC key":      retail(derive.RetailFromRoots(k.ENC, k.ENC), block),
