@@ -45,6 +45,8 @@ var policy = map[string][]string{
 	// without touching the other.
 	"derive/scp02": {"derive", "kms/apdu", "kms/fault", "kms/key"},
 
+	"derive/emv": {"derive", "kms/apdu", "kms/fault", "kms/key"},
+
 	// derivetest holds plain keys: only tests may import it, see below.
 	"derive/derivetest": {"derive", "kms/apdu", "kms/key"},
 
@@ -59,12 +61,12 @@ var policy = map[string][]string{
 	"kms/ledger/crashtest": {},
 	"kms/ledger":           {"audit", "audit/durable", "audit/statemap", "audit/witness", "kms/fault", "kms/store"},
 
-	"kms": {"audit", "derive", "derive/diversify", "derive/scp03", "kms/apdu", "kms/approval", "kms/channel",
+	"kms": {"audit", "derive", "derive/diversify", "derive/emv", "derive/scp03", "kms/apdu", "kms/approval", "kms/channel",
 		"kms/fault", "kms/key", "kms/ledger", "kms/report", "kms/store", "kms/update"},
 
 	// probe runs published answers through the code that serves cards, so it sees
 	// the same specifications as the service; it has no store, log or caller.
-	"kms/probe": {"derive", "derive/diversify", "derive/scp02", "derive/scp03", "kms/apdu", "kms/fault",
+	"kms/probe": {"derive", "derive/diversify", "derive/emv", "derive/scp02", "derive/scp03", "kms/apdu", "kms/fault",
 		"kms/key", "kms/secret", "kms/update"},
 
 	// ceremony reads what people wrote and combines what they entered; what is done with
@@ -80,7 +82,7 @@ var policy = map[string][]string{
 	"kms/store/sqlite":    {"kms/store"},
 	"kms/store/storetest": {"kms/store"},
 
-	"api/server": {"api", "derive/scp03", "kms", "kms/approval", "kms/fault", "kms/key", "kms/report", "kms/update"},
+	"api/server": {"api", "derive/emv", "derive/scp03", "kms", "kms/apdu", "kms/approval", "kms/fault", "kms/key", "kms/report", "kms/update"},
 	"api/client": {"api"},
 
 	"softhsm":         {},
