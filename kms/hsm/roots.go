@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/miekg/pkcs11"
 
@@ -369,13 +370,18 @@ func (t *Token) Identify(ctx context.Context, label string, a key.Algorithm, c d
 	return root, err
 }
 
+// volatiles counts the imports of this process.
+var volatiles atomic.Int64
+
 // ImportVolatile makes a root of a known value as a session object, for known
 // answers only: the object ends with the library, cannot be made again after a
-// loss, and its twin serves KCV. forget destroys both.
+// loss, and its twin serves KCV. forget destroys both. Nothing that was derived from
+// another value under the same label serves it: a number makes each label its own.
 func (t *Token) ImportVolatile(ctx context.Context, label string, a key.Algorithm, c derive.Class, value []byte) (k *derive.Key, forget func(), err error) {
 	if len(value) != a.Size() {
 		return nil, nil, fault.New(fault.InvalidInput, fmt.Sprintf("a key of type %s has %d bytes", a, a.Size()))
 	}
+	label = fmt.Sprintf("%s.%d", label, volatiles.Add(1))
 	root := derive.FromRoot(derive.Root{Label: label, Algorithm: a, Class: c})
 	twin := derive.FromRoot(derive.Root{Label: label + "#twin", Algorithm: a, Class: derive.Static})
 	var objects []*object
