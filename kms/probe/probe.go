@@ -155,6 +155,8 @@ func runnerFor(schema string, cases []json.RawMessage) (runner, error) {
 		return one(runDiversification), nil
 	case "interop-recorded-1":
 		return one(runRecorded), nil
+	case "interop-emv-1":
+		return one(runEMVPeer), nil
 	}
 	return one(func(context.Context, Token, json.RawMessage) error {
 		return skip("the schema " + schema + " is not supported yet")
