@@ -35,11 +35,11 @@ type Key struct {
 	Name            string         `json:"name" doc:"Resource name issuers/{issuer}/keys/{key}/versions/{n}."`
 	Key             string         `json:"key"`
 	Version         int            `json:"version"`
-	Usage           string         `json:"usage" doc:"gp-scp03 or card-update."`
+	Usage           string         `json:"usage" doc:"gp-scp03, card-update, emv-ac, emv-smi or emv-smc."`
 	Algorithm       string         `json:"algorithm" doc:"Of the master."`
 	CardAlgorithm   string         `json:"cardAlgorithm" doc:"Of the card keys derived from it."`
 	Diversification string         `json:"diversification"`
-	KVN             HexByte        `json:"kvn" format:"hex" doc:"Key Version Number on the cards."`
+	KVN             HexByte        `json:"kvn" format:"hex" doc:"Key Version Number on the cards; derivation key index of EMV."`
 	State           string         `json:"state" doc:"SP 800-57 life-cycle state."`
 	Created         time.Time      `json:"created,omitzero" doc:"Begin of the cryptoperiod."`
 	Ends            time.Time      `json:"ends,omitzero" doc:"End of the cryptoperiod: from then on the version only moves its cards."`

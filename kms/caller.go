@@ -72,6 +72,9 @@ const (
 	KeysChange          Operation = "card.change-keys"
 	KeysConfirm         Operation = "card.confirm-keys"
 	KeysRetire          Operation = "card.retire-keys"
+	EMVVerify           Operation = "emv.verify"
+	EMVAnswer           Operation = "emv.answer"
+	EMVScriptOp         Operation = "emv.script"
 	KeyRead             Operation = "key.read"
 	KeySuspend          Operation = "key.suspend"
 	AuditRead           Operation = "audit.read"
@@ -107,6 +110,9 @@ var permissions = map[Operation][]Role{
 	KeysChange:          {UpdateServer},
 	KeysConfirm:         {UpdateServer},
 	KeysRetire:          {UpdateServer},
+	EMVVerify:           {UpdateServer},
+	EMVAnswer:           {UpdateServer},
+	EMVScriptOp:         {UpdateServer},
 	KeyRead:             {SecurityOfficer, Auditor},
 	KeySuspend:          {SecurityOfficer},
 	AuditRead:           {Auditor},

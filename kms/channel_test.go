@@ -181,6 +181,20 @@ func TestPermissions(t *testing.T) {
 			_, err := h.service.Authenticate(h.ctx, r, kms.AuthenticateInput{Issuer: h.issuer})
 			return err
 		},
+		kms.EMVVerify: func(r kms.Request) error {
+			r.Caller.Cards = kms.AllCards()
+			return h.service.VerifyARQC(h.ctx, r, mchip(h.issuer))
+		},
+		kms.EMVAnswer: func(r kms.Request) error {
+			r.Caller.Cards = kms.AllCards()
+			_, err := h.service.ARPC(h.ctx, r, kms.ARPCInput{Transaction: mchip(h.issuer)})
+			return err
+		},
+		kms.EMVScriptOp: func(r kms.Request) error {
+			r.Caller.Cards = kms.AllCards()
+			_, err := h.service.SecureEMVScript(h.ctx, r, kms.EMVScriptInput{ARPCInput: kms.ARPCInput{Transaction: mchip(h.issuer)}})
+			return err
+		},
 		kms.ChannelWrap:   h.script((*kms.Service).Wrap),
 		kms.ChannelUnwrap: h.script((*kms.Service).Unwrap),
 		kms.ChannelClose:  func(r kms.Request) error { return h.service.CloseChannel(h.ctx, r, h.issuer, "none") },
@@ -251,7 +265,7 @@ func TestPermissions(t *testing.T) {
 		kms.CardRead: {u, o, a}, kms.KeyRead: {o, a}, kms.AuditRead: {a}, kms.ReportRead: {o, a},
 		kms.ApprovalPropose: {o}, kms.ApprovalApprove: {o}, kms.ApprovalReject: {o}, kms.ApprovalExecute: {o}, kms.ApprovalRead: {o, a},
 		kms.SystemHalt: {o, op},
-		kms.CardImport: {o}, kms.KeysChange: {u}, kms.KeysConfirm: {u}, kms.KeysRetire: {u}, kms.KeySuspend: {o},
+		kms.CardImport: {o}, kms.KeysChange: {u}, kms.KeysConfirm: {u}, kms.KeysRetire: {u}, kms.KeySuspend: {o}, kms.EMVVerify: {u}, kms.EMVAnswer: {u}, kms.EMVScriptOp: {u},
 	}
 	for _, operation := range kms.Operations() {
 		call := calls[operation]

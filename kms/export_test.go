@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"cardkms/derive/emv"
 	"cardkms/kms/approval"
 	"cardkms/kms/store"
 )
@@ -32,4 +33,13 @@ func WithAct(t testing.TB, operation string, act func() error) {
 // CardRow names the row of a card.
 func (s *Service) CardRow(ctx context.Context, issuer string, kdd []byte) (store.Ref, error) {
 	return s.cardRef(ctx, issuer, kdd)
+}
+
+// Cryptogram computes the cryptogram that a transaction asks for.
+func (s *Service) Cryptogram(ctx context.Context, in Transaction) ([]byte, error) {
+	_, t, err := s.begin(ctx, Request{Caller: Caller{Role: UpdateServer, Cards: AllCards()}}, EMVVerify, in)
+	if err != nil {
+		return nil, err
+	}
+	return emv.Cryptogram(ctx, t.token, t.mac, t.profile.Padding, t.Data)
 }

@@ -3,12 +3,14 @@ package kms
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
 	"cardkms/audit"
 	"cardkms/derive"
 	"cardkms/derive/diversify"
+	"cardkms/derive/emv"
 	"cardkms/derive/scp03"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
@@ -230,8 +232,11 @@ func (n NewKey) Check() error {
 	if !key.ValidName(n.Issuer) || !key.ValidName(n.Name) {
 		return fault.New(fault.InvalidInput, "issuer and key are named by 1 to 63 lower-case letters, digits and hyphens, a letter first")
 	}
+	if n.Usage.EMV() {
+		return n.checkEMV()
+	}
 	if n.Usage != key.GPSCP03 && n.Usage != key.CardUpdate {
-		return fault.New(fault.InvalidInput, "the usage of a key is gp-scp03 or card-update")
+		return fault.New(fault.InvalidInput, "the usage of a key is gp-scp03, card-update, emv-ac, emv-smi or emv-smc")
 	}
 	if n.CardAlgorithm.TDEA() || n.CardAlgorithm.Size() == 0 {
 		return fault.New(fault.InvalidInput, "the card keys of this usage are AES keys")
@@ -241,6 +246,26 @@ func (n NewKey) Check() error {
 	}
 	return diversify.Fits(n.Diversification, n.Algorithm, n.CardAlgorithm)
 }
+
+// checkEMV refuses what is no issuer master key of EMV: two-key 3DES, with the
+// derivation key index of the cards in the place of a Key Version Number.
+func (n NewKey) checkEMV() error {
+	if n.Algorithm != key.TDEA2 || n.CardAlgorithm != key.TDEA2 {
+		return fault.New(fault.InvalidInput, "issuer master keys of EMV and the keys of their cards are tdea-2key")
+	}
+	if n.KVN == 0 {
+		return fault.New(fault.InvalidInput, "a derivation key index is 01 to FF")
+	}
+	for _, o := range []emv.Option{emv.OptionA, emv.OptionB} {
+		if string(n.Diversification) == emvDiversification(o) {
+			return nil
+		}
+	}
+	return fault.New(fault.InvalidInput, "issuer master keys of EMV are diversified by emv-option-a or emv-option-b")
+}
+
+// emvDiversification names an option of EMV among the ways to derive card keys.
+func emvDiversification(o emv.Option) string { return "emv-option-" + strings.ToLower(string(o)) }
 
 // Maker puts the values of a new key version into the token.
 type Maker interface {

@@ -12,6 +12,7 @@ import (
 // Kinds of rows.
 const (
 	kindCard    store.Kind = "card"
+	kindEMVCard store.Kind = "emv-card"
 	kindImage   store.Kind = "image"
 	kindPackage store.Kind = "package"
 	kindKey     store.Kind = "key-version"

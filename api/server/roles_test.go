@@ -30,6 +30,9 @@ var allowed = map[kms.Operation][]string{
 	kms.CardRead:            {uriUpdate, uriOfficer, uriAuditor},
 	kms.CardImport:          {uriOfficer},
 	kms.KeysChange:          {uriUpdate},
+	kms.EMVVerify:           {uriUpdate},
+	kms.EMVAnswer:           {uriUpdate},
+	kms.EMVScriptOp:         {uriUpdate},
 	kms.KeysConfirm:         {uriUpdate},
 	kms.KeysRetire:          {uriUpdate},
 	kms.KeySuspend:          {uriOfficer},
@@ -84,6 +87,15 @@ func (w *world) example(rt route) ask {
 		out.body = api.RetireKeys{KVN: 0x30}
 	case "importCards":
 		out.body = api.ImportCards{Cards: []api.ImportedCard{{KDD: make(api.Hex, 10), KVN: 0x30}}}
+	case "verifyARQC":
+		out.body = emvTransaction()
+	case "answerARQC":
+		out.body = api.EMVDecision{EMVTransaction: emvTransaction(), Code: api.Hex{0x30, 0x30}}
+	case "secureEMVScript":
+		out.body = api.EMVScript{
+			EMVDecision: api.EMVDecision{EMVTransaction: emvTransaction(), Code: api.Hex{0x30, 0x30}},
+			SMI:         "smi", SMC: "smc", Commands: []api.EMVCommand{{Command: api.Hex{0x84, 0x18, 0, 0}}},
+		}
 	case "executeProposal", "haltSystem":
 		out.body = struct{}{}
 	case "getAuditProof":
@@ -92,6 +104,12 @@ func (w *world) example(rt route) ask {
 		out.path += "?older=0&newer=1"
 	}
 	return out
+}
+
+func emvTransaction() api.EMVTransaction {
+	return api.EMVTransaction{
+		Profile: "mchip-16", Key: "ac", DKI: 1, PAN: "1234567890123456", ATC: api.Hex{0, 1}, UN: make(api.Hex, 4), Data: api.Hex{1}, ARQC: make(api.Hex, 8),
+	}
 }
 
 // TestRoles sends every operation in every role, in every state of the key and of

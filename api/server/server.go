@@ -163,6 +163,7 @@ func (s *server) registerAll() {
 	s.registerPackages()
 	s.registerCards()
 	s.registerRotation()
+	s.registerEMV()
 	s.registerAudit()
 	s.registerApprovals()
 }

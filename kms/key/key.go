@@ -39,8 +39,14 @@ type Usage string
 const (
 	GPSCP03    Usage = "gp-scp03"    // card static keys K-ENC, K-MAC, K-DEK of SCP03
 	CardUpdate Usage = "card-update" // K-UPD, the update key of a card
+	EMVAC      Usage = "emv-ac"      // issuer master key of application cryptograms, IMK-AC
+	EMVSMI     Usage = "emv-smi"     // of the integrity of issuer scripts, IMK-SMI
+	EMVSMC     Usage = "emv-smc"     // of their confidentiality, IMK-SMC
 	LogSigning Usage = "log-signing" // Ed25519 or ECDSA P-256, signs checkpoints of the audit log
 )
+
+// EMV reports whether keys of the usage are issuer master keys of EMV.
+func (u Usage) EMV() bool { return u == EMVAC || u == EMVSMI || u == EMVSMC }
 
 // Algorithm is the type and size of a key value.
 type Algorithm string

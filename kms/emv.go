@@ -1,0 +1,285 @@
+package kms
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"time"
+
+	"cardkms/derive"
+	"cardkms/derive/emv"
+	"cardkms/kms/fault"
+	"cardkms/kms/key"
+	"cardkms/kms/store"
+)
+
+// Limits of an issuer script.
+const (
+	// ScriptCommandsMax is the greatest number of commands in one issuer script.
+	ScriptCommandsMax = 16
+	// atcAlarm is when the end of a card's ATC, FFFF, is near: 80 % of its way.
+	atcAlarm = 0xFFFF / 5 * 4
+)
+
+// Transaction is what a card and its terminal said in one EMV transaction.
+type Transaction struct {
+	Issuer  string
+	Profile string // of package derive/emv
+	Key     string // name of the emv-ac key
+	DKI     byte   // derivation key index: which version of the keys the card carries
+	Card    emv.Card
+	emv.Input
+	Data []byte // what the cryptogram covers, in the scheme's order
+}
+
+// emvCard is what the service remembers of one EMV card under one emv-ac key. Its
+// row is named by a MAC over PAN and sequence number, which stand nowhere in it.
+type emvCard struct {
+	ATC      uint16      `json:"atc"`            // the highest that was proved
+	ARQC     string      `json:"arqc"`           // of that ATC
+	Done     []Operation `json:"done,omitempty"` // with that cryptogram
+	Failures int         `json:"failures"`       // failed proofs in a row
+	Seen     time.Time   `json:"seen"`           // last successful proof
+	Nonce    string      `json:"nonce"`
+}
+
+// proved books one proof. An ATC counts up, so a lower one is a replay, and so is a
+// second operation of one kind with one cryptogram.
+func (c *emvCard) proved(op Operation, in emv.Input, proof error, now time.Time) error {
+	arqc := hex.EncodeToString(in.ARQC)
+	known := !c.Seen.IsZero()
+	switch {
+	case fault.CodeOf(proof) == fault.ProofFailed:
+		c.Failures++
+		return proof
+	case known && (in.ATC < c.ATC || in.ATC == c.ATC && (arqc != c.ARQC || slices.Contains(c.Done, op))):
+		return fault.New(fault.CardCounter, "the card's transaction counter did not rise")
+	case !known || in.ATC > c.ATC:
+		c.Done = nil
+	}
+	c.ATC, c.ARQC, c.Done, c.Failures, c.Seen = in.ATC, arqc, append(c.Done, op), 0, now
+	return nil
+}
+
+// emvName is the row of a card: see cardname.go, with PAN and sequence number in the
+// place of key diversification data. Nothing opens it again.
+func (s *Service) emvName(ctx context.Context, t Transaction) (store.Ref, error) {
+	mac, err := s.cfg.Token.MAC(ctx, s.cfg.Registry, fmt.Appendf(nil, "cardkms-emv-card-name/1\n%s\x00%s\x00%s\x00%s", t.Issuer, t.Key, t.Card.PAN, t.Card.PSN))
+	if err != nil {
+		return store.Ref{}, fmt.Errorf("naming a card: %w", err)
+	}
+	return store.Ref{Kind: kindEMVCard, Issuer: t.Issuer, ID: hex.EncodeToString(mac)}, nil
+}
+
+// transaction is a Transaction whose keys were found.
+type transaction struct {
+	Transaction
+	profile emv.Profile
+	token   derive.TDEAToken
+	ac      emv.Master
+	mac     derive.RetailKey // of the cryptogram
+}
+
+// begin checks the caller of an EMV operation and finds the keys. A caller whose
+// cards are a range of key diversification data has no EMV card.
+func (s *Service) begin(ctx context.Context, r Request, op Operation, in Transaction) (e event, t transaction, err error) {
+	if e, err = s.start(ctx, r, op, in.Issuer, "keys/"+printable(in.Key)); err != nil {
+		return e, t, err
+	}
+	t.Transaction = in
+	if r.Caller.Cards != AllCards() {
+		return e, t, s.refuse(ctx, e, fault.New(fault.Forbidden, "EMV cards are in no card range"))
+	}
+	e.card = []byte(in.Card.PAN + "/" + in.Card.PSN)
+	if t.profile, err = emv.ProfileOf(in.Profile); err != nil {
+		return e, t, s.refuse(ctx, e, err)
+	}
+	var ok bool
+	if t.token, ok = s.cfg.Token.(derive.TDEAToken); !ok {
+		return e, t, s.refuse(ctx, e, fault.New(fault.TokenUnable, "the token computes no retail MAC"))
+	}
+	v, m, err := s.emvMaster(ctx, t, in.Key, key.EMVAC)
+	if err == nil {
+		t.ac = m
+		t.mac, err = m.MAC(t.profile.Cryptogram, in.Input, false)
+	}
+	e.key, e.algorithm = v.ID.String(), algorithmOf(v)
+	e.detail = map[string]string{"profile": in.Profile, "atc": fmt.Sprintf("%04X", in.ATC)}
+	if err != nil {
+		e.key = ""
+		return e, t, s.refuse(ctx, e, err)
+	}
+	return e, t, nil
+}
+
+// emvMaster refers to the ICC master key of a card under one of the issuer's keys.
+func (s *Service) emvMaster(ctx context.Context, t transaction, name string, u key.Usage) (key.Version, emv.Master, error) {
+	v, err := s.version(ctx, t.Issuer, name, u, t.DKI, key.Protect)
+	if err != nil {
+		return key.Version{}, emv.Master{}, err
+	}
+	if v.Diversification != emvDiversification(t.profile.Option) {
+		return v, emv.Master{}, fault.New(fault.KeyState, "the key derives card keys in another way than the profile")
+	}
+	m, err := emv.NewMaster(t.profile.Option, derive.FromRoot(Root(v, key.Master)), t.Card)
+	return v, m, err
+}
+
+// conclude books the proof of a transaction with its entry: nothing that was computed
+// leaves before.
+func (s *Service) conclude(ctx context.Context, e *event, t transaction, proof error) error {
+	ref, err := s.emvName(ctx, t.Transaction)
+	if err != nil {
+		return err
+	}
+	if proof == nil && t.ATC >= atcAlarm {
+		e.detail["counter"] = "ending"
+		s.cfg.Logger.Warn("the transaction counter of an EMV card nears its end", "key", e.key)
+	}
+	now := s.cfg.Now().UTC()
+	return s.log(ctx, e, func(tx store.Rows) error {
+		var c emvCard
+		n, err := get(tx, ref, &c)
+		if err != nil {
+			return err
+		}
+		if e.outcome = c.proved(e.op, t.Input, proof, now); e.outcome != nil && proof == nil {
+			return nil // a replay changes nothing
+		}
+		c.Nonce = newID()
+		return put(tx, ref, n, c)
+	})
+}
+
+// verify proves a transaction's cryptogram. What is no answer of the proof is refused.
+func (s *Service) verify(ctx context.Context, e event, t transaction) (proof, err error) {
+	proof = emv.Verify(ctx, t.token, t.mac, t.profile.Padding, t.Data, t.ARQC)
+	if proof != nil && fault.CodeOf(proof) != fault.ProofFailed {
+		return nil, s.refuse(ctx, e, proof)
+	}
+	return proof, nil
+}
+
+// releaseEMV destroys the session keys of a transaction.
+func (t transaction) release(more ...*derive.Key) {
+	keys := slices.DeleteFunc(append(more, t.mac.Whole(), t.mac.Left(), t.ac.Key()), func(k *derive.Key) bool { return k == nil })
+	t.token.Release(keys...)
+}
+
+// VerifyARQC verifies the cryptogram of a transaction: ARQC, TC or AAC. It verifies
+// each once; a transaction counter that does not rise is fault.CardCounter.
+func (s *Service) VerifyARQC(ctx context.Context, r Request, in Transaction) error {
+	e, t, err := s.begin(ctx, r, EMVVerify, in)
+	if err != nil {
+		return err
+	}
+	defer t.release()
+	proof, err := s.verify(ctx, e, t)
+	if err != nil {
+		return err
+	}
+	return s.conclude(ctx, &e, t, proof)
+}
+
+// ARPCInput is a transaction with the issuer's decision.
+type ARPCInput struct {
+	Transaction
+	Code        []byte // ARC, 2 bytes, under method 1; CSU, 4 bytes, under method 2
+	Proprietary []byte // method 2 only, at most 8 bytes
+}
+
+// ARPC verifies the cryptogram of a transaction and answers it.
+func (s *Service) ARPC(ctx context.Context, r Request, in ARPCInput) (arpc []byte, err error) {
+	e, t, err := s.begin(ctx, r, EMVAnswer, in.Transaction)
+	if err != nil {
+		return nil, err
+	}
+	defer t.release()
+	return s.answer(ctx, &e, t, in, nil)
+}
+
+// answer verifies, computes the ARPC and what else there is to compute, and concludes.
+func (s *Service) answer(ctx context.Context, e *event, t transaction, in ARPCInput, more func() error) (arpc []byte, err error) {
+	proof, err := s.verify(ctx, *e, t)
+	if err != nil {
+		return nil, err
+	}
+	if proof == nil {
+		if arpc, err = t.profile.Answer(ctx, t.token, t.ac, t.Input, in.Code, in.Proprietary); err == nil && more != nil {
+			err = more()
+		}
+		if err != nil {
+			return nil, s.refuse(ctx, *e, err)
+		}
+	}
+	if err := s.conclude(ctx, e, t, proof); err != nil {
+		return nil, err
+	}
+	return arpc, nil
+}
+
+// EMVScriptInput asks for an issuer script.
+type EMVScriptInput struct {
+	ARPCInput
+	SMI, SMC string // names of the emv-smi and emv-smc keys
+	Commands []emv.Command
+}
+
+// EMVScript is the answer to a transaction with a script for the card.
+type EMVScript struct {
+	ARPC     []byte
+	Commands [][]byte // secured, in the order of sending
+}
+
+// SecureEMVScript verifies the cryptogram of a transaction, answers it and secures a
+// script of issuer commands for the card: from ARQC to secured script in one call.
+func (s *Service) SecureEMVScript(ctx context.Context, r Request, in EMVScriptInput) (out EMVScript, err error) {
+	e, t, err := s.begin(ctx, r, EMVScriptOp, in.Transaction)
+	if err != nil {
+		return out, err
+	}
+	if n := len(in.Commands); n < 1 || n > ScriptCommandsMax {
+		return out, s.refuse(ctx, e, fault.New(fault.TooLarge, fmt.Sprintf("an issuer script has 1 to %d commands", ScriptCommandsMax)))
+	}
+	var used []*derive.Key
+	defer func() { t.release(used...) }()
+	var commands [][]byte
+	out.ARPC, err = s.answer(ctx, &e, t, in.ARPCInput, func() (err error) {
+		commands, used, err = s.script(ctx, t, in)
+		e.digest, e.detail["apdus"] = digestOf(commands...), fmt.Sprint(len(commands))
+		return err
+	})
+	if err != nil {
+		return EMVScript{}, err
+	}
+	out.Commands = commands
+	return out, nil
+}
+
+// script secures the commands, each under session keys of its own, and returns the
+// keys that it used.
+func (s *Service) script(ctx context.Context, t transaction, in EMVScriptInput) (out [][]byte, used []*derive.Key, err error) {
+	_, smi, err := s.emvMaster(ctx, t, in.SMI, key.EMVSMI)
+	if err != nil {
+		return nil, nil, err
+	}
+	_, smc, err := s.emvMaster(ctx, t, in.SMC, key.EMVSMC)
+	if err != nil {
+		return nil, nil, err
+	}
+	used = append(used, smi.Key(), smc.Key())
+	for n, c := range in.Commands {
+		keys, err := t.profile.Keys(smi, smc, t.Next(n))
+		if err != nil {
+			return nil, used, err
+		}
+		used = append(used, keys.MAC.Whole(), keys.MAC.Left(), keys.ENC)
+		apdu, err := t.profile.Secure(ctx, t.token, keys, t.Input, c)
+		if err != nil {
+			return nil, used, fmt.Errorf("command %d of the script: %w", n+1, err)
+		}
+		out = append(out, apdu)
+	}
+	return out, used, nil
+}

@@ -1,0 +1,187 @@
+package kms_test
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"cardkms/derive/emv"
+	"cardkms/kms"
+	"cardkms/kms/fault"
+	"cardkms/kms/key"
+)
+
+// The issuer's keys and the transaction of vector emv-mc-cvn16 of derive/emv: pyemv,
+// checked against a payment HSM.
+var (
+	imkAC  = unhex("0123456789ABCDEFFEDCBA9876543210")
+	imkSMI = unhex("FEDCBA98765432100123456789ABCDEF")
+	imkSMC = unhex("89ABCDEF0123456776543210FEDCBA98")
+)
+
+const (
+	mchipARPC = "73F6BBF389A6586C"
+	mchipPIN  = "842400021000859B8FE53F316DEB4B64C36BF88E39"
+)
+
+func mchip(issuer string) kms.Transaction {
+	return kms.Transaction{
+		Issuer: issuer, Profile: "mchip-16", Key: "ac", DKI: 1, Card: emv.Card{PAN: "1234567890123456", PSN: "00"},
+		Input: emv.Input{ATC: 0x1C, UN: unhex("ABCDEF12"), ARQC: unhex("24CCF3DEE3158C70")},
+		Data:  unhex("00000000999900000000000001248000000000012420990600ABCDEF121800001CA00003220000"),
+	}
+}
+
+// loadEMV makes the issuer master keys.
+func (h *harness) loadEMV() {
+	h.t.Helper()
+	for name, k := range map[string]struct {
+		usage key.Usage
+		value []byte
+	}{"ac": {key.EMVAC, imkAC}, "smi": {key.EMVSMI, imkSMI}, "smc": {key.EMVSMC, imkSMC}} {
+		_, err := h.service.LoadKey(h.ctx, "test", kms.NewKey{
+			Issuer: h.issuer, Name: name, Usage: k.usage, Algorithm: key.TDEA2, CardAlgorithm: key.TDEA2, Diversification: "emv-option-a", KVN: 1,
+		}, known{h.token, k.value})
+		h.must(err)
+	}
+}
+
+func (h *harness) pinScript(in kms.Transaction) kms.EMVScriptInput {
+	return kms.EMVScriptInput{
+		ARPCInput: kms.ARPCInput{Transaction: in, Code: unhex("0010")}, SMI: "smi", SMC: "smc",
+		Commands: []emv.Command{{CLA: 0x80, INS: 0x24, P2: 0x02, Data: unhex("249999FFFFFFFFFF"), Encipher: true}},
+	}
+}
+
+// TestEMVScript goes from ARQC to secured script in one call, inside SoftHSM2, with
+// the bytes that another implementation computed.
+func TestEMVScript(t *testing.T) {
+	h := newHarness(t)
+	h.loadEMV()
+	in := mchip(h.issuer)
+	h.must(h.service.VerifyARQC(h.ctx, h.req(), in))
+	arpc, err := h.service.ARPC(h.ctx, h.req(), kms.ARPCInput{Transaction: in, Code: unhex("0010")})
+	if err != nil || !bytes.Equal(arpc, unhex(mchipARPC)) {
+		t.Errorf("ARPC %X, %v", arpc, err)
+	}
+	script := h.pinScript(in)
+	script.Commands = append(script.Commands, script.Commands[0])
+	out, err := h.service.SecureEMVScript(h.ctx, h.req(), script)
+	if err != nil || !bytes.Equal(out.ARPC, unhex(mchipARPC)) || len(out.Commands) != 2 || !bytes.Equal(out.Commands[0], unhex(mchipPIN)) {
+		t.Errorf("%X, %v", out, err)
+	}
+	if err == nil && bytes.Equal(out.Commands[0], out.Commands[1]) {
+		t.Error("two commands of a script are secured by the same keys")
+	}
+	entries, err := h.ledger.Leaves(h.ctx, 0, 1000)
+	h.must(err)
+	for _, e := range entries {
+		if strings.Contains(string(e), in.Card.PAN) || strings.Contains(string(e), "9999FF") {
+			t.Errorf("an entry says too much:\n%s", e)
+		}
+	}
+	e := h.lastEntry()
+	if e.Operation != "emv.script" || e.Card == "" || e.Detail["atc"] != "001C" || e.Detail["apdus"] != "2" || e.Algorithm != "legacy" {
+		t.Errorf("%+v", e)
+	}
+}
+
+// TestEMVReplay: a cryptogram serves each operation once, and an ATC that does not rise
+// serves none, whatever was altered.
+func TestEMVReplay(t *testing.T) {
+	h := newHarness(t)
+	h.loadEMV()
+	in := mchip(h.issuer)
+	verify := func(in kms.Transaction) error { return h.service.VerifyARQC(h.ctx, h.req(), in) }
+	h.must(verify(in))
+	h.want("the same again", verify(in), fault.CardCounter)
+	altered := in
+	altered.Data = bytes.Clone(in.Data)
+	altered.Data[5] ^= 1
+	h.want("another amount", verify(altered), fault.ProofFailed)
+	later := in
+	later.ATC++
+	h.want("an ATC that the cryptogram is not of", verify(later), fault.ProofFailed)
+	h.restart()
+	h.want("the same after a restart", verify(in), fault.CardCounter)
+	_, err := h.service.SecureEMVScript(h.ctx, h.req(), h.pinScript(in))
+	h.must(err)
+	_, err = h.service.SecureEMVScript(h.ctx, h.req(), h.pinScript(in))
+	h.want("a second script", err, fault.CardCounter)
+	// A cryptogram that verified earlier, with a lower ATC: the vector is of 1C.
+	next := h.arqc(in, 0x1D)
+	h.must(verify(next))
+	h.want("the older one", verify(in), fault.CardCounter)
+}
+
+// arqc returns a transaction of another ATC, with the cryptogram that the service
+// itself would ask for: what is tested with it is the counter alone.
+func (h *harness) arqc(in kms.Transaction, atc uint16) kms.Transaction {
+	h.t.Helper()
+	in.ATC = atc
+	arqc, err := h.service.Cryptogram(h.ctx, in)
+	h.must(err)
+	in.ARQC = arqc
+	return in
+}
+
+// TestEMVCounterEnds: the end of an ATC is told from 80 % on, and FFFF is the last.
+func TestEMVCounterEnds(t *testing.T) {
+	h := newHarness(t)
+	h.loadEMV()
+	in := mchip(h.issuer)
+	for _, c := range []struct {
+		atc    uint16
+		ending bool
+	}{{0x7FFF, false}, {0xCCCC, true}, {0xFFFF, true}} {
+		h.must(h.service.VerifyARQC(h.ctx, h.req(), h.arqc(in, c.atc)))
+		if e := h.lastEntry(); (e.Detail["counter"] == "ending") != c.ending {
+			t.Errorf("ATC %04X: %+v", c.atc, e.Detail)
+		}
+	}
+	h.want("what comes after the end", h.service.VerifyARQC(h.ctx, h.req(), h.arqc(in, 0)), fault.CardCounter)
+}
+
+// TestEMVRefusals: nothing comes back, and the entry says why.
+func TestEMVRefusals(t *testing.T) {
+	h := newHarness(t)
+	h.loadEMV()
+	good := h.pinScript(mchip(h.issuer))
+	for name, c := range map[string]struct {
+		change func(*kms.EMVScriptInput)
+		want   fault.Code
+	}{
+		"an unknown profile":              {func(in *kms.EMVScriptInput) { in.Profile = "visa-14" }, fault.NotFound},
+		"a profile of another option":     {func(in *kms.EMVScriptInput) { in.Profile = "visa-22" }, fault.KeyState},
+		"Visa's script keys":              {func(in *kms.EMVScriptInput) { in.Profile = "visa-10" }, fault.ProofFailed},
+		"an unknown key":                  {func(in *kms.EMVScriptInput) { in.Key = "none" }, fault.NotFound},
+		"a key of another usage":          {func(in *kms.EMVScriptInput) { in.Key = "smi" }, fault.NotFound},
+		"an integrity key that is none":   {func(in *kms.EMVScriptInput) { in.SMI = "smc" }, fault.NotFound},
+		"another derivation key index":    {func(in *kms.EMVScriptInput) { in.DKI = 2 }, fault.NotFound},
+		"no PAN":                          {func(in *kms.EMVScriptInput) { in.Card.PAN = "" }, fault.InvalidInput},
+		"a CSU where an ARC is due":       {func(in *kms.EMVScriptInput) { in.Code = unhex("00000000") }, fault.InvalidInput},
+		"no commands":                     {func(in *kms.EMVScriptInput) { in.Commands = nil }, fault.TooLarge},
+		"too many commands":               {func(in *kms.EMVScriptInput) { in.Commands = make([]emv.Command, 17) }, fault.TooLarge},
+		"nothing to encrypt":              {func(in *kms.EMVScriptInput) { in.Commands[0].Data = nil }, fault.InvalidInput},
+		"a wrong cryptogram":              {func(in *kms.EMVScriptInput) { in.ARQC = unhex("24CCF3DEE3158C71") }, fault.ProofFailed},
+		"a cryptogram of 7 bytes":         {func(in *kms.EMVScriptInput) { in.ARQC = unhex("24CCF3DEE3158C") }, fault.ProofFailed},
+		"a wrong sequence number of PANs": {func(in *kms.EMVScriptInput) { in.Card.PSN = "01" }, fault.ProofFailed},
+	} {
+		in := good
+		in.Commands = []emv.Command{good.Commands[0]}
+		c.change(&in)
+		size := h.ledger.Size()
+		out, err := h.service.SecureEMVScript(h.ctx, h.req(), in)
+		if fault.CodeOf(err) != c.want || len(out.ARPC)+len(out.Commands) > 0 {
+			t.Errorf("%s: %X, %v", name, out, err)
+		}
+		if h.ledger.Size() != size+1 || h.lastEntry().Outcome != string(c.want) {
+			t.Errorf("%s: %d entries, the last is %+v", name, h.ledger.Size()-size, h.lastEntry())
+		}
+	}
+	ranged := h.req()
+	ranged.Caller.Cards.From[0] = 1
+	h.want("a caller of a card range", h.service.VerifyARQC(h.ctx, ranged, good.Transaction), fault.Forbidden)
+	_, err := h.service.SecureEMVScript(h.ctx, h.req(), good)
+	h.must(err) // nothing of the above used it up
+}
