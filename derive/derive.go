@@ -20,6 +20,7 @@
 package derive
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -184,6 +185,30 @@ type Token interface {
 	// Release destroys the objects of these keys, now and not when room is
 	// needed. A released key may be used again and is then derived again.
 	Release(keys ...*Key)
+}
+
+// Challenger computes the one value of a derivation that is public.
+type Challenger interface {
+	// Challenge returns what s derives from the Static key base, 8 or 16 bytes. It
+	// refuses a step that is not of a card challenge, see Step.Challenge.
+	Challenge(ctx context.Context, base *Key, s Step) ([]byte, error)
+}
+
+// Challenge returns the length in bytes of the pseudo-random card challenge that a
+// step derives, 0 if it derives anything else. It is the only value of a derivation
+// that a card sends in clear, so that giving it out tells nothing: [AmdD] Secure
+// Channel Protocol '03', Sections 4.1.5 and 6.2.2.1, with label 00*11 | 02, length
+// 0040 or 0080, and sequence counter (3) | AID (5 to 16) as context.
+func (s Step) Challenge() int {
+	const label, bits, contextMin, contextMax = 11, 13, 3 + 5, 3 + 16
+	if s.Function != CMACCounter || len(s.Before) != 15 || len(s.After) < contextMin || len(s.After) > contextMax {
+		return 0
+	}
+	n := binary.BigEndian.Uint16(s.Before[bits:])
+	if !bytes.Equal(s.Before[:bits], append(make([]byte, label), 0x02, 0x00)) || n != 64 && n != 128 {
+		return 0
+	}
+	return int(n) / 8
 }
 
 // Wrapper encrypts new card keys for PUT KEY.

@@ -141,6 +141,16 @@ func (t *Token) Matches(_ context.Context, base *derive.Key, s derive.Step, valu
 	return subtle.ConstantTimeCompare(out[:len(value)], value) == 1, nil
 }
 
+// Challenge implements derive.Challenger.
+func (t *Token) Challenge(_ context.Context, base *derive.Key, s derive.Step) ([]byte, error) {
+	t.use(base, derive.Static)
+	n := s.Challenge()
+	if n == 0 {
+		return nil, errors.New("derivetest: this derivation does not give a card challenge")
+	}
+	return t.output(base, s)[:n], nil
+}
+
 // Release implements derive.Token.
 func (t *Token) Release(...*derive.Key) {}
 

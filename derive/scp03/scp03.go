@@ -187,13 +187,7 @@ func VerifyCard(ctx context.Context, t derive.Token, k Session, hostChallenge []
 // 6.2.2.1, derived from K-ENC over sequence counter | AID of the Security
 // Domain (5 to 16 bytes). The caller asks only where a.CounterIncluded.
 func VerifyChallenge(ctx context.Context, t derive.Token, kENC *derive.Key, a Answer, aid []byte) error {
-	input := append([]byte{byte(a.Counter >> 16), byte(a.Counter >> 8), byte(a.Counter)}, aid...)
-	n := len(a.CardChallenge)
-	s := derive.Step{
-		Function: derive.CMACCounter, Before: before(constChallenge, 8*n), After: input,
-		Algorithm: key.AES128, Class: derive.SessionMAC,
-	}
-	ok, err := t.Matches(ctx, kENC, s, a.CardChallenge)
+	ok, err := t.Matches(ctx, kENC, challengeStep(a.Counter, aid, len(a.CardChallenge)), a.CardChallenge)
 	if err != nil {
 		return fmt.Errorf("checking the card challenge: %w", err)
 	}
@@ -201,6 +195,14 @@ func VerifyChallenge(ctx context.Context, t derive.Token, kENC *derive.Key, a An
 		return fault.Proof()
 	}
 	return nil
+}
+
+// challengeStep derives the card challenge of n bytes for a sequence counter.
+func challengeStep(counter uint32, aid []byte, n int) derive.Step {
+	return derive.Step{
+		Function: derive.CMACCounter, Before: before(constChallenge, 8*n), After: append([]byte{byte(counter >> 16), byte(counter >> 8), byte(counter)}, aid...),
+		Algorithm: key.AES128, Class: derive.SessionMAC,
+	}
 }
 
 // ExternalAuthenticate returns the command that proves the host and sets the

@@ -330,6 +330,45 @@ func (t *Token) Matches(ctx context.Context, base *derive.Key, step derive.Step,
 	return ok, err
 }
 
+// Challenge implements derive.Challenger. Under the native plan the token derives the
+// value as a readable generic secret, which some tokens do not make of a key that is
+// never extractable.
+func (t *Token) Challenge(ctx context.Context, base *derive.Key, step derive.Step) (out []byte, err error) {
+	n := step.Challenge()
+	if n == 0 {
+		return nil, errors.New("hsm: this derivation does not give a card challenge")
+	}
+	if err := require(base, derive.Static); err != nil {
+		return nil, err
+	}
+	err = t.do(ctx, base, func(s pkcs11.SessionHandle, o *object) error {
+		if t.plan.native {
+			out, err = t.challengeNative(s, o, step, n)
+			return err
+		}
+		x, err := t.ecbInput(s, o, step)
+		if err != nil {
+			return err
+		}
+		block, err := t.encryptBlocks(s, o, x)
+		if err == nil {
+			out = block[:n:n]
+		}
+		return err
+	})
+	return out, err
+}
+
+func (t *Token) challengeNative(s pkcs11.SessionHandle, base *object, step derive.Step, n int) ([]byte, error) {
+	m, done := counterMechanism(step.Before, step.After)
+	defer done()
+	h, err := t.ctx.DeriveKey(s, []*pkcs11.Mechanism{m}, base.handle, readableTemplate(n))
+	if err != nil {
+		return nil, fault.Because(fault.TokenUnable, "the token does not give out a card challenge that it derives", failed("C_DeriveKey", err))
+	}
+	return t.readOnce(s, h, n)
+}
+
 func (t *Token) matchesNative(s pkcs11.SessionHandle, base *object, step derive.Step, value []byte) (bool, error) {
 	m, done := counterMechanism(step.Before, step.After)
 	defer done()
