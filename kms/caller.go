@@ -72,6 +72,7 @@ const (
 	KeysChange          Operation = "card.change-keys"
 	KeysConfirm         Operation = "card.confirm-keys"
 	KeysRetire          Operation = "card.retire-keys"
+	ScriptPrepare       Operation = "script.prepare"
 	EMVVerify           Operation = "emv.verify"
 	EMVAnswer           Operation = "emv.answer"
 	EMVScriptOp         Operation = "emv.script"
@@ -110,6 +111,7 @@ var permissions = map[Operation][]Role{
 	KeysChange:          {UpdateServer},
 	KeysConfirm:         {UpdateServer},
 	KeysRetire:          {UpdateServer},
+	ScriptPrepare:       {UpdateServer},
 	EMVVerify:           {UpdateServer},
 	EMVAnswer:           {UpdateServer},
 	EMVScriptOp:         {UpdateServer},

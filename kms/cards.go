@@ -27,7 +27,10 @@ type Card struct {
 	Move    *Move  `json:"move,omitempty"`    // on its way to a newer version
 	// Counters are the highest sequence counters that were proved, by the resource
 	// name of the key version: a card counts for each of its key sets.
-	Counters    map[string]uint32 `json:"counters,omitempty"`
+	Counters map[string]uint32 `json:"counters,omitempty"`
+	// Prepared are the highest sequence counters for which a script was made, in the
+	// same way: none of them serves another one.
+	Prepared    map[string]uint32 `json:"prepared,omitempty"`
 	Failures    int               `json:"failures"` // failed proofs in a row
 	Quarantined bool              `json:"quarantined"`
 	Sequence    uint32            `json:"sequence"`          // of the newest package made

@@ -181,6 +181,10 @@ func TestPermissions(t *testing.T) {
 			_, err := h.service.Authenticate(h.ctx, r, kms.AuthenticateInput{Issuer: h.issuer})
 			return err
 		},
+		kms.ScriptPrepare: func(r kms.Request) error {
+			_, err := h.service.PrepareScripts(h.ctx, r, kms.PrepareInput{Issuer: h.issuer, Key: "none", KVN: 1, Commands: [][]byte{{0, 0xA4, 4, 0}}, Cards: make([]kms.CardAt, 1)})
+			return err
+		},
 		kms.EMVVerify: func(r kms.Request) error {
 			r.Caller.Cards = kms.AllCards()
 			return h.service.VerifyARQC(h.ctx, r, mchip(h.issuer))
@@ -265,7 +269,7 @@ func TestPermissions(t *testing.T) {
 		kms.CardRead: {u, o, a}, kms.KeyRead: {o, a}, kms.AuditRead: {a}, kms.ReportRead: {o, a},
 		kms.ApprovalPropose: {o}, kms.ApprovalApprove: {o}, kms.ApprovalReject: {o}, kms.ApprovalExecute: {o}, kms.ApprovalRead: {o, a},
 		kms.SystemHalt: {o, op},
-		kms.CardImport: {o}, kms.KeysChange: {u}, kms.KeysConfirm: {u}, kms.KeysRetire: {u}, kms.KeySuspend: {o}, kms.EMVVerify: {u}, kms.EMVAnswer: {u}, kms.EMVScriptOp: {u},
+		kms.CardImport: {o}, kms.KeysChange: {u}, kms.KeysConfirm: {u}, kms.KeysRetire: {u}, kms.KeySuspend: {o}, kms.ScriptPrepare: {u}, kms.EMVVerify: {u}, kms.EMVAnswer: {u}, kms.EMVScriptOp: {u},
 	}
 	for _, operation := range kms.Operations() {
 		call := calls[operation]

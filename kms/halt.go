@@ -28,7 +28,7 @@ var haltable = map[Operation]bool{
 	ChannelOpen: true, ChannelAuthenticate: true, ChannelWrap: true, ChannelUnwrap: true,
 	PackageCreate: true, PackageScript: true, PackageChunks: true, PackageConfirm: true,
 	KeysChange: true, KeysConfirm: true, KeysRetire: true,
-	EMVVerify: true, EMVAnswer: true, EMVScriptOp: true,
+	ScriptPrepare: true, EMVVerify: true, EMVAnswer: true, EMVScriptOp: true,
 }
 
 // haltCache keeps the state for a moment, because every request needs it.

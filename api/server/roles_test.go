@@ -30,6 +30,7 @@ var allowed = map[kms.Operation][]string{
 	kms.CardRead:            {uriUpdate, uriOfficer, uriAuditor},
 	kms.CardImport:          {uriOfficer},
 	kms.KeysChange:          {uriUpdate},
+	kms.ScriptPrepare:       {uriUpdate},
 	kms.EMVVerify:           {uriUpdate},
 	kms.EMVAnswer:           {uriUpdate},
 	kms.EMVScriptOp:         {uriUpdate},
@@ -87,6 +88,8 @@ func (w *world) example(rt route) ask {
 		out.body = api.RetireKeys{KVN: 0x30}
 	case "importCards":
 		out.body = api.ImportCards{Cards: []api.ImportedCard{{KDD: make(api.Hex, 10), KVN: 0x30}}}
+	case "prepareScripts":
+		out.body = api.PrepareScripts{Key: "isd", KVN: 0x30, Level: 3, Commands: []api.Hex{{0, 0xA4, 4, 0}}, Cards: []api.CardAt{{KDD: make(api.Hex, 10), Counter: 1}}}
 	case "verifyARQC":
 		out.body = emvTransaction()
 	case "answerARQC":

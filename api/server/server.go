@@ -164,6 +164,7 @@ func (s *server) registerAll() {
 	s.registerCards()
 	s.registerRotation()
 	s.registerEMV()
+	s.registerScripts()
 	s.registerAudit()
 	s.registerApprovals()
 }

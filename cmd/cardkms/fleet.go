@@ -1,9 +1,8 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -51,27 +50,14 @@ started again; it says from which line.`,
 
 // eachCard calls f for every line of a fleet file.
 func eachCard(file string, f func(line int64, c api.ImportedCard) error) error {
-	in, err := os.Open(file)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	scan := bufio.NewScanner(in)
-	line := int64(0)
-	for scan.Scan() {
-		line++
+	_, err := eachLine(file, func(line int64, text []byte) error {
 		var c api.ImportedCard
-		if err := json.UnmarshalRead(bytes.NewReader(scan.Bytes()), &c, json.RejectUnknownMembers(true)); err != nil || len(c.KDD) != 10 || c.KVN == 0 {
-			return fmt.Errorf("%s, line %d: not a JSON object with kdd (20 hexadecimal digits), kvn (2) and maybe counter", file, line)
+		if err := json.Unmarshal(text, &c, json.RejectUnknownMembers(true)); err != nil || len(c.KDD) != 10 || c.KVN == 0 {
+			return onLine(file, line, errors.New("not a JSON object with kdd (20 hexadecimal digits), kvn (2) and maybe counter"))
 		}
-		if err := f(line, c); err != nil {
-			return err
-		}
-	}
-	if err := scan.Err(); err != nil {
-		return fmt.Errorf("%s, line %d: %w", file, line+1, err)
-	}
-	return nil
+		return f(line, c)
+	})
+	return err
 }
 
 func checkFleet(file string) (lines int64, err error) {

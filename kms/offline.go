@@ -1,0 +1,191 @@
+package kms
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"sync"
+
+	"cardkms/derive"
+	"cardkms/derive/scp03"
+	"cardkms/kms/apdu"
+	"cardkms/kms/fault"
+	"cardkms/kms/key"
+	"cardkms/kms/store"
+)
+
+// Limits of one request for prepared scripts.
+const (
+	// PreparedCardsMax is the greatest number of cards.
+	PreparedCardsMax = 500
+	// PreparedCommandsMax is the greatest number of commands for all of them together.
+	PreparedCommandsMax = 4000
+	// preparedAtOnce is how many cards are served at the same time, so that their
+	// entries share an fsync.
+	preparedAtOnce = 8
+)
+
+// PrepareInput asks for one script for cards that are not there.
+type PrepareInput struct {
+	Issuer   string
+	Key      string // name of a gp-scp03 key
+	KVN      byte   // of the keys that the cards carry
+	Profile  string // name of a card profile with an AID; empty for "default"
+	Level    scp03.Level
+	Commands [][]byte // plain C-APDUs
+	Cards    []CardAt
+}
+
+// CardAt is a card with the sequence counter that it will have when the script runs.
+type CardAt struct {
+	KDD     [kddBytes]byte
+	Counter uint32
+}
+
+// Prepared is the script of one card, or why there is none.
+type Prepared struct {
+	CardAt
+	Commands [][]byte // INITIALIZE UPDATE, EXTERNAL AUTHENTICATE, then the secured commands
+	Err      error
+}
+
+// PrepareScripts secures one script for each of some cards that are not there, from
+// their key version, sequence counter and AID. No counter serves two scripts, and none
+// that a card has proved serves one; a card must be in the registry, so that this is
+// known. What the card did with a script, its next authentication says: the counter
+// that it proves then is above that of every script which it ran.
+//
+// Each card has a result of its own, and an entry. If the process dies in between,
+// a card whose entry is durable has used its counter.
+func (s *Service) PrepareScripts(ctx context.Context, r Request, in PrepareInput) ([]Prepared, error) {
+	e, err := s.start(ctx, r, ScriptPrepare, in.Issuer, "keys/"+printable(in.Key))
+	if err != nil {
+		return nil, err
+	}
+	job, err := s.preparation(ctx, in)
+	if err != nil {
+		return nil, s.refuse(ctx, e, err)
+	}
+	out := make([]Prepared, len(in.Cards))
+	next := make(chan int)
+	var workers sync.WaitGroup
+	for range min(preparedAtOnce, len(in.Cards)) {
+		workers.Go(func() {
+			for i := range next {
+				out[i].CardAt = in.Cards[i]
+				if out[i].Commands, out[i].Err = s.prepareOne(ctx, r, e, job, in.Cards[i]); fault.CodeOf(out[i].Err) == fault.Internal {
+					s.cfg.Logger.Error("a script was not prepared", "request", r.ID, "error", out[i].Err)
+				}
+			}
+		})
+	}
+	for i := range in.Cards {
+		next <- i
+	}
+	close(next)
+	workers.Wait()
+	return out, nil
+}
+
+// preparation is what the cards of one request have in common.
+type preparation struct {
+	PrepareInput
+	profile    Profile
+	version    key.Version
+	script     []apdu.Command
+	challenger derive.Challenger
+}
+
+func (s *Service) preparation(ctx context.Context, in PrepareInput) (job preparation, err error) {
+	job.PrepareInput = in
+	if in.Profile == "" {
+		in.Profile = "default"
+	}
+	var ok bool
+	if job.profile, ok = s.cfg.Profiles[in.Profile]; !ok {
+		return job, fault.New(fault.NotFound, "no such card profile")
+	}
+	if job.challenger, ok = s.cfg.Token.(derive.Challenger); !ok {
+		return job, fault.New(fault.TokenUnable, "the token does not give out card challenges")
+	}
+	if n := len(in.Cards); n < 1 || n > PreparedCardsMax || n*len(in.Commands) > PreparedCommandsMax || len(in.Commands) < 1 {
+		return job, fault.New(fault.TooLarge, fmt.Sprintf("a request is for 1 to %d cards, with at most %d commands for all of them together", PreparedCardsMax, PreparedCommandsMax))
+	}
+	for i, b := range in.Commands {
+		c, err := apdu.ParseCommand(b)
+		if err != nil {
+			return job, fmt.Errorf("command %d: %w", i+1, err)
+		}
+		job.script = append(job.script, c)
+	}
+	job.version, err = s.version(ctx, in.Issuer, in.Key, key.GPSCP03, in.KVN, key.Protect)
+	return job, err
+}
+
+// prepareOne makes the script of one card and its entry.
+func (s *Service) prepareOne(ctx context.Context, r Request, e event, job preparation, at CardAt) ([][]byte, error) {
+	e.card, e.key, e.algorithm = at.KDD[:], job.version.ID.String(), algorithmOf(job.version)
+	e.detail = map[string]string{"counter": fmt.Sprintf("%06X", at.Counter), "level": fmt.Sprintf("%02X", byte(job.Level))}
+	if !r.Caller.Cards.Holds(at.KDD[:]) {
+		return nil, s.refuse(ctx, e, fault.New(fault.Forbidden, "this card is not in your card range"))
+	}
+	ref, err := s.cardRef(ctx, e.issuer, at.KDD[:])
+	if err != nil {
+		return nil, err
+	}
+	out, err := s.offline(ctx, job, at)
+	if err != nil {
+		return nil, s.refuse(ctx, e, err)
+	}
+	e.digest, e.detail["apdus"] = digestOf(out...), fmt.Sprint(len(out))
+	if at.Counter >= counterAlarm {
+		e.detail["ending"] = "true"
+		s.cfg.Logger.Warn("the sequence counter of a card nears its end", "key", e.key)
+	}
+	err = s.settle(ctx, e, onRow(ref, func(c *Card, _ store.Rows) error { return c.reserve(e.key, at.Counter) }))
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// counterAlarm is when the end of a sequence counter, FFFFFF, is near: 80 % of its way.
+const counterAlarm = scp03.CounterMax / 5 * 4
+
+// reserve books that a script was made for a counter.
+func (c *Card) reserve(version string, counter uint32) error {
+	proved, counted := c.Counters[version]
+	made, before := c.Prepared[version]
+	switch {
+	case c.Quarantined:
+		return fault.New(fault.CardQuarantined, "the card is in quarantine")
+	case counted && counter <= proved || before && counter <= made:
+		return fault.New(fault.CardCounter, "the sequence counter was proved by the card, or served a script")
+	}
+	c.Prepared = maps.Clone(c.Prepared)
+	if c.Prepared == nil {
+		c.Prepared = map[string]uint32{}
+	}
+	c.Prepared[version] = counter
+	return nil
+}
+
+// offline computes the commands of one card.
+func (s *Service) offline(ctx context.Context, job preparation, at CardAt) ([][]byte, error) {
+	static, err := staticKeys(job.version, at.KDD[:])
+	if err != nil {
+		return nil, err
+	}
+	host, err := s.cfg.Token.Random(ctx, int(job.profile.Mode))
+	if err != nil {
+		return nil, err
+	}
+	o := scp03.Offline{
+		Keys: static, HostChallenge: host, KVN: job.KVN, Counter: at.Counter, AID: job.profile.AID, Level: job.Level, Options: job.profile.Options,
+	}
+	session, commands, err := o.Prepare(ctx, s.cfg.Token, job.challenger, job.script)
+	if session.ENC != nil {
+		s.cfg.Token.Release(session.ENC, session.MAC, static.ENC, static.MAC)
+	}
+	return encode(commands), err
+}
