@@ -55,7 +55,7 @@ func (a *app) proposalsCommand() *cobra.Command {
 					text[i] = fmt.Sprintf("%s  %s  %s  %s  by %s  %d of %d approvals  expires %s",
 						plain(p.ID), plain(p.State), plain(p.Operation), plain(p.Object), plain(p.Proposer), p.Counted, p.Required, stamp(p.Expires))
 				}
-				return a.show(all, "%s", strings.Join(append(text, fmt.Sprintf("%d proposals", len(all))), "\n"))
+				return a.show(all, "%s", strings.Join(append(text, count(int64(len(all)), "proposal")), "\n"))
 			})
 		},
 	}

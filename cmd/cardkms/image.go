@@ -40,7 +40,7 @@ func (a *app) imageCommand() *cobra.Command {
 						break
 					}
 				}
-				text := fmt.Sprintf("%d images", len(all))
+				text := count(int64(len(all)), "image")
 				for _, im := range all {
 					text += fmt.Sprintf("\n%-24s %-10s %s → %s  %d bytes", plain(im.Name), plain(im.State), im.FromVersion, im.ToVersion, im.Size)
 				}

@@ -42,7 +42,7 @@ func (a *app) cardCommand() *cobra.Command {
 				for i, cd := range all {
 					text[i] = cardLine(cd)
 				}
-				return a.show(all, "%s", strings.Join(append(text, fmt.Sprintf("%d cards", len(all))), "\n"))
+				return a.show(all, "%s", strings.Join(append(text, count(int64(len(all)), "card")), "\n"))
 			})
 		},
 	}, a.moveCommand())
@@ -71,7 +71,7 @@ func (a *app) keyCommand() *cobra.Command {
 				for i, k := range keys {
 					text[i] = fmt.Sprintf("%s  %s  %s  KVN %s  %s  %s", plain(k.Name), plain(k.Usage), plain(k.Algorithm), k.KVN, plain(k.Diversification), plain(k.State))
 				}
-				return a.show(keys, "%s", strings.Join(append(text, fmt.Sprintf("%d key versions", len(keys))), "\n"))
+				return a.show(keys, "%s", strings.Join(append(text, count(int64(len(keys)), "key version")), "\n"))
 			})
 		},
 	}, a.suspendCommand(), a.compromiseCommand())

@@ -284,7 +284,7 @@ func (a *app) rotationCommand() *cobra.Command {
 func rotationText(r api.Rotation) string {
 	var lines []string
 	for _, v := range r.Versions {
-		lines = append(lines, fmt.Sprintf("version %d  KVN %s  %-14s  %d cards", v.Version, v.KVN, plain(v.State), v.Cards))
+		lines = append(lines, fmt.Sprintf("version %d  KVN %s  %-14s  %s", v.Version, v.KVN, plain(v.State), count(v.Cards, "card")))
 	}
 	switch {
 	case r.Target == 0:

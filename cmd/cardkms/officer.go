@@ -91,7 +91,7 @@ func (a *app) officersCommand() *cobra.Command {
 				if all.Unreviewed {
 					text = append(text, "THE GLASS was broken until "+stamp(all.GlassUntil)+"; it needs a review (glass.review)")
 				}
-				return a.show(all, "%s", strings.Join(append(text, fmt.Sprintf("%d officers", len(all.Officers))), "\n"))
+				return a.show(all, "%s", strings.Join(append(text, count(int64(len(all.Officers)), "officer")), "\n"))
 			})
 		},
 	}

@@ -1,0 +1,179 @@
+//go:build bench
+
+package kms_test
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"testing"
+	"time"
+
+	"cardkms/derive"
+	"cardkms/derive/diversify"
+	"cardkms/derive/emv"
+	"cardkms/derive/scp03"
+	"cardkms/kms"
+	"cardkms/kms/apdu"
+	"cardkms/kms/key"
+)
+
+var benchVersions = map[string]key.Version{}
+
+// TestBenchCards prints what the service adds to the token for EMV transactions and
+// for scripts of cards that are not there. One goroutine, so every entry waits for an
+// fsync of its own: the CPU ratio tells more than the wall's.
+func TestBenchCards(t *testing.T) {
+	const n = 500
+	h := newHarness(t)
+	h.loadEMV()
+	compare := func(what string, service, bare func(i int)) {
+		service(n)
+		bare(n)
+		wall, used := took(n, service)
+		bareWall, bareUsed := took(n, bare)
+		fmt.Printf("  %-38s service %8v  bare %8v  CPU ratio %.2f  wall ratio %.2f\n", what, used, bareUsed, float64(used)/float64(bareUsed), float64(wall)/float64(bareWall))
+	}
+	fmt.Println("CPU of one operation, SoftHSM2, one goroutine:")
+	answering := h.transactions(n + 1)
+	compare("ARQC verify + ARPC", func(i int) {
+		_, err := h.service.ARPC(h.ctx, h.req(), kms.ARPCInput{Transaction: answering[i], Code: unhex("0010")})
+		h.must(err)
+	}, func(i int) { h.bareARPC(answering[i]) })
+	compare("issuer script of one command", func(i int) {
+		_, err := h.service.SecureEMVScript(h.ctx, h.req(), h.pinScript(answering[i]))
+		h.must(err)
+	}, func(i int) { h.bareARPC(answering[i]); h.bareScript(answering[i]) })
+
+	cards := make([]kms.ImportedCard, n+1)
+	for i := range cards {
+		cards[i] = kms.ImportedCard{KDD: kddOf(i), KVN: kvn}
+	}
+	_, err := h.service.ImportCards(h.ctx, h.as(kms.SecurityOfficer), h.issuer, "isd", cards)
+	h.must(err)
+	in := h.prepareInput()
+	in.Commands = nil
+	for range 20 {
+		in.Commands = append(in.Commands, append([]byte{0x80, 0xE2, 0x00, 0x00, 200}, make([]byte, 200)...))
+	}
+	compare("script of 20 APDUs, card not there", func(i int) {
+		one := in
+		one.Cards = []kms.CardAt{{KDD: kddOf(i), Counter: 1}}
+		out, err := h.service.PrepareScripts(h.ctx, h.req(), one)
+		h.must(err)
+		h.must(out[0].Err)
+	}, func(i int) { h.bareOffline(in, kddOf(i)) })
+	h.fleetOfScripts(in)
+}
+
+// fleetOfScripts prepares scripts for many cards, as the client streams them, and
+// prints the rate and the memory at the first tenth and at the end.
+func (h *harness) fleetOfScripts(in kms.PrepareInput) {
+	fleet, batch := 2_000, 200
+	if os.Getenv("CARDKMS_LONG") != "" {
+		fleet = 100_000
+	}
+	h.fill(1_000, 1_000+fleet)
+	heap := func() float64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return float64(m.HeapInuse) / (1 << 20)
+	}
+	began, used, early := time.Now(), cpu(), 0.0
+	for i := 0; i < fleet; i += batch {
+		one := in
+		for n := range batch {
+			one.Cards = append(one.Cards, kms.CardAt{KDD: kddOf(1_000 + i + n), Counter: 1})
+		}
+		out, err := h.service.PrepareScripts(h.ctx, h.req(), one)
+		h.must(err)
+		for _, p := range out {
+			h.must(p.Err)
+		}
+		if i == fleet/10 {
+			early = heap()
+		}
+	}
+	fmt.Printf("  scripts of 20 APDUs for %d cards, %d to a request: %.0f cards/s, CPU %v a card, heap %.1f MiB after a tenth, %.1f MiB at the end\n",
+		fleet, batch, float64(fleet)/time.Since(began).Seconds(), (cpu()-used)/time.Duration(fleet), early, heap())
+}
+
+// transactions returns transactions of one card with rising ATCs.
+func (h *harness) transactions(n int) []kms.Transaction {
+	h.t.Helper()
+	out := make([]kms.Transaction, n)
+	for i := range out {
+		in := mchip(h.issuer)
+		in.Card.PAN = fmt.Sprintf("%016d", 4929000000000000+i)
+		out[i] = h.arqc(in, 1)
+	}
+	return out
+}
+
+func (h *harness) bareMaster(t kms.Transaction, name string) (emv.Profile, emv.Master) {
+	h.t.Helper()
+	p, err := emv.ProfileOf(t.Profile)
+	h.must(err)
+	v := h.versionOf(name)
+	m, err := emv.NewMaster(p.Option, derive.FromRoot(kms.Root(v, key.Master)), t.Card)
+	h.must(err)
+	return p, m
+}
+
+// versionOf returns the newest version of a key, which is asked for once.
+func (h *harness) versionOf(name string) (found key.Version) {
+	h.t.Helper()
+	if v, ok := benchVersions[name]; ok {
+		return v
+	}
+	defer func() { benchVersions[name] = found }()
+	all, err := h.service.Keys(h.ctx, h.as(kms.SecurityOfficer), h.issuer)
+	h.must(err)
+	for _, v := range all {
+		if v.ID.Name == name {
+			found = v
+		}
+	}
+	return found
+}
+
+func (h *harness) bareARPC(t kms.Transaction) {
+	h.t.Helper()
+	p, m := h.bareMaster(t, "ac")
+	k, err := m.MAC(p.Cryptogram, t.Input, false)
+	h.must(err)
+	h.must(emv.Verify(h.ctx, h.token, k, p.Padding, t.Data, t.ARQC))
+	_, err = p.Answer(h.ctx, h.token, m, t.Input, unhex("0010"), nil)
+	h.must(err)
+	h.token.Release(k.Whole(), k.Left(), m.Key())
+}
+
+func (h *harness) bareScript(t kms.Transaction) {
+	h.t.Helper()
+	p, smi := h.bareMaster(t, "smi")
+	_, smc := h.bareMaster(t, "smc")
+	keys, err := p.Keys(smi, smc, t.Input)
+	h.must(err)
+	_, err = p.Secure(h.ctx, h.token, keys, t.Input, h.pinScript(t).Commands[0])
+	h.must(err)
+	h.token.Release(smi.Key(), smc.Key(), keys.MAC.Whole(), keys.MAC.Left(), keys.ENC)
+}
+
+func (h *harness) bareOffline(in kms.PrepareInput, kdd [10]byte) {
+	h.t.Helper()
+	v := h.versionOf("isd")
+	host, err := h.token.Random(h.ctx, 8)
+	h.must(err)
+	static := scp03.Static{ENC: h.bareKey(v, kdd[:], diversify.ENC, derive.Static), MAC: h.bareKey(v, kdd[:], diversify.MAC, derive.Static)}
+	var script []apdu.Command
+	for _, b := range in.Commands {
+		c, err := apdu.ParseCommand(b)
+		h.must(err)
+		script = append(script, c)
+	}
+	o := scp03.Offline{Keys: static, HostChallenge: host, KVN: kvn, Counter: 1, AID: h.profile.AID, Level: 3}
+	s, _, err := o.Prepare(h.ctx, h.token, h.token, script)
+	h.must(err)
+	h.token.Release(s.ENC, s.MAC, static.ENC, static.MAC)
+}
