@@ -48,6 +48,7 @@ type Proposal struct {
 	Required        int               `json:"required" doc:"Approvals that it needs now."`
 	Counted         int               `json:"counted" doc:"Approvals that count now."`
 	Decisions       []Decision        `json:"decisions"`
+	Found           string            `json:"found,omitempty" doc:"What an executed card.explain found: as-expected, none, or options in which the card differs, as OPTION:VALUE/OPTION:VALUE."`
 	EndedBy         string            `json:"endedBy,omitempty" doc:"Officer who executed or rejected it."`
 	Ended           time.Time         `json:"ended,omitzero"`
 }

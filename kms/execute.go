@@ -95,6 +95,10 @@ func (s *Service) execute(ctx context.Context, r Request, e event, p approval.Pr
 			return Case{}, s.refuse(ctx, e, err)
 		}
 	}
+	found, told := acted.(interface{ said() string })
+	if told {
+		e.detail["found"] = found.said()
+	}
 	// Also after an error: a commit whose answer was lost is a change too.
 	defer s.forget()
 	var done Case
@@ -114,6 +118,9 @@ func (s *Service) execute(ctx context.Context, r Request, e event, p approval.Pr
 			return err
 		}
 		c.describe(f)
+		if told {
+			c.Found = found.said()
+		}
 		c.Nonce, done = newID(), c
 		return put(tx, caseRef(p.ID), version, c)
 	})

@@ -41,6 +41,7 @@ var executors = map[string]executor{
 	approval.PolicySet:     {row: policyRow, check: checkPolicy, change: changePolicy},
 	approval.GlassBreak:    {row: glassRow, check: checkBreak, change: changeBreak},
 	approval.GlassReview:   {row: glassRow, check: checkReview, change: changeReview},
+	approval.CardExplain:   {row: explainedRow, hide: hideExplained, check: checkExplain, act: actExplain, change: changeExplain},
 	approval.CardRelease:   {row: releaseRow, hide: hideCard, check: checkRelease, change: changeRelease},
 	approval.SystemResume:  {row: haltRow, check: checkResume, change: changeResume},
 }
@@ -164,17 +165,24 @@ func cardOf(p approval.Proposal) (id string, err error) {
 	return id, nil
 }
 
+// kddOf returns the key diversification data that the object of a new proposal names.
+func kddOf(p approval.Proposal) (id string, kdd []byte, err error) {
+	if id, err = cardOf(p); err != nil {
+		return "", nil, err
+	}
+	if kdd, err = hex.DecodeString(id); err != nil || len(kdd) != kddBytes {
+		return "", nil, errNotKDD
+	}
+	return id, kdd, nil
+}
+
 // hideCard puts the card's pseudonym in the place of its key diversification
 // data, because proposals stand in the log.
 func hideCard(ctx context.Context, s *Service, c *Case) error {
 	p := &c.Proposal
-	id, err := cardOf(*p)
+	id, kdd, err := kddOf(*p)
 	if err != nil {
 		return err
-	}
-	kdd, err := hex.DecodeString(id)
-	if err != nil || len(kdd) != kddBytes {
-		return errNotKDD
 	}
 	ref, err := s.cardRef(ctx, p.Issuer, kdd)
 	if err != nil {

@@ -13,10 +13,12 @@ import (
 const (
 	kindCard    store.Kind = "card"
 	kindEMVCard store.Kind = "emv-card"
-	kindImage   store.Kind = "image"
-	kindPackage store.Kind = "package"
-	kindKey     store.Kind = "key-version"
-	kindAlarm   store.Kind = "key-alarm"
+	// kindExplained counts explanations of a card's answers, see explain.go.
+	kindExplained store.Kind = "card-explained"
+	kindImage     store.Kind = "image"
+	kindPackage   store.Kind = "package"
+	kindKey       store.Kind = "key-version"
+	kindAlarm     store.Kind = "key-alarm"
 
 	kindOfficer  store.Kind = "officer"
 	kindPolicy   store.Kind = "policy"

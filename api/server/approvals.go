@@ -124,7 +124,7 @@ func proposalOf(c kms.Case) (*answer[api.Proposal], error) {
 	out := api.Proposal{
 		ID: p.ID, Issuer: p.Issuer, Operation: p.Operation, Object: p.Object, Subject: c.Subject, Params: p.Params,
 		ExpectedVersion: p.Expected, Proposer: p.Proposer, Created: p.Created, Expires: p.Expires, Encoding: string(encoding),
-		State: string(c.Now), Required: c.Required, Counted: c.Counted, Decisions: []api.Decision{}, EndedBy: c.By, Ended: c.Ended,
+		State: string(c.Now), Required: c.Required, Counted: c.Counted, Decisions: []api.Decision{}, Found: c.Found, EndedBy: c.By, Ended: c.Ended,
 	}
 	for _, a := range c.Approvals {
 		out.Decisions = append(out.Decisions, api.Decision{Officer: a.Officer, Decision: string(a.Decision), Time: a.Time, Signature: a.Signature})

@@ -94,6 +94,9 @@ func progress(p api.Proposal) string {
 	if p.EndedBy != "" {
 		fmt.Fprintf(&b, "; by %s at %s", plain(p.EndedBy), stamp(p.Ended))
 	}
+	if p.Found != "" {
+		fmt.Fprintf(&b, "\nfound: %s", plain(p.Found))
+	}
 	return b.String()
 }
 
@@ -261,6 +264,7 @@ func (a *app) confirm(cmd *cobra.Command, yes bool, word, what string) error {
 
 // effects say in plain words what an operation does.
 var effects = map[string]string{
+	approval.CardExplain:   "try which option would make a card's failed answer right; it tells names of options, no value",
 	approval.CardRelease:   "lift the quarantine of a card",
 	approval.OfficerEnrol:  "let somebody propose and approve as a security officer",
 	approval.OfficerRemove: "take a security officer's rights away, for good",

@@ -58,6 +58,11 @@ const (
 	Update Purpose = 4
 )
 
+// String returns the name of a purpose in lower case.
+func (p Purpose) String() string {
+	return map[Purpose]string{ENC: "enc", MAC: "mac", DEK: "dek", Update: "update"}[p]
+}
+
 // Target says which key of the card to derive.
 type Target struct {
 	Purpose   Purpose

@@ -23,6 +23,7 @@ const (
 // Operations that end what one person began.
 const (
 	CardRelease  = "card.release"
+	CardExplain  = "card.explain" // changes nothing, but tells something about keys
 	SystemResume = "system.resume"
 )
 
@@ -40,7 +41,7 @@ const (
 // controlled are the operations that happen by an approved proposal only. The
 // service has an executor for exactly these; a Replay reports one without proof.
 var controlled = []string{
-	CardRelease,
+	CardExplain, CardRelease,
 	GlassBreak, GlassReview,
 	KeyActivate, KeyCompromise, KeyCreate, KeyDeactivate, KeyDestroy, KeyPlanMove, KeyUndestroy,
 	OfficerEnrol, OfficerRemove,
