@@ -64,7 +64,7 @@ func (q question) hypotheses(versions []key.Version) (out []hypothesis) {
 		if v.ID.Name != q.key || v.Usage != key.GPSCP03 || v.State == key.Destroyed {
 			continue
 		}
-		for _, m := range diversify.Methods() {
+		for _, m := range slices.Compact(append([]diversify.Method{diversify.Method(v.Diversification)}, diversify.Methods()...)) {
 			if diversify.Fits(m, v.Algorithm, v.CardAlgorithm) != nil || (m == diversify.None) != (v.Diversification == string(diversify.None)) {
 				continue
 			}

@@ -11,6 +11,8 @@
 //	kdf3     CMAC(MK, i | 00 00 00 t 00 | KDD), i = 1, 2 (GlobalPlatformPro's "kdf3")
 //	an10922  NXP AN10922; for card keys M = KDD | t
 //
+// and templates for whatever else a card product has, see template.go.
+//
 // Sources: [CPS] EMV Card Personalization Specification 1.1 for emv; the other
 // layouts are those of GlobalPlatformPro and libfreefare, against whose numbers
 // the tests compare. 3DES results keep their parity bits as computed; a token
@@ -41,7 +43,7 @@ const (
 	AN10922 Method = "an10922"
 )
 
-// Methods returns every method, for help texts and validation.
+// Methods returns every method that has a name.
 func Methods() []Method { return []Method{None, VISA2, EMV, VISA, KDF3, AN10922} }
 
 // KDDBytes is the length of the key diversification data.
@@ -90,6 +92,12 @@ func Card(m Method, master *derive.Key, kdd []byte, to Target) (*derive.Key, err
 		s.After = append([]byte{0, 0, 0, byte(to.Purpose), 0}, kdd...)
 	case AN10922:
 		return FromInput(master, append(append([]byte{}, kdd...), byte(to.Purpose)), to)
+	default:
+		t, err := parseTemplate(m)
+		if err != nil {
+			return nil, err
+		}
+		s = t.step(kdd, to)
 	}
 	return master.Derive(s), nil
 }
@@ -151,7 +159,11 @@ func Fits(m Method, master, card key.Algorithm) error {
 		}
 		ok = master == card && constants[card] != nil
 	default:
-		return fault.New(fault.InvalidInput, "unknown diversification method")
+		t, err := parseTemplate(m)
+		if err != nil {
+			return err
+		}
+		ok = t.fits(master, card)
 	}
 	if !ok {
 		return fault.New(fault.InvalidInput, fmt.Sprintf("%s does not derive %s card keys from a %s master", m, card, master))
