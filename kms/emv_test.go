@@ -2,6 +2,7 @@ package kms_test
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -9,6 +10,7 @@ import (
 	"cardkms/kms"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
+	"cardkms/softhsm/cardsim"
 )
 
 // The issuer's keys and the transaction of vector emv-mc-cvn16 of derive/emv: pyemv,
@@ -184,4 +186,36 @@ func TestEMVRefusals(t *testing.T) {
 	h.want("a caller of a card range", h.service.VerifyARQC(h.ctx, ranged, good.Transaction), fault.Forbidden)
 	_, err := h.service.SecureEMVScript(h.ctx, h.req(), good)
 	h.must(err) // nothing of the above used it up
+}
+
+// TestEMVCard has a card that shares no code with the service transact, take scripts of
+// several commands, and refuse what was sent twice or left out.
+func TestEMVCard(t *testing.T) {
+	h := newHarness(t)
+	h.loadEMV()
+	card, err := cardsim.PersonaliseEMV(imkAC, imkSMI, imkSMC, "4929717171717171", "01")
+	h.must(err)
+	for n := range 3 {
+		in := mchip(h.issuer)
+		in.Profile, in.Card, in.UN = "mchip-20", emv.Card{PAN: "4929717171717171", PSN: "01"}, nil
+		in.ATC, in.ARQC = card.Transact(in.Data)
+		script := h.pinScript(in)
+		pin := unhex(fmt.Sprintf("24999%dFFFFFFFFFF", n))
+		script.Commands = []emv.Command{{CLA: 0x84, INS: 0x18}, {CLA: 0x84, INS: 0x24, P2: 0x02, Data: pin, Encipher: true}, {CLA: 0x84, INS: 0xDA, P1: 0x9F, P2: 0x10, Data: random(n + 1)}}
+		out, err := h.service.SecureEMVScript(h.ctx, h.req(), script)
+		h.must(err)
+		h.must(card.Authorise(out.ARPC, [2]byte{0x00, 0x10}))
+		if card.Script(out.Commands[1]) == nil {
+			t.Error("the card took the second command first")
+		}
+		for _, c := range out.Commands {
+			h.must(card.Script(c))
+			if card.Script(c) == nil {
+				t.Error("the card took a command twice")
+			}
+		}
+		if !bytes.Equal(card.PIN(), pin) {
+			t.Errorf("the card's PIN block is %X, want %X", card.PIN(), pin)
+		}
+	}
 }

@@ -52,6 +52,7 @@ type demo struct {
 	cuts          atomic.Int32
 	master        []byte
 	updateMaster  []byte
+	issuer        [3][]byte // issuer master keys of EMV: cryptograms, script integrity, script confidentiality
 }
 
 const (
@@ -97,7 +98,7 @@ func run(ctx context.Context, args []string) error {
 // runUpdate is the main job.
 func runUpdate(ctx context.Context, d *demo) error {
 	for _, step := range []func(context.Context) error{
-		d.setUp, d.loadKeys, d.makeCard, d.serve, d.registerImage, d.refuseUnsigned, d.update, d.verifyLog,
+		d.setUp, d.loadKeys, d.makeCard, d.serve, d.registerImage, d.refuseUnsigned, d.update, d.payment, d.verifyLog,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -192,21 +193,28 @@ func checkValue(k []byte) string {
 
 func (d *demo) loadKeys(ctx context.Context) error {
 	d.master, d.updateMaster = random(32), random(16)
-	say("2. Two custodians bring the card issuer's master keys, each a component that alone says nothing. One reviewed file\n" +
+	say("2. Two custodians bring the card issuer's master keys (GlobalPlatform, updates, EMV), each a component that alone says nothing. One reviewed file\n" +
 		"   says what happens; two officers sign it. The token takes the sum; from now on only operations with it come out.")
 	typed, first := components(d.master)
 	more, second := components(d.updateMaster)
+	typed += more
 	file := filepath.Join(d.dir, "masters.yaml")
 	text := "ceremony: Masters of the card issuer\nconfiguration: cardkms.yaml\npresent: [ada, bob]\ntogether: true\nkeys:\n" +
 		"  - {issuer: demo, key: isd, usage: gp-scp03, kvn: \"30\", algorithm: aes-256, master: " + first + "}\n" +
 		"  - {issuer: demo, key: upd, usage: card-update, kvn: \"5A\", algorithm: aes-128, master: " + second + "}\n"
+	for i, use := range []string{"ac", "smi", "smc"} {
+		value, keys, described := emvMaster()
+		d.issuer[i] = value
+		typed += keys
+		text += "  - {issuer: demo, key: " + use + ", usage: emv-" + use + ", kvn: \"01\", algorithm: tdea-2key, cardAlgorithm: tdea-2key, diversification: emv-option-a, master: " + described + "}\n"
+	}
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return err
 	}
 	if err := d.sign(ctx, file); err != nil {
 		return err
 	}
-	_, err := d.command(ctx, typed+more, "cardkmsd", "ceremony", "run", "--yes", file)
+	_, err := d.command(ctx, typed, "cardkmsd", "ceremony", "run", "--yes", file)
 	return err
 }
 
@@ -385,7 +393,7 @@ func (d *demo) update(ctx context.Context) error {
 }
 
 func (d *demo) verifyLog(ctx context.Context) error {
-	say("8. An auditor checks the log with nothing but its public key: every entry is there, unchanged, in order.")
+	say("9. An auditor checks the log with nothing but its public key: every entry is there, unchanged, in order.")
 	if _, err := d.command(ctx, "", "cardkms", "audit", "tail", "-n", "1", "--as", "auditor"); err != nil {
 		return err
 	}
