@@ -104,6 +104,7 @@ func Run(ctx context.Context, t Token, file []byte) ([]Result, error) {
 		} `json:"meta"`
 		Vectors []standard        `json:"vectors"`
 		Cases   []json.RawMessage `json:"cases"`
+		cmacFile
 	}
 	if err := json.Unmarshal(file, &head); err != nil {
 		return nil, fmt.Errorf("probe: reading a vector file: %w", err)
@@ -111,6 +112,8 @@ func Run(ctx context.Context, t Token, file []byte) ([]Result, error) {
 	switch {
 	case head.Vectors != nil:
 		return runStandards(ctx, t, head.Vectors), nil
+	case head.SP != nil:
+		return head.cmacFile.run(ctx, t), nil
 	case head.Cases == nil:
 		return nil, errors.New("probe: the file has neither vectors nor cases")
 	}
@@ -135,6 +138,8 @@ func runnerFor(schema string, cases []json.RawMessage) (runner, error) {
 			Protocol   string          `json:"protocol"`
 			Method     string          `json:"method"`
 			Transcript json.RawMessage `json:"transcript"`
+			PRF        string          `json:"prf"`
+			Constant   string          `json:"constant"`
 		}
 		if err := json.Unmarshal(cases[0], &c); err != nil {
 			return nil, fmt.Errorf("probe: reading a vector file: %w", err)
@@ -146,6 +151,10 @@ func runnerFor(schema string, cases []json.RawMessage) (runner, error) {
 			schema = "interop-recorded-1"
 		case c.Method != "":
 			schema = "interop-div-1"
+		case c.PRF != "":
+			return numbered(runKDF), nil
+		case c.Constant != "":
+			return numbered(runConstant), nil
 		}
 	}
 	switch schema {
@@ -159,8 +168,17 @@ func runnerFor(schema string, cases []json.RawMessage) (runner, error) {
 		return one(runEMVPeer), nil
 	}
 	return one(func(context.Context, Token, json.RawMessage) error {
-		return skip("the schema " + schema + " is not supported yet")
+		return unservedReason(schema)
 	}), nil
+}
+
+// numbered makes a runner for cases that have no name.
+func numbered(f func(context.Context, Token, json.RawMessage) error) runner {
+	n := 0
+	return func(ctx context.Context, t Token, raw json.RawMessage) []Result {
+		n++
+		return []Result{verdict(fmt.Sprintf("case-%d", n), f(ctx, t, raw))}
+	}
 }
 
 // one makes a runner of a function that gives one verdict per case.

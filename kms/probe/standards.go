@@ -77,7 +77,7 @@ func (v standard) run(ctx context.Context, t Token) error {
 	}
 	f := algorithms[v.Alg]
 	if f == nil {
-		return skip(v.Alg + " is not supported yet")
+		return unservedReason(v.Alg)
 	}
 	var in input
 	if err := json.Unmarshal(v.In, &in); err != nil {
