@@ -8,7 +8,7 @@ BIN := dist
 PACKAGES := softhsm2 libnss3 libnss3-tools opensc-pkcs11 openssl sqlite3 strace gcc libc6-dev ca-certificates
 TOOL := $(GO) tool -modfile=tools.mod
 
-.PHONY: help demo demo-rogue demo-rotation test check race fuzz bench setup build tear audit-tamper audit-canary audit-crash bench-audit bench-keys bench-cards test-long test-pcsc clean
+.PHONY: help demo demo-rogue demo-rotation test check race fuzz bench setup build tear audit-tamper audit-canary audit-crash bench-audit bench-keys bench-cards bench-timing test-long test-pcsc clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -80,6 +80,9 @@ bench-keys: setup ## what moving a card to new keys costs, and the registry as i
 
 bench-cards: setup ## what the service adds to the token for EMV and for prepared scripts
 	$(GO) test -tags bench ./kms -run '^TestBenchCards$$' -count 1 -v | grep -vE '^(=== |PASS)'
+
+bench-timing: setup ## whether a cryptogram that is nearly right is refused later (CARDKMS_LONG=1 for 100,000 samples)
+	$(GO) test -tags bench ./kms -run '^TestBenchTiming$$' -count 1 -timeout 30m -v | grep -vE '^(=== |PASS)'
 
 test-long: setup ## all pairs of power cuts and other long suites
 	CARDKMS_LONG=1 $(GO) test -timeout 60m ./softhsm/cardsim ./kms/... ./cmd/cardkmsd

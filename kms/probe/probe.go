@@ -113,7 +113,7 @@ func Run(ctx context.Context, t Token, file []byte) ([]Result, error) {
 	case head.Vectors != nil:
 		return runStandards(ctx, t, head.Vectors), nil
 	case head.SP != nil:
-		return head.cmacFile.run(ctx, t), nil
+		return head.run(ctx, t), nil
 	case head.Cases == nil:
 		return nil, errors.New("probe: the file has neither vectors nor cases")
 	}
