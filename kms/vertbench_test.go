@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,24 +19,29 @@ import (
 	"cardkms/kms/key"
 )
 
-var benchVersions = map[string]key.Version{}
+var (
+	benchMu       sync.Mutex
+	benchVersions = map[string]key.Version{}
+)
 
 // TestBenchCards prints what the service adds to the token for EMV transactions and
-// for scripts of cards that are not there. One goroutine, so every entry waits for an
-// fsync of its own: the CPU ratio tells more than the wall's.
+// for scripts of cards that are not there: by one caller, whose every entry is a
+// transaction of its own, and by several.
 func TestBenchCards(t *testing.T) {
 	const n = 500
 	h := newHarness(t)
 	h.loadEMV()
+	const callers = 16
 	compare := func(what string, service, bare func(i int)) {
-		service(n)
-		bare(n)
-		wall, used := took(n, service)
-		bareWall, bareUsed := took(n, bare)
-		fmt.Printf("  %-38s service %8v  bare %8v  CPU ratio %.2f  wall ratio %.2f\n", what, used, bareUsed, float64(used)/float64(bareUsed), float64(wall)/float64(bareWall))
+		bare(0)
+		_, used := took(n, service)
+		_, bareUsed := took(n, bare)
+		_, usedTogether := tookTogether(callers, n, func(i int) { service(n + i) })
+		_, bareTogether := tookTogether(callers, n, bare)
+		fmt.Printf("  %-36s %8v  %8v  %5.2f   %8v  %8v  %5.2f\n", what, used, bareUsed, float64(used)/float64(bareUsed), usedTogether, bareTogether, float64(usedTogether)/float64(bareTogether))
 	}
-	fmt.Println("CPU of one operation, SoftHSM2, one goroutine:")
-	answering := h.transactions(n + 1)
+	fmt.Printf("CPU of one operation, SoftHSM2:        1 caller: service, bare, ratio    %d callers: service, bare, ratio\n", callers)
+	answering := h.transactions(2 * n)
 	compare("ARQC verify + ARPC", func(i int) {
 		_, err := h.service.ARPC(h.ctx, h.req(), kms.ARPCInput{Transaction: answering[i], Code: unhex("0010")})
 		h.must(err)
@@ -45,7 +51,7 @@ func TestBenchCards(t *testing.T) {
 		h.must(err)
 	}, func(i int) { h.bareARPC(answering[i]); h.bareScript(answering[i]) })
 
-	cards := make([]kms.ImportedCard, n+1)
+	cards := make([]kms.ImportedCard, 2*n)
 	for i := range cards {
 		cards[i] = kms.ImportedCard{KDD: kddOf(i), KVN: kvn}
 	}
@@ -66,6 +72,27 @@ func TestBenchCards(t *testing.T) {
 	h.fleetOfScripts(in)
 }
 
+// tookTogether measures n calls by some callers at a time: their entries share the
+// transactions of the log, as those of real callers do.
+func tookTogether(callers, n int, f func(i int)) (perCall, cpuPerCall time.Duration) {
+	next := make(chan int)
+	var workers sync.WaitGroup
+	began, used := time.Now(), cpu()
+	for range callers {
+		workers.Go(func() {
+			for i := range next {
+				f(i)
+			}
+		})
+	}
+	for i := range n {
+		next <- i
+	}
+	close(next)
+	workers.Wait()
+	return time.Since(began) / time.Duration(n), (cpu() - used) / time.Duration(n)
+}
+
 // fleetOfScripts prepares scripts for many cards, as the client streams them, and
 // prints the rate and the memory at the first tenth and at the end.
 func (h *harness) fleetOfScripts(in kms.PrepareInput) {
@@ -73,7 +100,7 @@ func (h *harness) fleetOfScripts(in kms.PrepareInput) {
 	if os.Getenv("CARDKMS_LONG") != "" {
 		fleet = 100_000
 	}
-	h.fill(1_000, 1_000+fleet)
+	h.fill(10_000, 10_000+fleet)
 	heap := func() float64 {
 		runtime.GC()
 		var m runtime.MemStats
@@ -84,7 +111,7 @@ func (h *harness) fleetOfScripts(in kms.PrepareInput) {
 	for i := 0; i < fleet; i += batch {
 		one := in
 		for n := range batch {
-			one.Cards = append(one.Cards, kms.CardAt{KDD: kddOf(1_000 + i + n), Counter: 1})
+			one.Cards = append(one.Cards, kms.CardAt{KDD: kddOf(10_000 + i + n), Counter: 1})
 		}
 		out, err := h.service.PrepareScripts(h.ctx, h.req(), one)
 		h.must(err)
@@ -124,6 +151,8 @@ func (h *harness) bareMaster(t kms.Transaction, name string) (emv.Profile, emv.M
 // versionOf returns the newest version of a key, which is asked for once.
 func (h *harness) versionOf(name string) (found key.Version) {
 	h.t.Helper()
+	benchMu.Lock()
+	defer benchMu.Unlock()
 	if v, ok := benchVersions[name]; ok {
 		return v
 	}
