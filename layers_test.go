@@ -46,6 +46,8 @@ var policy = map[string][]string{
 	"derive/scp02": {"derive", "kms/apdu", "kms/fault", "kms/key"},
 
 	"derive/emv": {"derive", "kms/apdu", "kms/fault", "kms/key"},
+	// What a packet carries is nothing to it: it knows no APDU.
+	"derive/scp80": {"derive", "kms/fault", "kms/key"},
 
 	// derivetest holds plain keys: only tests may import it, see below.
 	"derive/derivetest": {"derive", "kms/apdu", "kms/key"},
@@ -66,7 +68,7 @@ var policy = map[string][]string{
 
 	// probe runs published answers through the code that serves cards, so it sees
 	// the same specifications as the service; it has no store, log or caller.
-	"kms/probe": {"derive", "derive/diversify", "derive/emv", "derive/scp02", "derive/scp03", "kms/apdu", "kms/fault",
+	"kms/probe": {"derive", "derive/diversify", "derive/emv", "derive/scp02", "derive/scp03", "derive/scp80", "kms/apdu", "kms/fault",
 		"kms/key", "kms/secret", "kms/update"},
 
 	// ceremony reads what people wrote and combines what they entered; what is done with
