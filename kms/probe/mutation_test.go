@@ -79,7 +79,7 @@ func forEachCase(t *testing.T, file string, f func(id string, c map[string]any, 
 	}
 }
 
-var vectorFiles = []string{"scp03.json", "scp02.json", "recorded_scp03_openscp.json", "diversification.json", "emv.json", "standards.json"}
+var vectorFiles = []string{"scp03.json", "scp02.json", "recorded_scp03_openscp.json", "diversification.json", "emv.json", "scp80.json", "standards.json"}
 
 // TestNoPanic drops, empties, shortens and retypes every value of every case that
 // runs. Files from outside will be probed: a bad one gives verdicts, not a crash.
@@ -166,34 +166,38 @@ var uncompared = map[string]string{
 	"scp02-k3des-i55-l03.commands[].accepted_alternatives.skythen": "is the other form of an empty command; one must agree, not each",
 	"scp02-k3des-i35-l13.commands[].accepted_alternatives.gppro":   "is the other form of an empty command; one must agree, not each",
 	"scp02-k3des-i35-l13.commands[].accepted_alternatives.skythen": "is the other form of an empty command; one must agree, not each",
-	"scp02_session.in.dek":          "no PUT KEY in these sessions",
-	"scp02_cardside.in.dek":         "no PUT KEY in these sessions",
-	"scp02_cardside.in.wrapped[]":   "is compared where the case gives the plain command",
-	"scp02_wrap_rawkeys.in.senc":    "is used only at levels with encryption",
-	"scp02_cardcrypt.in.mac":        "makes no cryptogram",
-	"scp02_cardcrypt.in.dek":        "makes no cryptogram",
-	"scp02-keycard-enckey.in.mac":   "the case states S-ENC alone",
-	"scp02-keycard-enckey.in.dek":   "the case states S-ENC alone",
-	"scp03_session.in.dek":          "no PUT KEY in these sessions",
-	"scp03_session.in.aid":          "matters only where the card challenge is pseudo-random",
-	"scp03_wrap_rawkeys.in.senc":    "is used only at levels with encryption",
-	"scp03_wrap_rawkeys.in.srmac":   "is used only at levels with R-MAC",
-	"emv_cvn.out.pin_cmd_cur":       "is Visa's PIN block with bytes of the ICC master key, which no token gives out",
-	"emv_cvn.in.cur":                "is part of that block only",
-	"emv-visa-cvn10.in.pin":         "is of a script that the token cannot secure",
-	"emv-visa-cvn18.in.pin":         "is of a script that the token cannot secure",
-	"emv-visa-cvn10.in.hdr":         "is of a script that the token cannot secure",
-	"emv-visa-cvn18.in.hdr":         "is of a script that the token cannot secure",
-	"emv-mc-cvn20.in.un":            "is in the data of the cryptogram; the session keys of this profile do without",
-	"emv-jpos-arpc-mchip.in.atc":    "counts only where the session key follows from it",
-	"emv-jpos-arpc-vsdc.in.atc":     "counts only where the session key follows from it",
-	"emv-jpos-arqc-cskd-p00.in.un":  "counts only where the session key follows from it",
-	"emv-jpos-arqc-cskd-p80.in.un":  "counts only where the session key follows from it",
-	"emv-jpos-arqc-vsdc-p00.in.atc": "counts only where the session key follows from it",
-	"emv-jpos-arqc-vsdc-p00.in.un":  "counts only where the session key follows from it",
-	"emv-jpos-arqc-vsdc-p80.in.atc": "counts only where the session key follows from it",
-	"emv-jpos-arqc-vsdc-p80.in.un":  "counts only where the session key follows from it",
-	"emv-mc-cvn21.in.un":            "is in the data of the cryptogram; the session keys of this profile do without",
+	"scp02_session.in.dek":             "no PUT KEY in these sessions",
+	"scp02_cardside.in.dek":            "no PUT KEY in these sessions",
+	"scp02_cardside.in.wrapped[]":      "is compared where the case gives the plain command",
+	"scp02_wrap_rawkeys.in.senc":       "is used only at levels with encryption",
+	"scp02_cardcrypt.in.mac":           "makes no cryptogram",
+	"scp02_cardcrypt.in.dek":           "makes no cryptogram",
+	"scp02-keycard-enckey.in.mac":      "the case states S-ENC alone",
+	"scp02-keycard-enckey.in.dek":      "the case states S-ENC alone",
+	"scp03_session.in.dek":             "no PUT KEY in these sessions",
+	"scp03_session.in.aid":             "matters only where the card challenge is pseudo-random",
+	"scp03_wrap_rawkeys.in.senc":       "is used only at levels with encryption",
+	"scp03_wrap_rawkeys.in.srmac":      "is used only at levels with R-MAC",
+	"emv_cvn.out.pin_cmd_cur":          "is Visa's PIN block with bytes of the ICC master key, which no token gives out",
+	"emv_cvn.in.cur":                   "is part of that block only",
+	"emv-visa-cvn10.in.pin":            "is of a script that the token cannot secure",
+	"emv-visa-cvn18.in.pin":            "is of a script that the token cannot secure",
+	"emv-visa-cvn10.in.hdr":            "is of a script that the token cannot secure",
+	"emv-visa-cvn18.in.hdr":            "is of a script that the token cannot secure",
+	"emv-mc-cvn20.in.un":               "is in the data of the cryptogram; the session keys of this profile do without",
+	"emv-jpos-arpc-mchip.in.atc":       "counts only where the session key follows from it",
+	"emv-jpos-arpc-vsdc.in.atc":        "counts only where the session key follows from it",
+	"emv-jpos-arqc-cskd-p00.in.un":     "counts only where the session key follows from it",
+	"emv-jpos-arqc-cskd-p80.in.un":     "counts only where the session key follows from it",
+	"emv-jpos-arqc-vsdc-p00.in.atc":    "counts only where the session key follows from it",
+	"emv-jpos-arqc-vsdc-p00.in.un":     "counts only where the session key follows from it",
+	"emv-jpos-arqc-vsdc-p80.in.atc":    "counts only where the session key follows from it",
+	"emv-jpos-arqc-vsdc-p80.in.un":     "counts only where the session key follows from it",
+	"emv-mc-cvn21.in.un":               "is in the data of the cryptogram; the session keys of this profile do without",
+	"scp80-pysim-cipheronly.in.kid":    "the packet has no check",
+	"scp80-asterix-1201.in.kic":        "the packet is not ciphered",
+	"scp80-pysim-por-3des-cc.in.kic":   "the response is not ciphered",
+	"scp80-pysim-por-3des-cc-2.in.kic": "the response is not ciphered",
 }
 
 // TestEveryBitCounts flips one bit of every hexadecimal value of every case that
@@ -237,6 +241,7 @@ func TestEveryBitCounts(t *testing.T) {
 func TestNoAnswerNoPass(t *testing.T) {
 	for file, answers := range map[string][]string{
 		"standards.json":       {"out"},
+		"scp80.json":           {"out"},
 		"diversification.json": {"enc", "mac", "dek", "kcv_3des", "kcv_aes", "output"},
 	} {
 		forEachCase(t, file, func(id string, c map[string]any, run func() []probe.Result) {

@@ -43,6 +43,9 @@ var algorithms = map[string]func(*bench, input) error{
 	"scp02_cardcrypt":    runLegacyCard,
 	"scp02_challenge":    runLegacyChallenge,
 	"retail_mac":         runRetailMAC,
+	"crc16_x25":          runCRC16,
+	"scp80_cmd":          runSecuredCommand,
+	"scp80_por":          runProofOfReceipt,
 }
 
 func runStandards(ctx context.Context, t Token, vectors []standard) []Result {
@@ -125,7 +128,8 @@ type input struct {
 	HostCrypt  octets    `json:"host_crypt"`
 	Pad        int       `json:"pad"`
 	InWrapped  []octets  `json:"wrapped"`
-	des        bool
+	securedPacket
+	des bool
 
 	Out output `json:"-"`
 }
@@ -164,6 +168,10 @@ type output struct {
 	First    []octets        `json:"first_plain"`
 	Card     octets          `json:"card_crypt"`
 	Chal     octets          `json:"challenge"`
+	Packet   octets          `json:"packet"`
+	CNTR     octets          `json:"cntr"`
+	RSC      octets          `json:"rsc"`
+	Data     octets          `json:"data"`
 }
 
 // level is a security level, written as a number or as two hexadecimal digits.
