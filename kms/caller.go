@@ -76,6 +76,8 @@ const (
 	EMVVerify           Operation = "emv.verify"
 	EMVAnswer           Operation = "emv.answer"
 	EMVScriptOp         Operation = "emv.script"
+	OTAPacketOp         Operation = "ota.packet"
+	OTAVerify           Operation = "ota.verify"
 	KeyRead             Operation = "key.read"
 	KeySuspend          Operation = "key.suspend"
 	AuditRead           Operation = "audit.read"
@@ -115,6 +117,8 @@ var permissions = map[Operation][]Role{
 	EMVVerify:           {UpdateServer},
 	EMVAnswer:           {UpdateServer},
 	EMVScriptOp:         {UpdateServer},
+	OTAPacketOp:         {UpdateServer},
+	OTAVerify:           {UpdateServer},
 	KeyRead:             {SecurityOfficer, Auditor},
 	KeySuspend:          {SecurityOfficer},
 	AuditRead:           {Auditor},

@@ -199,6 +199,16 @@ func TestPermissions(t *testing.T) {
 			_, err := h.service.SecureEMVScript(h.ctx, r, kms.EMVScriptInput{ARPCInput: kms.ARPCInput{Transaction: mchip(h.issuer)}})
 			return err
 		},
+		kms.OTAPacketOp: func(r kms.Request) error {
+			r.Caller.Cards = kms.AllCards()
+			_, err := h.service.SecureOTAPacket(h.ctx, r, kms.OTAPacketInput{OTACard: kms.OTACard{Issuer: h.issuer}})
+			return err
+		},
+		kms.OTAVerify: func(r kms.Request) error {
+			r.Caller.Cards = kms.AllCards()
+			_, err := h.service.VerifyOTAResponse(h.ctx, r, kms.OTAResponseInput{OTACard: kms.OTACard{Issuer: h.issuer}})
+			return err
+		},
 		kms.ChannelWrap:   h.script((*kms.Service).Wrap),
 		kms.ChannelUnwrap: h.script((*kms.Service).Unwrap),
 		kms.ChannelClose:  func(r kms.Request) error { return h.service.CloseChannel(h.ctx, r, h.issuer, "none") },
@@ -270,6 +280,7 @@ func TestPermissions(t *testing.T) {
 		kms.ApprovalPropose: {o}, kms.ApprovalApprove: {o}, kms.ApprovalReject: {o}, kms.ApprovalExecute: {o}, kms.ApprovalRead: {o, a},
 		kms.SystemHalt: {o, op},
 		kms.CardImport: {o}, kms.KeysChange: {u}, kms.KeysConfirm: {u}, kms.KeysRetire: {u}, kms.KeySuspend: {o}, kms.ScriptPrepare: {u}, kms.EMVVerify: {u}, kms.EMVAnswer: {u}, kms.EMVScriptOp: {u},
+		kms.OTAPacketOp: {u}, kms.OTAVerify: {u},
 	}
 	for _, operation := range kms.Operations() {
 		call := calls[operation]

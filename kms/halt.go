@@ -29,6 +29,7 @@ var haltable = map[Operation]bool{
 	PackageCreate: true, PackageScript: true, PackageChunks: true, PackageConfirm: true,
 	KeysChange: true, KeysConfirm: true, KeysRetire: true,
 	ScriptPrepare: true, EMVVerify: true, EMVAnswer: true, EMVScriptOp: true,
+	OTAPacketOp: true, OTAVerify: true,
 }
 
 // haltCache keeps the state for a moment, because every request needs it.

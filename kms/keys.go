@@ -235,8 +235,11 @@ func (n NewKey) Check() error {
 	if n.Usage.EMV() {
 		return n.checkEMV()
 	}
+	if n.Usage == key.OTA {
+		return n.checkOTA()
+	}
 	if n.Usage != key.GPSCP03 && n.Usage != key.CardUpdate {
-		return fault.New(fault.InvalidInput, "the usage of a key is gp-scp03, card-update, emv-ac, emv-smi or emv-smc")
+		return fault.New(fault.InvalidInput, "the usage of a key is gp-scp03, card-update, emv-ac, emv-smi, emv-smc or ota")
 	}
 	if n.CardAlgorithm.TDEA() || n.CardAlgorithm.Size() == 0 {
 		return fault.New(fault.InvalidInput, "the card keys of this usage are AES keys")
@@ -262,6 +265,18 @@ func (n NewKey) checkEMV() error {
 		}
 	}
 	return fault.New(fault.InvalidInput, "issuer master keys of EMV are diversified by emv-option-a or emv-option-b")
+}
+
+// checkOTA refuses what gives no KIc and KID: without diversification both would be
+// one value, and their number has four bits on the wire.
+func (n NewKey) checkOTA() error {
+	if n.KVN == 0 || n.KVN > 0x0F {
+		return fault.New(fault.InvalidInput, "the number of a key set over the air is 01 to 0F")
+	}
+	if n.Diversification == diversify.None {
+		return fault.New(fault.InvalidInput, "keys over the air are diversified: KIc and KID must not be one value")
+	}
+	return diversify.Fits(n.Diversification, n.Algorithm, n.CardAlgorithm)
 }
 
 // emvDiversification names an option of EMV among the ways to derive card keys.

@@ -13,6 +13,7 @@ import (
 const (
 	kindCard    store.Kind = "card"
 	kindEMVCard store.Kind = "emv-card"
+	kindOTACard store.Kind = "ota-card"
 	// kindExplained counts explanations of a card's answers, see explain.go.
 	kindExplained store.Kind = "card-explained"
 	kindImage     store.Kind = "image"

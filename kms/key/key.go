@@ -42,6 +42,7 @@ const (
 	EMVAC      Usage = "emv-ac"      // issuer master key of application cryptograms, IMK-AC
 	EMVSMI     Usage = "emv-smi"     // of the integrity of issuer scripts, IMK-SMI
 	EMVSMC     Usage = "emv-smc"     // of their confidentiality, IMK-SMC
+	OTA        Usage = "ota"         // a card's KIc and KID of SCP80, secured packets over the air
 	LogSigning Usage = "log-signing" // Ed25519 or ECDSA P-256, signs checkpoints of the audit log
 )
 
