@@ -35,7 +35,7 @@ type Key struct {
 	Name            string         `json:"name" doc:"Resource name issuers/{issuer}/keys/{key}/versions/{n}."`
 	Key             string         `json:"key"`
 	Version         int            `json:"version"`
-	Usage           string         `json:"usage" doc:"gp-scp03, card-update, emv-ac, emv-smi or emv-smc."`
+	Usage           string         `json:"usage" doc:"gp-scp03, card-update, emv-ac, emv-smi, emv-smc or ota."`
 	Algorithm       string         `json:"algorithm" doc:"Of the master."`
 	CardAlgorithm   string         `json:"cardAlgorithm" doc:"Of the card keys derived from it."`
 	Diversification string         `json:"diversification"`

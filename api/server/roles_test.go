@@ -34,6 +34,8 @@ var allowed = map[kms.Operation][]string{
 	kms.EMVVerify:           {uriUpdate},
 	kms.EMVAnswer:           {uriUpdate},
 	kms.EMVScriptOp:         {uriUpdate},
+	kms.OTAPacketOp:         {uriUpdate},
+	kms.OTAVerify:           {uriUpdate},
 	kms.KeysConfirm:         {uriUpdate},
 	kms.KeysRetire:          {uriUpdate},
 	kms.KeySuspend:          {uriOfficer},
@@ -99,6 +101,10 @@ func (w *world) example(rt route) ask {
 			EMVDecision: api.EMVDecision{EMVTransaction: emvTransaction(), Code: api.Hex{0x30, 0x30}},
 			SMI:         "smi", SMC: "smc", Commands: []api.EMVCommand{{Command: api.Hex{0x84, 0x18, 0, 0}}},
 		}
+	case "secureOTAPacket":
+		out.body = api.OTAPacket{OTACard: otaCard(), SPI: api.Hex{0x16, 0x09}, TAR: make(api.Hex, 3), Data: api.Hex{1}}
+	case "verifyOTAResponse":
+		out.body = api.OTAResponse{OTACard: otaCard(), Counter: make(api.Hex, 5), Response: make(api.Hex, 21)}
 	case "executeProposal", "haltSystem":
 		out.body = struct{}{}
 	case "getAuditProof":
@@ -114,6 +120,8 @@ func emvTransaction() api.EMVTransaction {
 		Profile: "mchip-16", Key: "ac", DKI: 1, PAN: "1234567890123456", ATC: api.Hex{0, 1}, UN: make(api.Hex, 4), Data: api.Hex{1}, ARQC: make(api.Hex, 8),
 	}
 }
+
+func otaCard() api.OTACard { return api.OTACard{Key: "ota", KVN: 1, KDD: make(api.Hex, 10)} }
 
 // TestRoles sends every operation in every role, in every state of the key and of
 // the service. Denied is forbidden and leaves an entry; allowed is anything that

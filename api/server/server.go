@@ -165,6 +165,7 @@ func (s *server) registerAll() {
 	s.registerRotation()
 	s.registerEMV()
 	s.registerScripts()
+	s.registerOTA()
 	s.registerAudit()
 	s.registerApprovals()
 }
