@@ -29,9 +29,9 @@ never stands on a command line, where every user of the machine reads it.
 verify takes the first two lines, arpc also "code", script all of it.`,
 	}
 	c.AddCommand(
-		emvVerb(a, "verify", "Verify an application cryptogram, once", (*client.Client).VerifyARQC, func(api.EMVVerified) string { return "verified" }),
-		emvVerb(a, "arpc", "Verify an ARQC and answer it", (*client.Client).AnswerARQC, func(r api.EMVResponse) string { return r.ARPC.String() }),
-		emvVerb(a, "script", "Verify an ARQC, answer it and secure an issuer script", (*client.Client).SecureEMVScript, func(r api.EMVSecured) string {
+		jsonVerb(a, "verify", "Verify an application cryptogram, once", (*client.Client).VerifyARQC, func(api.EMVVerified) string { return "verified" }),
+		jsonVerb(a, "arpc", "Verify an ARQC and answer it", (*client.Client).AnswerARQC, func(r api.EMVResponse) string { return r.ARPC.String() }),
+		jsonVerb(a, "script", "Verify an ARQC, answer it and secure an issuer script", (*client.Client).SecureEMVScript, func(r api.EMVSecured) string {
 			text := r.ARPC.String()
 			for _, c := range r.Commands {
 				text += "\n" + c.String()
@@ -42,8 +42,8 @@ verify takes the first two lines, arpc also "code", script all of it.`,
 	return c
 }
 
-// emvVerb is a command that sends what it reads.
-func emvVerb[In, Out any](a *app, use, short string, f func(*client.Client, context.Context, string, In) (Out, error), text func(Out) string) *cobra.Command {
+// jsonVerb is a command that sends what it reads.
+func jsonVerb[In, Out any](a *app, use, short string, f func(*client.Client, context.Context, string, In) (Out, error), text func(Out) string) *cobra.Command {
 	return &cobra.Command{
 		Use: use + " FILE", Short: short, Args: exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -81,7 +81,7 @@ func readJSON(stdin io.Reader, file string, into any) error {
 		return err
 	}
 	if err := json.UnmarshalRead(bytes.NewReader(b), into, json.RejectUnknownMembers(true)); err != nil {
-		return errUsage{fmt.Errorf("%s is not the JSON object that this command takes; see \"cardkms emv --help\"", file)}
+		return errUsage{fmt.Errorf("%s is not the JSON object that this command takes; see its --help", file)}
 	}
 	return nil
 }
