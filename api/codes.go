@@ -20,6 +20,7 @@ const (
 	CardCounter         Code = "card_counter_not_rising"
 	CardRefused         Code = "card_refused"
 	KeyState            Code = "key_state"
+	LegacyRefused       Code = "legacy_refused"
 	ImageUnverified     Code = "image_unverified"
 	VersionMismatch     Code = "version_mismatch"
 	Downgrade           Code = "downgrade_refused"
@@ -61,6 +62,7 @@ var reasons = []reason{
 	{CardCounter, http.StatusConflict, "The card's sequence counter did not rise."},
 	{CardRefused, http.StatusUnprocessableEntity, "The card answered with an error."},
 	{KeyState, http.StatusConflict, "The key's state does not allow this use."},
+	{LegacyRefused, http.StatusConflict, "No exception allows this deprecated protocol now."},
 	{ImageUnverified, http.StatusUnprocessableEntity, "The image does not verify."},
 	{VersionMismatch, http.StatusConflict, "The card does not run the version that the image replaces."},
 	{Downgrade, http.StatusConflict, "The image's security counter is below the card's."},

@@ -36,6 +36,8 @@ const (
 	KeyPlanMove   = "key.plan-move"
 	KeyDestroy    = "key.destroy"
 	KeyUndestroy  = "key.undestroy"
+	// KeyAllowLegacy is the exception without which SCP02 is not spoken.
+	KeyAllowLegacy = "key.allow-legacy"
 )
 
 // controlled are the operations that happen by an approved proposal only. The
@@ -43,7 +45,7 @@ const (
 var controlled = []string{
 	CardExplain, CardRelease,
 	GlassBreak, GlassReview,
-	KeyActivate, KeyCompromise, KeyCreate, KeyDeactivate, KeyDestroy, KeyPlanMove, KeyUndestroy,
+	KeyActivate, KeyAllowLegacy, KeyCompromise, KeyCreate, KeyDeactivate, KeyDestroy, KeyPlanMove, KeyUndestroy,
 	OfficerEnrol, OfficerRemove,
 	PolicySet,
 	SystemResume,
@@ -125,6 +127,18 @@ func DestroyedAfter(p Proposal) (time.Duration, error) {
 		return 0, fault.New(fault.InvalidInput, fmt.Sprintf("days is %d to %d", destroyDaysMin, destroyDaysMax))
 	}
 	return time.Duration(days) * 24 * time.Hour, nil
+}
+
+// LegacyUntil returns the end of the exception that a proposal makes for a deprecated
+// protocol: parameter until, YYYY-MM-DD, is its last day in UTC and at most a year after
+// the proposal; parameter reason says why.
+func LegacyUntil(p Proposal) (time.Time, error) {
+	last, err := time.Parse(time.DateOnly, p.Params["until"])
+	end := last.AddDate(0, 0, 1)
+	if err != nil || p.Params["reason"] == "" || !only(p.Params, "until", "reason") || !end.After(p.Created) || last.After(p.Created.AddDate(1, 0, 0)) {
+		return time.Time{}, fault.New(fault.InvalidInput, "an exception has until=YYYY-MM-DD, at most a year ahead, and a reason")
+	}
+	return end, nil
 }
 
 // only reports whether a proposal has no other parameters than these.

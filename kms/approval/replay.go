@@ -227,6 +227,9 @@ func (r *Replay) apply(p Proposal, at time.Time) error {
 		wait, err := DestroyedAfter(p)
 		r.ends[p.Object] = at.Add(wait)
 		return err
+	case KeyAllowLegacy:
+		_, err := LegacyUntil(p)
+		return err
 	case KeyUndestroy:
 		delete(r.ends, p.Object)
 	}

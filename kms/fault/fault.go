@@ -46,6 +46,8 @@ const (
 	CardRefused Code = "card_refused"
 	// KeyState: the key's life-cycle state does not allow this use.
 	KeyState Code = "key_state"
+	// LegacyRefused: a deprecated protocol is off, and no exception of officers allows it now.
+	LegacyRefused Code = "legacy_refused"
 	// ImageUnverified: the image's content or signature does not verify.
 	ImageUnverified Code = "image_unverified"
 	// VersionMismatch: the card does not run the version that the image starts from.
@@ -88,7 +90,7 @@ func Codes() []Code {
 	return []Code{
 		InvalidInput, Unauthenticated, Forbidden, NotFound, Conflict, ProofFailed,
 		ChannelClosed, ChannelState, CardQuarantined, CardCounter, CardRefused,
-		KeyState, ImageUnverified, VersionMismatch, Downgrade, IdempotencyMismatch,
+		KeyState, LegacyRefused, ImageUnverified, VersionMismatch, Downgrade, IdempotencyMismatch,
 		TooLarge, RateLimited, TokenUnavailable, TokenUnable, AuditUnavailable, AuditFull,
 		ObjectTampered, RollbackDetected, ApprovalRequired, ApprovalVoid, ApprovalExpired, Halted, Internal,
 	}

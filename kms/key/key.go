@@ -38,6 +38,7 @@ type Usage string
 // The usages that this version serves.
 const (
 	GPSCP03    Usage = "gp-scp03"    // card static keys K-ENC, K-MAC, K-DEK of SCP03
+	GPSCP02    Usage = "gp-scp02"    // the same of SCP02, which is deprecated: see Version.LegacyUntil
 	CardUpdate Usage = "card-update" // K-UPD, the update key of a card
 	EMVAC      Usage = "emv-ac"      // issuer master key of application cryptograms, IMK-AC
 	EMVSMI     Usage = "emv-smi"     // of the integrity of issuer scripts, IMK-SMI
@@ -45,6 +46,9 @@ const (
 	OTA        Usage = "ota"         // a card's KIc and KID of SCP80, secured packets over the air
 	LogSigning Usage = "log-signing" // Ed25519 or ECDSA P-256, signs checkpoints of the audit log
 )
+
+// Channels reports whether keys of the usage open Secure Channel Sessions.
+func (u Usage) Channels() bool { return u == GPSCP03 || u == GPSCP02 }
 
 // EMV reports whether keys of the usage are issuer master keys of EMV.
 func (u Usage) EMV() bool { return u == EMVAC || u == EMVSMI || u == EMVSMC }
@@ -197,6 +201,9 @@ type Version struct {
 	// MovePlanned: an approved plan lets a compromised version reach the cards that
 	// carry it, to give them a newer one.
 	MovePlanned bool `json:"movePlanned,omitempty"`
+	// LegacyUntil is the end of the exception under which a version of gp-scp02 serves at
+	// all; zero for none.
+	LegacyUntil time.Time `json:"legacyUntil,omitzero"`
 	// DestroyAt is when the version's objects leave the token; zero for never.
 	DestroyAt time.Time `json:"destroyAt,omitzero"`
 	// Destroying is set before the first object goes.

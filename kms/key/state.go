@@ -76,6 +76,19 @@ func (v Version) Check(u Use, now time.Time) string {
 	return "the key version is " + string(v.State)
 }
 
+// Legacy says why the protocol of a version is not spoken now, "" if it is: SCP02 is
+// deprecated by GlobalPlatform and 3DES by [SP 800-131A], so it is off unless officers
+// made an exception that has not ended.
+func (v Version) Legacy(now time.Time) string {
+	switch {
+	case v.Usage != GPSCP02 || now.Before(v.LegacyUntil):
+		return ""
+	case v.LegacyUntil.IsZero():
+		return "SCP02 is off for this key version; officers make an exception by key.allow-legacy"
+	}
+	return "the exception that let this key version speak SCP02 is over"
+}
+
 // alarmDays are how long before the end of a cryptoperiod officers are told.
 var alarmDays = []int{7, 30, 90}
 
