@@ -63,7 +63,7 @@ var policy = map[string][]string{
 	"kms/ledger/crashtest": {},
 	"kms/ledger":           {"audit", "audit/durable", "audit/statemap", "audit/witness", "kms/fault", "kms/store"},
 
-	"kms": {"audit", "derive", "derive/diversify", "derive/emv", "derive/scp03", "derive/scp80", "kms/apdu", "kms/approval", "kms/channel",
+	"kms": {"audit", "derive", "derive/diversify", "derive/emv", "derive/scp02", "derive/scp03", "derive/scp80", "kms/apdu", "kms/approval", "kms/channel",
 		"kms/fault", "kms/key", "kms/ledger", "kms/report", "kms/store", "kms/update"},
 
 	// probe runs published answers through the code that serves cards, so it sees
@@ -92,7 +92,7 @@ var policy = map[string][]string{
 	// testtoken opens real tokens for tests, so it needs the adapter.
 	"softhsm/testtoken": {"kms/hsm", "kms/secret", "softhsm"},
 
-	"cmd/cardkmsd": {"api/server", "audit", "audit/durable", "audit/tiles", "audit/witness", "derive", "derive/scp03", "kms", "kms/approval", "kms/approval/officerkey", "kms/ceremony", "kms/channel",
+	"cmd/cardkmsd": {"api/server", "audit", "audit/durable", "audit/tiles", "audit/witness", "derive", "derive/scp02", "derive/scp03", "kms", "kms/approval", "kms/approval/officerkey", "kms/ceremony", "kms/channel",
 		"kms/fault", "kms/hsm", "kms/key", "kms/ledger", "kms/probe", "kms/report", "kms/secret", "kms/store", "kms/store/sqlite", "kms/update", "softhsm"},
 	// The client holds no key and links no PKCS#11: update is for the statement that
 	// a release key signs and the commands that ask a card for its status; approval is

@@ -35,7 +35,7 @@ type Key struct {
 	Name            string         `json:"name" doc:"Resource name issuers/{issuer}/keys/{key}/versions/{n}."`
 	Key             string         `json:"key"`
 	Version         int            `json:"version"`
-	Usage           string         `json:"usage" doc:"gp-scp03, card-update, emv-ac, emv-smi, emv-smc or ota."`
+	Usage           string         `json:"usage" doc:"gp-scp03, gp-scp02, card-update, emv-ac, emv-smi, emv-smc or ota."`
 	Algorithm       string         `json:"algorithm" doc:"Of the master."`
 	CardAlgorithm   string         `json:"cardAlgorithm" doc:"Of the card keys derived from it."`
 	Diversification string         `json:"diversification"`
@@ -43,6 +43,7 @@ type Key struct {
 	State           string         `json:"state" doc:"SP 800-57 life-cycle state."`
 	Created         time.Time      `json:"created,omitzero" doc:"Begin of the cryptoperiod."`
 	Ends            time.Time      `json:"ends,omitzero" doc:"End of the cryptoperiod: from then on the version only moves its cards."`
+	LegacyUntil     time.Time      `json:"legacyUntil,omitzero" doc:"End of the exception under which a gp-scp02 version serves; absent for none, and then it serves nothing."`
 	DestroyAt       time.Time      `json:"destroyAt,omitzero" doc:"When its objects leave the token."`
 	KCVs            map[string]KCV `json:"kcvs" doc:"Key check values by part: master, or enc, mac and dek."`
 }

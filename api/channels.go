@@ -7,7 +7,7 @@ const ScriptMax = 1024
 
 // OpenChannel says which card keys to use.
 type OpenChannel struct {
-	Key     string  `json:"key" pattern:"^[a-z][a-z0-9-]{0,62}$" example:"isd" doc:"Name of a gp-scp03 key."`
+	Key     string  `json:"key" pattern:"^[a-z][a-z0-9-]{0,62}$" example:"isd" doc:"Name of a gp-scp03 key, or of a gp-scp02 key if the profile says SCP02."`
 	KVN     HexByte `json:"kvn,omitzero" format:"hex" minLength:"2" maxLength:"2" example:"30" doc:"Key Version Number; absent or 00 for the card's default."`
 	Profile string  `json:"profile,omitempty" pattern:"^[a-z][a-z0-9-]{0,62}$" doc:"Card profile of the server's configuration; absent for default."`
 }
@@ -27,10 +27,10 @@ type Authenticate struct {
 
 // AuthenticatedChannel is a channel whose card is proved.
 type AuthenticatedChannel struct {
-	ExternalAuthenticate Hex     `json:"externalAuthenticate" format:"hex" doc:"C-APDU to send to the card."`
+	ExternalAuthenticate Hex     `json:"externalAuthenticate" format:"hex" doc:"C-APDU to send to the card. Under SCP02 nothing is wrapped before the card answered it: a counter whose keys were used is refused when it comes again."`
 	KDD                  Hex     `json:"kdd" format:"hex" doc:"Key diversification data, 10 bytes: the card's name here."`
 	KVN                  HexByte `json:"kvn" format:"hex" doc:"Key Version Number of the keys that proved the card."`
-	I                    HexByte `json:"i" format:"hex" doc:"The card's SCP03 parameter \"i\"."`
+	I                    HexByte `json:"i" format:"hex" doc:"The card's parameter \"i\"; of SCP02 the profile's."`
 	SequenceCounter      *uint32 `json:"sequenceCounter,omitempty" format:"int64" doc:"The card's sequence counter, if it has one."`
 	Level                HexByte `json:"level" format:"hex" doc:"Security level of the channel."`
 	DataMax              int     `json:"dataMax" doc:"Data bytes that one wrapped command can carry."`

@@ -30,12 +30,17 @@ type Card struct {
 	Counters map[string]uint32 `json:"counters,omitempty"`
 	// Prepared are the highest sequence counters for which a script was made, in the
 	// same way: none of them serves another one.
-	Prepared    map[string]uint32 `json:"prepared,omitempty"`
-	Failures    int               `json:"failures"` // failed proofs in a row
-	Quarantined bool              `json:"quarantined"`
-	Sequence    uint32            `json:"sequence"`          // of the newest package made
-	Package     string            `json:"package,omitempty"` // id of the newest package
-	Seen        time.Time         `json:"seen"`              // last successful proof
+	Prepared map[string]uint32 `json:"prepared,omitempty"`
+	// SCP02 is what is known beside of key versions of gp-scp02, by resource name.
+	SCP02 map[string]SCP02 `json:"scp02,omitempty"`
+	// Proven are the newest versions that proved the card, by the name of the key: a card
+	// may have keys of SCP02 beside those of SCP03.
+	Proven      map[string]int `json:"proven,omitempty"`
+	Failures    int            `json:"failures"` // failed proofs in a row
+	Quarantined bool           `json:"quarantined"`
+	Sequence    uint32         `json:"sequence"`          // of the newest package made
+	Package     string         `json:"package,omitempty"` // id of the newest package
+	Seen        time.Time      `json:"seen"`              // last successful proof
 	// Nonce is new with every change, so that nobody finds a card by guessing what
 	// the digest of its row, which the log holds, was computed from.
 	Nonce string `json:"nonce"`
@@ -49,6 +54,7 @@ type attempt struct {
 	// not cover it; only the check of a pseudo-random card challenge does, and a
 	// counter that anybody can write must not lock a card out.
 	counts bool
+	legacy bool // by SCP02
 	err    error
 }
 
@@ -56,7 +62,6 @@ type attempt struct {
 // error, quarantine, or a counter that did not rise or is missing where the card
 // had one. A quarantined card is refused whatever it proved.
 func (c *Card) proved(t attempt, now time.Time) error {
-	highest, counted := c.Counters[t.version]
 	switch {
 	case c.Quarantined:
 		return fault.New(fault.CardQuarantined, "the card is in quarantine")
@@ -66,8 +71,9 @@ func (c *Card) proved(t attempt, now time.Time) error {
 		return t.err
 	case t.err != nil:
 		return t.err
-	case counted && (!t.counts || t.answer.Counter <= highest):
-		return fault.New(fault.CardCounter, "the card's sequence counter did not rise")
+	}
+	if err := c.rises(t); err != nil {
+		return err
 	}
 	c.Failures, c.KVN, c.Seen = 0, t.answer.KVN, now
 	if t.counts {
@@ -76,6 +82,19 @@ func (c *Card) proved(t attempt, now time.Time) error {
 			c.Counters = map[string]uint32{}
 		}
 		c.Counters[t.version] = t.answer.Counter
+	}
+	return nil
+}
+
+var errCounter = fault.New(fault.CardCounter, "the card's sequence counter did not rise")
+
+// rises refuses a counter that was there before.
+func (c *Card) rises(t attempt) error {
+	if t.legacy {
+		return c.again(t)
+	}
+	if highest, counted := c.Counters[t.version]; counted && (!t.counts || t.answer.Counter <= highest) {
+		return errCounter
 	}
 	return nil
 }

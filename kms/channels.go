@@ -1,6 +1,7 @@
 package kms
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -25,7 +26,7 @@ type openChannel struct {
 	id      string
 	caller  string
 	issuer  string
-	key     string // name of the gp-scp03 key
+	key     string // name of the gp-scp03 or gp-scp02 key
 	profile Profile
 	ch      *channel.Channel
 	version string    // resource name of the key version that proved the card
@@ -33,6 +34,8 @@ type openChannel struct {
 	card    store.Ref // the card's row, once it is proved
 	// algorithm is the status of the algorithms behind version.
 	algorithm audit.Algorithm
+	taken     bool     // SCP02: the counter, see legacy.go
+	spoilt    bool     // SCP02: the card refused a command's protection
 	packaged  string   // id of the package that this channel opened
 	changing  bool     // the last command was PUT KEY
 	last      replayed // guards against the repetition of one request
@@ -49,6 +52,13 @@ type replayed struct {
 func (o *openChannel) wrap(ctx context.Context, script []apdu.Command, now time.Time) ([]apdu.Command, error) {
 	o.changing = false
 	return o.ch.Wrap(ctx, script, now)
+}
+
+// unwrap checks and decrypts the card's answers.
+func (o *openChannel) unwrap(ctx context.Context, responses []apdu.Response, now time.Time) ([]apdu.Response, error) {
+	plain, err := o.ch.Unwrap(ctx, responses, now)
+	o.spoilt = o.spoilt || slices.ContainsFunc(plain, spoils)
+	return plain, err
 }
 
 func (o *openChannel) object() string { return "channels/" + o.id }
@@ -189,10 +199,12 @@ func (s *Service) end(o *openChannel) {
 // OpenChannelInput says which card keys to use.
 type OpenChannelInput struct {
 	Issuer  string
-	Key     string // name of a gp-scp03 key
+	Key     string // name of a gp-scp03 key, or gp-scp02 as the profile says
 	KVN     byte   // 00: the card's default
 	Profile string // name of a card profile; empty for "default"
 }
+
+func (in OpenChannelInput) profile() string { return cmp.Or(in.Profile, "default") }
 
 // OpenedChannel is a channel with the command to send to the card.
 type OpenedChannel struct {
@@ -206,6 +218,9 @@ func (s *Service) OpenChannel(ctx context.Context, r Request, in OpenChannelInpu
 	e, err := s.start(ctx, r, ChannelOpen, in.Issuer, "keys/"+in.Key)
 	if err != nil {
 		return out, err
+	}
+	if s.cfg.Profiles[in.profile()].legacy() {
+		e.algorithm = audit.Legacy // which key it will be, the card says
 	}
 	o, cmd, err := s.newChannel(ctx, r, in)
 	if err != nil {
@@ -223,18 +238,15 @@ func (s *Service) OpenChannel(ctx context.Context, r Request, in OpenChannelInpu
 }
 
 func (s *Service) newChannel(ctx context.Context, r Request, in OpenChannelInput) (*openChannel, apdu.Command, error) {
-	if in.Profile == "" {
-		in.Profile = "default"
-	}
-	p, ok := s.cfg.Profiles[in.Profile]
+	p, ok := s.cfg.Profiles[in.profile()]
 	if !ok {
 		return nil, apdu.Command{}, fault.New(fault.NotFound, "no such card profile")
 	}
-	if err := s.serves(ctx, in.Issuer, in.Key, key.GPSCP03); err != nil {
+	if err := s.serves(ctx, in.Issuer, in.Key, p.usage()); err != nil {
 		return nil, apdu.Command{}, err
 	}
 	if in.KVN != 0 {
-		if _, err := s.version(ctx, in.Issuer, in.Key, key.GPSCP03, in.KVN, key.Move); err != nil {
+		if _, err := s.version(ctx, in.Issuer, in.Key, p.usage(), in.KVN, key.Move); err != nil {
 			return nil, apdu.Command{}, err
 		}
 	}
@@ -308,8 +320,12 @@ func (s *Service) Authenticate(ctx context.Context, r Request, in AuthenticateIn
 	cmd, proof := s.prove(ctx, o, answer, level)
 	e.key, e.algorithm = o.version, o.algorithm
 	e.detail = map[string]string{"kvn": fmt.Sprintf("%02X", answer.KVN), "level": fmt.Sprintf("%02X", byte(level))}
-	counts := answer.CounterIncluded && len(o.profile.AID) > 0
-	o.card, err = s.book(ctx, &e, attempt{answer: answer, version: o.version, counts: counts, err: proof})
+	legacy := o.profile.legacy()
+	counts := legacy || answer.CounterIncluded && len(o.profile.AID) > 0
+	if proof == nil {
+		s.counterEnds(&e, o, answer.Counter)
+	}
+	o.card, err = s.book(ctx, &e, attempt{answer: answer, version: o.version, counts: counts, legacy: legacy, err: proof})
 	if err != nil {
 		s.end(o)
 		return out, err
@@ -327,14 +343,19 @@ func (s *Service) Authenticate(ctx context.Context, r Request, in AuthenticateIn
 
 // prove finds the card's keys and has the channel verify the card.
 func (s *Service) prove(ctx context.Context, o *openChannel, a scp03.Answer, l scp03.Level) (apdu.Command, error) {
-	v, err := s.version(ctx, o.issuer, o.key, key.GPSCP03, a.KVN, key.Move)
+	v, err := s.version(ctx, o.issuer, o.key, o.profile.usage(), a.KVN, key.Move)
 	if fault.CodeOf(err) == fault.NotFound {
 		return apdu.Command{}, fault.Proof()
+	}
+	if v.ID.Version > 0 {
+		o.version, o.algorithm = v.ID.String(), algorithmOf(v)
 	}
 	if err != nil {
 		return apdu.Command{}, err
 	}
-	o.version, o.algorithm = v.ID.String(), algorithmOf(v)
+	if o.profile.legacy() {
+		return s.proveSCP02(ctx, o, v, a.KDD, l)
+	}
 	static, err := staticKeys(v, a.KDD)
 	if err != nil {
 		return apdu.Command{}, err
@@ -362,6 +383,9 @@ func (s *Service) book(ctx context.Context, e *event, t attempt) (store.Ref, err
 		}
 		before := c
 		if e.outcome = c.proved(t, now); e.outcome == nil {
+			if c.SCP02[t.version].Repeats > 0 {
+				e.detail["repeated"] = "true"
+			}
 			if err := c.settle(tx, t.version, t.answer.KVN, now); err != nil {
 				return err
 			}

@@ -14,13 +14,8 @@ import (
 	"cardkms/kms/store"
 )
 
-// Limits of an issuer script.
-const (
-	// ScriptCommandsMax is the greatest number of commands in one issuer script.
-	ScriptCommandsMax = 16
-	// atcAlarm is when the end of a card's ATC, FFFF, is near: 80 % of its way.
-	atcAlarm = 0xFFFF / 5 * 4
-)
+// ScriptCommandsMax is the greatest number of commands in one issuer script.
+const ScriptCommandsMax = 16
 
 // Transaction is what a card and its terminal said in one EMV transaction.
 type Transaction struct {
@@ -97,7 +92,7 @@ func (s *Service) begin(ctx context.Context, r Request, op Operation, in Transac
 	}
 	var ok bool
 	if t.token, ok = s.cfg.Token.(derive.TDEAToken); !ok {
-		return e, t, s.refuse(ctx, e, fault.New(fault.TokenUnable, "the token computes no retail MAC"))
+		return e, t, s.refuse(ctx, e, errNoRetail)
 	}
 	v, m, err := s.emvMaster(ctx, t, in.Key, key.EMVAC)
 	if err == nil {
@@ -133,7 +128,7 @@ func (s *Service) conclude(ctx context.Context, e *event, t transaction, proof e
 	if err != nil {
 		return err
 	}
-	if proof == nil && t.ATC >= atcAlarm {
+	if proof == nil && t.ATC >= counterAlarm {
 		e.detail["counter"] = "ending"
 		s.cfg.Logger.Warn("the transaction counter of an EMV card nears its end", "key", e.key)
 	}

@@ -223,7 +223,8 @@ func changeRelease(_ *Service, rows store.Rows, p approval.Proposal, _ any) erro
 	if err != nil {
 		return err
 	}
-	c.Quarantined, c.Failures, c.Nonce = false, 0, newID()
+	c.released()
+	c.Nonce = newID()
 	return put(rows, ref, n, c)
 }
 

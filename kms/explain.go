@@ -242,7 +242,16 @@ func explainedRow(c Case) (store.Ref, error) {
 }
 
 func checkExplain(ctx context.Context, s *Service, p approval.Proposal) error {
-	return s.exists(ctx, p.Issuer, p.Params["key"], key.GPSCP03)
+	all, err := s.versions(ctx, p.Issuer)
+	if err != nil {
+		return err
+	}
+	for _, v := range all {
+		if v.ID.Name == p.Params["key"] && v.Usage == key.GPSCP03 {
+			return nil
+		}
+	}
+	return fault.New(fault.NotFound, "no such gp-scp03 key")
 }
 
 // actExplain searches. Running it again after a crash finds the same.

@@ -83,7 +83,7 @@ func (s *Service) RotationStatus(ctx context.Context, r Request, issuer, name st
 	if err := s.read(ctx, r, KeyRead, issuer, "keys/"+printable(name)); err != nil {
 		return out, err
 	}
-	if err := s.exists(ctx, issuer, name, key.GPSCP03); err != nil {
+	if err := s.exists(ctx, issuer, name); err != nil {
 		return out, err
 	}
 	return s.rotation(ctx, issuer, name)
@@ -109,7 +109,7 @@ func (s *Service) rotation(ctx context.Context, issuer, name string) (out Rotati
 			continue
 		}
 		out.Versions = append(out.Versions, VersionCards{v, f.Cards[v.ID.Version]})
-		if v.Check(key.Protect, now) == "" {
+		if serves(v, key.Protect, now) == nil {
 			out.Target = v.ID.Version
 		}
 	}

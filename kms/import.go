@@ -59,7 +59,7 @@ func (s *Service) ImportCards(ctx context.Context, r Request, issuer, name strin
 	return added, nil
 }
 
-// byKVN returns the versions of a gp-scp03 key by the Key Version Number that
+// byKVN returns the versions of a key that opens channels by the Key Version Number that
 // cards know them by.
 func (s *Service) byKVN(ctx context.Context, issuer, name string) (map[byte]key.Version, error) {
 	all, err := s.versions(ctx, issuer)
@@ -68,7 +68,7 @@ func (s *Service) byKVN(ctx context.Context, issuer, name string) (map[byte]key.
 	}
 	out := map[byte]key.Version{}
 	for _, v := range all {
-		if v.ID.Name == name && v.Usage == key.GPSCP03 && v.State != key.Destroyed {
+		if v.ID.Name == name && v.Usage.Channels() && v.State != key.Destroyed {
 			out[v.KVN] = v
 		}
 	}

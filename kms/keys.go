@@ -11,6 +11,7 @@ import (
 	"cardkms/derive"
 	"cardkms/derive/diversify"
 	"cardkms/derive/emv"
+	"cardkms/derive/scp02"
 	"cardkms/derive/scp03"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
@@ -126,17 +127,20 @@ func serves(v key.Version, use key.Use, now time.Time) error {
 	if why := v.Check(use, now); why != "" {
 		return fault.New(fault.KeyState, why)
 	}
+	if why := v.Legacy(now); why != "" {
+		return fault.New(fault.LegacyRefused, why)
+	}
 	return nil
 }
 
-// exists checks that a key of this usage is there at all.
-func (s *Service) exists(ctx context.Context, issuer, name string, usage key.Usage) error {
+// exists checks that a key that opens channels is there at all.
+func (s *Service) exists(ctx context.Context, issuer, name string) error {
 	all, err := s.versions(ctx, issuer)
 	if err != nil {
 		return err
 	}
 	for _, v := range all {
-		if v.ID.Name == name && v.Usage == usage {
+		if v.ID.Name == name && v.Usage.Channels() {
 			return nil
 		}
 	}
@@ -150,16 +154,14 @@ func (s *Service) serves(ctx context.Context, issuer, name string, usage key.Usa
 	if err != nil {
 		return err
 	}
-	why := fault.New(fault.NotFound, "no such key")
+	why := error(fault.New(fault.NotFound, "no such key"))
 	for _, v := range all {
 		if v.ID.Name != name || v.Usage != usage {
 			continue
 		}
-		reason := v.Check(key.Move, s.cfg.Now())
-		if reason == "" {
+		if why = serves(v, key.Move, s.cfg.Now()); why == nil {
 			return nil
 		}
-		why = fault.New(fault.KeyState, reason)
 	}
 	return why
 }
@@ -176,7 +178,11 @@ func algorithmOf(v key.Version) audit.Algorithm {
 // Root names the object of one part of a version inside the token.
 func Root(v key.Version, p key.Part) derive.Root {
 	r := derive.Root{Label: v.ID.Label(p), Algorithm: v.Algorithm, Class: derive.Static, KCV: v.KCVs[p]}
-	if p == key.DEK {
+	switch {
+	case p == key.Master:
+	case v.Usage == key.GPSCP02: // [GPCS], Section E.4.1: also the DEK of a session is derived
+		r.Class = derive.StaticCBC
+	case p == key.DEK:
 		r.Class = derive.DataEncryption
 	}
 	return r
@@ -185,7 +191,7 @@ func Root(v key.Version, p key.Part) derive.Root {
 // Parts returns the parts of a version: the card keys themselves without
 // diversification, else one master.
 func Parts(m diversify.Method, u key.Usage) []key.Part {
-	if m == diversify.None && u == key.GPSCP03 {
+	if m == diversify.None && u.Channels() {
 		return []key.Part{key.ENC, key.MAC, key.DEK}
 	}
 	return []key.Part{key.Master}
@@ -194,7 +200,7 @@ func Parts(m diversify.Method, u key.Usage) []key.Part {
 // cardKey refers to one key of one card.
 func cardKey(v key.Version, p key.Part, kdd []byte, to diversify.Target) (*derive.Key, error) {
 	m := diversify.Method(v.Diversification)
-	if m != diversify.None || v.Usage != key.GPSCP03 {
+	if m != diversify.None || !v.Usage.Channels() {
 		p = key.Master
 	}
 	to.Algorithm = v.CardAlgorithm
@@ -209,6 +215,21 @@ func staticKeys(v key.Version, kdd []byte) (st scp03.Static, err error) {
 	}
 	st.MAC, err = cardKey(v, key.MAC, kdd, diversify.Target{Purpose: diversify.MAC, Class: derive.Static})
 	return st, err
+}
+
+// staticKeysSCP02 is staticKeys for SCP02, where the keys of a session come by CBC and
+// K-DEK is one of those that they come from.
+func staticKeysSCP02(v key.Version, kdd []byte) (st scp02.Static, err error) {
+	for _, k := range []struct {
+		to      **derive.Key
+		part    key.Part
+		purpose diversify.Purpose
+	}{{&st.ENC, key.ENC, diversify.ENC}, {&st.MAC, key.MAC, diversify.MAC}, {&st.DEK, key.DEK, diversify.DEK}} {
+		if *k.to, err = cardKey(v, k.part, kdd, diversify.Target{Purpose: k.purpose, Class: derive.StaticCBC}); err != nil {
+			return st, err
+		}
+	}
+	return st, nil
 }
 
 // updateKey refers to K-UPD of one card.
@@ -238,14 +259,28 @@ func (n NewKey) Check() error {
 	if n.Usage == key.OTA {
 		return n.checkOTA()
 	}
-	if n.Usage != key.GPSCP03 && n.Usage != key.CardUpdate {
-		return fault.New(fault.InvalidInput, "the usage of a key is gp-scp03, card-update, emv-ac, emv-smi, emv-smc or ota")
-	}
-	if n.CardAlgorithm.TDEA() || n.CardAlgorithm.Size() == 0 {
+	switch {
+	case !n.Usage.Channels() && n.Usage != key.CardUpdate:
+		return fault.New(fault.InvalidInput, "the usage of a key is gp-scp03, gp-scp02, card-update, emv-ac, emv-smi, emv-smc or ota")
+	case n.KVN == 0 || n.KVN > 0x7F:
+		return fault.New(fault.InvalidInput, "a Key Version Number is 01 to 7F")
+	case n.Usage == key.GPSCP02:
+		return n.checkSCP02()
+	case n.CardAlgorithm.TDEA() || n.CardAlgorithm.Size() == 0:
 		return fault.New(fault.InvalidInput, "the card keys of this usage are AES keys")
 	}
-	if n.KVN == 0 || n.KVN > 0x7F {
-		return fault.New(fault.InvalidInput, "a Key Version Number is 01 to 7F")
+	return diversify.Fits(n.Diversification, n.Algorithm, n.CardAlgorithm)
+}
+
+// checkSCP02 refuses what is no key of SCP02: two-key 3DES, diversified by one of the
+// 3DES methods or not at all. AN10922 under 3DES is CMAC, which tokens do not compute
+// inside with such keys.
+func (n NewKey) checkSCP02() error {
+	if n.Algorithm != key.TDEA2 || n.CardAlgorithm != key.TDEA2 {
+		return fault.New(fault.InvalidInput, "masters of gp-scp02 and the keys of their cards are tdea-2key")
+	}
+	if n.Diversification == diversify.AN10922 {
+		return fault.New(fault.TokenUnable, "tokens compute an10922 under AES only")
 	}
 	return diversify.Fits(n.Diversification, n.Algorithm, n.CardAlgorithm)
 }

@@ -21,13 +21,14 @@ import (
 // The life of a key version, each step an approved proposal about
 // issuers/ISSUER/keys/KEY/versions/N:
 //
-//	key.create      makes the values in the token; the version is pre-activation
-//	key.activate    from pre-activation or suspended
-//	key.deactivate  when no card needs it, or with an exception that says why
-//	key.compromise  it serves nothing any more
-//	key.plan-move   a compromised version may reach its cards, to move them
-//	key.destroy     its objects leave the token after some days
-//	key.undestroy   they stay after all
+//	key.create        makes the values in the token; the version is pre-activation
+//	key.activate      from pre-activation or suspended
+//	key.deactivate    when no card needs it, or with an exception that says why
+//	key.compromise    it serves nothing any more
+//	key.plan-move     a compromised version may reach its cards, to move them
+//	key.destroy       its objects leave the token after some days
+//	key.undestroy     they stay after all
+//	key.allow-legacy  a version of gp-scp02 speaks SCP02 until a day
 //
 // One officer suspends a version at once (SuspendKey); to go on needs approvals.
 
@@ -84,6 +85,9 @@ func keyExecutors() map[string]executor {
 		approval.KeyDestroy: step(checkDestroy, func(v *key.Version, p approval.Proposal, now time.Time) {
 			wait, _ := approval.DestroyedAfter(p) // checked
 			v.DestroyAt = now.Add(wait)
+		}),
+		approval.KeyAllowLegacy: step(checkAllowLegacy, func(v *key.Version, p approval.Proposal, _ time.Time) {
+			v.LegacyUntil, _ = approval.LegacyUntil(p) // checked
 		}),
 		approval.KeyUndestroy: step(checkUndestroy, func(v *key.Version, _ approval.Proposal, _ time.Time) {
 			v.DestroyAt = time.Time{}
@@ -192,6 +196,23 @@ func checkDestroy(tx store.Rows, p approval.Proposal, v key.Version, now time.Ti
 func checkUndestroy(_ store.Rows, _ approval.Proposal, v key.Version, _ time.Time) error {
 	if v.DestroyAt.IsZero() || v.Destroying || v.State == key.Destroyed {
 		return fault.New(fault.Conflict, "the version is not to be destroyed, or is destroyed")
+	}
+	return nil
+}
+
+// checkAllowLegacy makes exceptions for keys of SCP02 only. A later one takes the place
+// of the one before; to end one at once there is key.suspend.
+func checkAllowLegacy(_ store.Rows, p approval.Proposal, v key.Version, now time.Time) error {
+	until, err := approval.LegacyUntil(p)
+	switch {
+	case err != nil:
+		return err
+	case v.Usage != key.GPSCP02:
+		return fault.New(fault.Conflict, "only keys of gp-scp02 need an exception")
+	case v.State == key.Destroyed:
+		return fault.New(fault.KeyState, "the key version is destroyed")
+	case !now.Before(until):
+		return fault.New(fault.Conflict, "the exception would be over already")
 	}
 	return nil
 }

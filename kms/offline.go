@@ -138,7 +138,7 @@ func (s *Service) prepareOne(ctx context.Context, r Request, e event, job prepar
 		return nil, s.refuse(ctx, e, err)
 	}
 	e.digest, e.detail["apdus"] = digestOf(out...), fmt.Sprint(len(out))
-	if at.Counter >= counterAlarm {
+	if at.Counter >= longCounterAlarm {
 		e.detail["ending"] = "true"
 		s.cfg.Logger.Warn("the sequence counter of a card nears its end", "key", e.key)
 	}
@@ -149,8 +149,8 @@ func (s *Service) prepareOne(ctx context.Context, r Request, e event, job prepar
 	return out, nil
 }
 
-// counterAlarm is when the end of a sequence counter, FFFFFF, is near: 80 % of its way.
-const counterAlarm = scp03.CounterMax / 5 * 4
+// longCounterAlarm is when the end of a sequence counter, FFFFFF, is near: 80 % of its way.
+const longCounterAlarm = scp03.CounterMax / 5 * 4
 
 // reserve books that a script was made for a counter.
 func (c *Card) reserve(version string, counter uint32) error {

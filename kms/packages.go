@@ -79,7 +79,7 @@ func (s *Service) CreatePackage(ctx context.Context, r Request, in CreatePackage
 		return out, err
 	}
 	defer o.mu.Unlock()
-	e.card, e.alias = o.ch.Card().KDD, o.alias
+	o.describe(&e)
 	out, err = s.makePackage(ctx, &e, o, in)
 	if err != nil {
 		return out, s.failed(ctx, o, e, err)
@@ -132,8 +132,20 @@ func (s *Service) makePackage(ctx context.Context, e *event, o *openChannel, in 
 // carries refuses a channel that would show a package of suite 00 in clear: there
 // only C-DECRYPTION of the channel hides the image.
 func (o *openChannel) carries(s update.Suite) error {
+	if err := o.modern(); err != nil {
+		return err
+	}
 	if s == update.Plain && (!o.ch.Authenticated() || o.ch.Level()&scp03.CDecryption == 0) {
 		return fault.New(fault.ChannelState, "suite 00 needs a channel that encrypts commands (level 03, 13 or 33)")
+	}
+	return nil
+}
+
+// modern refuses packages on a channel of SCP02: its challenges are too short for the
+// context of CUP-1, and it protects too little.
+func (o *openChannel) modern() error {
+	if o.profile.legacy() {
+		return fault.New(fault.Conflict, "packages need a channel of SCP03")
 	}
 	return nil
 }
@@ -178,7 +190,7 @@ func (s *Service) protected(ctx context.Context, o *openChannel, asked apdu.Comm
 	if err != nil {
 		return nil, err
 	}
-	plain, err := o.ch.Unwrap(ctx, []apdu.Response{raw}, s.cfg.Now())
+	plain, err := o.unwrap(ctx, []apdu.Response{raw}, s.cfg.Now())
 	if err != nil {
 		return nil, err
 	}

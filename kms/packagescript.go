@@ -243,6 +243,9 @@ func (s *Service) ConfirmPackage(ctx context.Context, r Request, in ConfirmPacka
 }
 
 func (s *Service) verifyReceipt(ctx context.Context, o *openChannel, p Package, response []byte) (*update.Package, error) {
+	if err := o.modern(); err != nil {
+		return nil, err
+	}
 	receipt, err := s.protected(ctx, o, update.GetReceipt(), response)
 	if err != nil {
 		return nil, err

@@ -78,7 +78,11 @@ func (s *Service) report(ctx context.Context, in ReportInput) (report.Document, 
 	case report.Access:
 		return report.NewAccess(h, s.cfg.Clients, s.entriesOf(ctx, h))
 	case report.Algorithms:
-		return report.NewAlgorithms(h, s.entriesOf(ctx, h))
+		versions, err := s.AllKeys(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return report.NewAlgorithms(h, versions, s.entriesOf(ctx, h))
 	case report.Daily:
 		return report.NewDaily(h, s.entriesOf(ctx, h))
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"time"
 
 	"cardkms/derive"
@@ -77,7 +78,7 @@ func (s *Service) ChangeKeys(ctx context.Context, r Request, issuer, id string) 
 	out = ChangedKeys{Command: cmd, From: from.ID.String(), To: to.ID.String(), KVN: to.KVN}
 	e.digest, e.detail = digestOf(cmd), map[string]string{"to": out.To, "kvn": fmt.Sprintf("%02X", to.KVN)}
 	err = s.log(ctx, &e, onRow(o.card, func(c *Card, _ store.Rows) error {
-		if c.Version == out.To {
+		if c.proven(to.ID.Name) >= to.ID.Version {
 			return fault.New(fault.Conflict, "the card has proved the newest active version")
 		}
 		attempts := 1
@@ -85,13 +86,13 @@ func (s *Service) ChangeKeys(ctx context.Context, r Request, issuer, id string) 
 			attempts += c.Move.Attempts
 		}
 		c.Move = &Move{To: out.To, KVN: to.KVN, State: MoveSent, Attempts: attempts, At: s.cfg.Now().UTC()}
-		return nil
+		return o.take(c)
 	}))
 	if err != nil {
 		s.end(o) // the channel counted a command that nobody gets
 		return ChangedKeys{}, err
 	}
-	o.changing = true
+	o.changing, o.taken = true, true
 	return out, nil
 }
 
@@ -140,7 +141,7 @@ func (s *Service) moveOf(ctx context.Context, o *openChannel) (from, to key.Vers
 		if v.ID.String() == o.version {
 			from = v
 		}
-		if v.ID.Name == o.key && v.Usage == key.GPSCP03 && v.Check(key.Protect, now) == "" && v.ID.Version > to.ID.Version {
+		if v.ID.Name == o.key && v.Usage == o.profile.usage() && serves(v, key.Protect, now) == nil && v.ID.Version > to.ID.Version {
 			to = v
 		}
 	}
@@ -172,30 +173,44 @@ func newKeys(v key.Version, kdd []byte) (keys [3]*derive.Key, err error) {
 // ([AmdD], Section 7.2; P1 00 adds a key set, P2 81 says several keys from
 // identifier 01 on). New keys are derived and wrapped inside the token.
 func (s *Service) putKey(ctx context.Context, o *openChannel, from, to key.Version) ([]byte, error) {
-	kdd := o.ch.Card().KDD
-	dek, err := cardKey(from, key.DEK, kdd, diversify.Target{Purpose: diversify.DEK, Class: derive.DataEncryption})
+	keys, err := newKeys(to, o.ch.Card().KDD)
 	if err != nil {
 		return nil, err
 	}
-	keys, err := newKeys(to, kdd)
+	blocks, err := s.keyBlocks(ctx, o, from, keys)
 	if err != nil {
 		return nil, err
 	}
-	defer s.cfg.Token.Release(dek)
-	data := []byte{to.KVN}
-	for _, k := range keys {
-		block, err := scp03.KeyBlock(ctx, s.cfg.Token, dek, k, o.profile.PutKey)
-		if err != nil {
-			return nil, err
-		}
-		data = append(data, block...)
-	}
+	data := append([]byte{to.KVN}, blocks...)
 	cmd := apdu.Command{CLA: 0x80, INS: insPutKey, P1: 0x00, P2: 0x81, Data: data}
 	wrapped, err := o.wrap(ctx, []apdu.Command{cmd}, s.cfg.Now())
 	if err != nil {
 		return nil, err
 	}
 	return wrapped[0].Bytes(), nil
+}
+
+// keyBlocks returns three key blocks, under the card's K-DEK or, in a session of SCP02,
+// under that of the session.
+func (s *Service) keyBlocks(ctx context.Context, o *openChannel, from key.Version, keys [3]*derive.Key) (out []byte, err error) {
+	dek, err := cardKey(from, key.DEK, o.ch.Card().KDD, diversify.Target{Purpose: diversify.DEK, Class: derive.DataEncryption})
+	if err != nil {
+		return nil, err
+	}
+	defer s.cfg.Token.Release(dek)
+	for _, k := range keys {
+		var block []byte
+		if o.profile.legacy() {
+			block, err = o.ch.KeyBlock(ctx, s.cfg.Token, k)
+		} else {
+			block, err = scp03.KeyBlock(ctx, s.cfg.Token, dek, k, o.profile.PutKey)
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, block...)
+	}
+	return out, nil
 }
 
 const (
@@ -327,10 +342,11 @@ func (s *Service) RetireKeys(ctx context.Context, r Request, issuer, id string, 
 	}
 	out := bytes.Clone(wrapped[0].Bytes())
 	e.digest, e.detail = digestOf(out), map[string]string{"kvn": fmt.Sprintf("%02X", kvn)}
-	if err := s.log(ctx, &e, nil); err != nil {
+	if err := s.log(ctx, &e, o.taking(&e)); err != nil {
 		s.end(o)
 		return nil, err
 	}
+	o.taken = true
 	return out, nil
 }
 
@@ -353,23 +369,38 @@ func (s *Service) former(ctx context.Context, o *openChannel, kvn byte) error {
 	return fault.New(fault.Conflict, "no older version of the channel's key has this KVN")
 }
 
-// settle books which version a card proved: the newest one that it ever proved
+// proven returns the newest version of a key that proved the card, 0 for none.
+func (c *Card) proven(name string) int {
+	if had, err := key.ParseID(c.Version); err == nil && had.Name == name {
+		return had.Version
+	}
+	return c.Proven[name]
+}
+
+// settle books which version a card proved: the newest one of a key that it ever proved
 // counts, and a move that this proof completes is over.
 func (c *Card) settle(tx store.Rows, proven string, kvn byte, now time.Time) error {
 	to, err := key.ParseID(proven)
 	if err != nil {
 		return err
 	}
-	from := 0
-	if had, err := key.ParseID(c.Version); err == nil && had.Name == to.Name {
-		from = had.Version
-	}
+	from := c.proven(to.Name)
 	if c.Move != nil && c.Move.To == proven {
 		c.Move = nil
 	}
-	if to.Version <= from {
+	if to.Version < from {
 		return nil
 	}
-	c.Version, c.Newest = proven, kvn
+	if had, err := key.ParseID(c.Version); err == nil && had.Name != to.Name {
+		c.Proven = maps.Clone(c.Proven)
+		if c.Proven == nil {
+			c.Proven = map[string]int{}
+		}
+		c.Proven[had.Name] = had.Version
+		delete(c.Proven, to.Name)
+	}
+	if c.Version, c.Newest = proven, kvn; to.Version == from {
+		return nil
+	}
 	return countCard(tx, c.Issuer, to.Name, from, to.Version, now)
 }

@@ -48,7 +48,7 @@ func (s *Service) Unwrap(ctx context.Context, r Request, in ScriptInput) ([][]by
 			}
 			responses[i] = r
 		}
-		plain, err := o.ch.Unwrap(ctx, responses, s.cfg.Now())
+		plain, err := o.unwrap(ctx, responses, s.cfg.Now())
 		return encode(plain), err
 	})
 }
@@ -102,10 +102,11 @@ func (s *Service) once(ctx context.Context, o *openChannel, e event, digest [sha
 		return nil, s.failed(ctx, o, e, err)
 	}
 	e.digest, e.detail["apdus"] = digestOf(out...), fmt.Sprint(len(out))
-	if err := s.log(ctx, &e, nil); err != nil {
+	if err := s.log(ctx, &e, o.taking(&e)); err != nil {
 		s.end(o)
 		return nil, err
 	}
+	o.taken = true
 	o.last = replayed{idempotency: e.req.Idempotency, digest: digest, answer: out}
 	return out, nil
 }
@@ -138,7 +139,8 @@ func (l replayed) repeat(idempotency string, digest [sha256.Size]byte) ([][]byte
 	return l.answer, nil
 }
 
-// CloseChannel ends a channel.
+// CloseChannel ends a channel. One of SCP02 that encrypts commands was aborted if the
+// answers to them were not unwrapped before, or the card refused one.
 func (s *Service) CloseChannel(ctx context.Context, r Request, issuer, id string) error {
 	e, err := s.start(ctx, r, ChannelClose, issuer, "channels/"+id)
 	if err != nil {
@@ -150,6 +152,7 @@ func (s *Service) CloseChannel(ctx context.Context, r Request, issuer, id string
 	}
 	defer o.mu.Unlock()
 	o.describe(&e)
+	inOrder := o.ending()
 	s.end(o)
-	return s.log(ctx, &e, nil)
+	return s.log(ctx, &e, inOrder)
 }

@@ -133,6 +133,7 @@ func (a *app) proposeCommand() *cobra.Command {
   key.plan-move   issuers/demo/keys/isd/versions/1
   key.destroy     issuers/demo/keys/isd/versions/1 days=30
   key.undestroy   issuers/demo/keys/isd/versions/1
+  key.allow-legacy  issuers/demo/keys/old/versions/1 until=2027-06-30 reason=cards-expire
   glass.break     system/glass hours=2 reason=two-officers-abroad
   glass.review    system/glass finding=only-the-card-was-released
   system.resume   system/halt
@@ -264,21 +265,22 @@ func (a *app) confirm(cmd *cobra.Command, yes bool, word, what string) error {
 
 // effects say in plain words what an operation does.
 var effects = map[string]string{
-	approval.CardExplain:   "try which option would make a card's failed answer right; it tells names of options, no value",
-	approval.CardRelease:   "lift the quarantine of a card",
-	approval.OfficerEnrol:  "let somebody propose and approve as a security officer",
-	approval.OfficerRemove: "take a security officer's rights away, for good",
-	approval.GlassBreak:    "BREAK THE GLASS: let sealed officers propose and approve for some hours",
-	approval.GlassReview:   "record what officers found about the time when the glass was broken",
-	approval.PolicySet:     "change how many officers must approve an operation",
-	approval.SystemResume:  "let keys be used again",
-	approval.KeyCreate:     "make a new key version in the token",
-	approval.KeyActivate:   "let a key version be used",
-	approval.KeyDeactivate: "have a key version serve only the cards that still need it",
-	approval.KeyCompromise: "declare a key version compromised: it serves nothing any more",
-	approval.KeyPlanMove:   "let a compromised key version reach its cards, to move them to another",
-	approval.KeyDestroy:    "DESTROY a key version: its objects leave the token for good after some days",
-	approval.KeyUndestroy:  "keep a key version that is about to be destroyed",
+	approval.CardExplain:    "try which option would make a card's failed answer right; it tells names of options, no value",
+	approval.CardRelease:    "lift the quarantine of a card",
+	approval.OfficerEnrol:   "let somebody propose and approve as a security officer",
+	approval.OfficerRemove:  "take a security officer's rights away, for good",
+	approval.GlassBreak:     "BREAK THE GLASS: let sealed officers propose and approve for some hours",
+	approval.GlassReview:    "record what officers found about the time when the glass was broken",
+	approval.PolicySet:      "change how many officers must approve an operation",
+	approval.SystemResume:   "let keys be used again",
+	approval.KeyCreate:      "make a new key version in the token",
+	approval.KeyActivate:    "let a key version be used",
+	approval.KeyDeactivate:  "have a key version serve only the cards that still need it",
+	approval.KeyCompromise:  "declare a key version compromised: it serves nothing any more",
+	approval.KeyPlanMove:    "let a compromised key version reach its cards, to move them to another",
+	approval.KeyDestroy:     "DESTROY a key version: its objects leave the token for good after some days",
+	approval.KeyUndestroy:   "keep a key version that is about to be destroyed",
+	approval.KeyAllowLegacy: "let a key version speak SCP02, WHICH IS BROKEN, until the end of a day",
 }
 
 // inWords describes a proposal by its encoding. subject alone is the service's

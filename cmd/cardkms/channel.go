@@ -79,7 +79,7 @@ func (a *app) channelCommand() *cobra.Command {
 	c := &cobra.Command{Use: "channel", Short: "Secure channels, step by step"}
 	var in struct{ key, kvn, profile, level, card string }
 	flags := func(c *cobra.Command) *cobra.Command {
-		c.Flags().StringVar(&in.key, "key", "isd", "name of the gp-scp03 key")
+		c.Flags().StringVar(&in.key, "key", "isd", "name of the key, gp-scp03 or gp-scp02")
 		c.Flags().StringVar(&in.kvn, "kvn", "", "Key Version Number, two hexadecimal digits (default: the card's)")
 		c.Flags().StringVar(&in.profile, "card-profile", "", "card profile of the server")
 		return c

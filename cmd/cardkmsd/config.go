@@ -20,6 +20,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 
+	"cardkms/derive/scp02"
 	"cardkms/derive/scp03"
 	"cardkms/kms"
 	"cardkms/kms/channel"
@@ -112,7 +113,9 @@ type cardRange struct {
 }
 
 type profileConfig struct {
-	Mode      string `yaml:"mode"` // s8 or s16
+	Protocol  string `yaml:"protocol"` // scp03 or scp02
+	I         string `yaml:"i"`        // of SCP02, which the card does not say
+	Mode      string `yaml:"mode"`     // s8 or s16
 	AID       string `yaml:"aid"`
 	Level     string `yaml:"level"`
 	Suite     string `yaml:"suite"`
@@ -357,7 +360,50 @@ func errName(name string) error {
 }
 
 func (p profileConfig) profile() (kms.Profile, error) {
-	out := kms.Profile{Extended: p.Extended, ChunkSize: p.ChunkSize}
+	switch p.Protocol {
+	case "scp03", "":
+		if p.I != "" {
+			return kms.Profile{}, errors.New("i is for protocol: scp02; a card of SCP03 says its own")
+		}
+		return p.scp03()
+	case "scp02":
+		return p.scp02()
+	}
+	return kms.Profile{}, errors.New("protocol is scp03 or scp02")
+}
+
+// scp02 is a profile of SCP02, which has fewer choices.
+func (p profileConfig) scp02() (out kms.Profile, err error) {
+	out.Mode, out.Options = scp03.S8, scp03.Options{PadEmpty: p.PadEmpty, ShortOnly: true}
+	if p.Mode != "" || p.Suite != "" || p.ChunkSize != 0 || p.Extended || p.SkipEmpty {
+		return out, errors.New("mode, suite, chunkSize, extendedLength and skipEmptyCommands are of SCP03: there are no 16-byte MACs, no packages, no extended length and no counter of commands under SCP02")
+	}
+	i, err := hex.DecodeString(p.I)
+	if err != nil || len(i) != 1 || !scp02.ValidI(i[0]) {
+		return out, errors.New("i is 05, 15, 35, 45, 55 or 75")
+	}
+	if out.SCP02 = i[0]; out.SCP02&scp02.IExplicit == 0 {
+		return out, errors.New("i 1A is implicit initiation: such a card proves nothing before it obeys, so it gets no channel; i is 05, 15, 35, 45, 55 or 75")
+	}
+	level, err := hex.DecodeString(p.Level)
+	if err != nil || len(level) != 1 || !scp02.ValidLevel(scp02.Level(level[0]), out.SCP02) {
+		return out, errors.New("level is 00, 01 or 03, and 11 or 13 where i has R-MAC (35, 75)")
+	}
+	out.Level = scp03.Level(level[0])
+	out.AID, err = p.aid()
+	return out, err
+}
+
+func (p profileConfig) aid() ([]byte, error) {
+	aid, err := hex.DecodeString(p.AID)
+	if n := len(aid); err != nil || n != 0 && (n < 5 || n > 16) {
+		return nil, errors.New("aid has 5 to 16 bytes in hexadecimal, or is left out")
+	}
+	return aid, nil
+}
+
+func (p profileConfig) scp03() (out kms.Profile, err error) {
+	out = kms.Profile{Extended: p.Extended, ChunkSize: p.ChunkSize}
 	switch p.Mode {
 	case "s8", "":
 		out.Mode = scp03.S8
@@ -366,11 +412,9 @@ func (p profileConfig) profile() (kms.Profile, error) {
 	default:
 		return out, errors.New("mode is s8 or s16")
 	}
-	aid, err := hex.DecodeString(p.AID)
-	if n := len(aid); err != nil || n != 0 && (n < 5 || n > 16) {
-		return out, errors.New("aid has 5 to 16 bytes in hexadecimal, or is left out")
+	if out.AID, err = p.aid(); err != nil {
+		return out, err
 	}
-	out.AID = aid
 	level, err := hex.DecodeString(p.Level)
 	if err != nil || len(level) != 1 || !scp03.ValidLevel(scp03.Level(level[0]), 0xFF) {
 		return out, errors.New("level is 00, 01, 03, 11, 13 or 33")

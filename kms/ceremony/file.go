@@ -2,6 +2,7 @@ package ceremony
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -153,15 +154,12 @@ func (k *Key) defaults() {
 	if k.Usage == "" {
 		k.Usage = key.GPSCP03
 	}
-	if k.Algorithm == "" {
-		k.Algorithm = key.AES256
+	if k.Usage == key.GPSCP02 { // the only algorithm that there is; how cards were diversified is said
+		k.Algorithm, k.CardAlgorithm = cmp.Or(k.Algorithm, key.TDEA2), cmp.Or(k.CardAlgorithm, key.TDEA2)
+		return
 	}
-	if k.CardAlgorithm == "" {
-		k.CardAlgorithm = key.AES128
-	}
-	if k.Diversification == "" {
-		k.Diversification = diversify.KDF3
-	}
+	k.Algorithm, k.CardAlgorithm = cmp.Or(k.Algorithm, key.AES256), cmp.Or(k.CardAlgorithm, key.AES128)
+	k.Diversification = cmp.Or(k.Diversification, diversify.KDF3)
 }
 
 // Hex returns the digest as the log has it.

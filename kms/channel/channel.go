@@ -257,6 +257,9 @@ func (c *Channel) Answers(asked apdu.Command) bool {
 	return len(c.pending) > 0 && bytes.Equal(c.pending[0].plain.Header(), asked.Header())
 }
 
+// Pending returns how many commands are out whose responses were not unwrapped.
+func (c *Channel) Pending() int { return len(c.pending) }
+
 // Close ends the channel and destroys its session keys. It may be called twice.
 func (c *Channel) Close(t derive.Token) {
 	c.phase = closed

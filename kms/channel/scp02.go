@@ -51,6 +51,15 @@ func (c *Channel) proveSCP02(ctx context.Context, t derive.TDEAToken, to *sessio
 	return cmd, err
 }
 
+// KeyBlock returns one key data field of PUT KEY under the DEK of a session of SCP02.
+func (c *Channel) KeyBlock(ctx context.Context, w derive.Wrapper, k *derive.Key) ([]byte, error) {
+	s, ok := c.session.(session02)
+	if !ok {
+		return nil, fault.New(fault.ChannelState, "the channel is no session of SCP02")
+	}
+	return s.Messaging.KeyBlock(ctx, w, k)
+}
+
 // session02 is a session of SCP02: commands chain from commands, and responses, which
 // also cover the plain command, from responses.
 type session02 struct {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"cardkms/audit"
+	"cardkms/kms/key"
 )
 
 // Entries are the entries of a period, in order. An error ends the report.
@@ -107,11 +108,35 @@ type AlgorithmsReport struct {
 	// Legacy counts the operations with algorithms that are no longer approved, by
 	// key version.
 	Legacy map[string]int64 `json:"legacy"`
+	// Exceptions are those that officers made for deprecated protocols, the next end first.
+	Exceptions []Exception `json:"exceptions"`
 }
 
+// Exception lets a key version speak a deprecated protocol until a moment.
+type Exception struct {
+	Version  string    `json:"version"` // resource name
+	Until    time.Time `json:"until"`
+	DaysLeft int       `json:"daysLeft"` // negative after the end
+}
+
+// exceptions returns those of key versions at the time now.
+func exceptions(versions []key.Version, now time.Time) []Exception {
+	out := []Exception{}
+	for _, v := range versions {
+		if !v.LegacyUntil.IsZero() {
+			out = append(out, Exception{v.ID.String(), v.LegacyUntil, daysLeft(v.LegacyUntil, now)})
+		}
+	}
+	slices.SortFunc(out, func(a, b Exception) int { return a.Until.Compare(b.Until) })
+	return out
+}
+
+// unknownKey stands for the key version of an entry that was before the card said which.
+const unknownKey = "not known yet"
+
 // NewAlgorithms computes the algorithms report.
-func NewAlgorithms(h Head, entries Entries) (*AlgorithmsReport, error) {
-	r := &AlgorithmsReport{Head: h, ByStatus: map[string]int64{}, Legacy: map[string]int64{}}
+func NewAlgorithms(h Head, versions []key.Version, entries Entries) (*AlgorithmsReport, error) {
+	r := &AlgorithmsReport{Head: h, ByStatus: map[string]int64{}, Legacy: map[string]int64{}, Exceptions: exceptions(versions, h.Made)}
 	for e, err := range entries {
 		if err != nil {
 			return nil, err
@@ -121,7 +146,7 @@ func NewAlgorithms(h Head, entries Entries) (*AlgorithmsReport, error) {
 		}
 		r.ByStatus[string(e.Algorithm)]++
 		if e.Algorithm == audit.Legacy {
-			r.Legacy[e.Key]++
+			r.Legacy[cmp.Or(e.Key, unknownKey)]++
 		}
 	}
 	return r, nil
@@ -133,6 +158,13 @@ func (r *AlgorithmsReport) Text() string {
 	p.counts("STATUS", r.ByStatus)
 	if len(r.Legacy) > 0 {
 		p.counts("KEY VERSION WITH LEGACY ALGORITHMS", r.Legacy)
+	}
+	if len(r.Exceptions) > 0 {
+		rows := [][]string{{"EXCEPTION FOR", "LAST DAY", "DAYS LEFT"}}
+		for _, x := range r.Exceptions {
+			rows = append(rows, []string{x.Version, day(x.Until.Add(-time.Second)), fmt.Sprint(x.DaysLeft)})
+		}
+		p.table(rows)
 	}
 	return p.String()
 }
@@ -234,6 +266,7 @@ var (
 		"key.plan-move":      "officers let a compromised key version reach its cards",
 		"key.destroy":        "officers ordered the end of a key version",
 		"key.undestroy":      "officers kept a key version after all",
+		"key.allow-legacy":   "officers let a key version speak a deprecated protocol for some time",
 		"key.destroyed":      "a key version left the token",
 
 		"ceremony.begin":       "a key ceremony began, or went on",
@@ -248,6 +281,7 @@ var (
 		"card_quarantined":        "a quarantined card was used",
 		"card_counter_not_rising": "a card's counter did not rise: a clone, or a card that lost its memory",
 		"forbidden":               "somebody asked for what the role does not allow",
+		"legacy_refused":          "a deprecated protocol was asked for that no exception allows",
 		"approval_required":       "somebody tried to carry out what too few had approved",
 		"image_unverified":        "an image was not what its signature says",
 		"downgrade_refused":       "an older image was asked for",

@@ -73,14 +73,19 @@ type CryptoperiodsReport struct {
 func NewCryptoperiods(h Head, versions []key.Version) *CryptoperiodsReport {
 	r := &CryptoperiodsReport{Head: h, Periods: []Period{}}
 	for _, v := range versions {
-		left := int(v.Ends.Sub(h.Made).Hours() / 24)
-		if v.Ends.Before(h.Made) {
-			left = min(left, -1)
-		}
-		r.Periods = append(r.Periods, Period{v.ID.String(), v.State, v.Created, v.Ends, left, v.Alarm(h.Made)})
+		r.Periods = append(r.Periods, Period{v.ID.String(), v.State, v.Created, v.Ends, daysLeft(v.Ends, h.Made), v.Alarm(h.Made)})
 	}
 	slices.SortFunc(r.Periods, func(a, b Period) int { return a.Ends.Compare(b.Ends) })
 	return r
+}
+
+// daysLeft returns the whole days until an end, negative after it.
+func daysLeft(end, now time.Time) int {
+	left := int(end.Sub(now).Hours() / 24)
+	if end.Before(now) {
+		left = min(left, -1)
+	}
+	return left
 }
 
 // Text implements Document.
