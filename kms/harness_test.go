@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -57,6 +58,8 @@ type harness struct {
 	now     atomic.Int64 // Unix nanoseconds
 	request atomic.Int64
 	profile kms.Profile
+	// profiles are those beside "default".
+	profiles map[string]kms.Profile
 
 	master, updateMaster []byte // a factory knows them; the service does not
 }
@@ -144,7 +147,7 @@ func (h *harness) start() {
 	h.must(err)
 	h.service, err = kms.New(kms.Config{
 		Token: h.token, Store: h.db, Log: h.ledger, Pseudonym: derive.FromRoot(h.pseudo), Registry: derive.FromRoot(h.state),
-		Profiles:    map[string]kms.Profile{"default": h.profile},
+		Profiles:    h.allProfiles(),
 		ReleaseKeys: map[string]map[string]crypto.PublicKey{h.issuer: {"release": h.release.Public()}},
 		Issuers:     []string{h.issuer},
 		Inspector:   h.token,
@@ -152,6 +155,12 @@ func (h *harness) start() {
 		Limits:      channel.DefaultLimits(), ChannelsMax: 1000, Now: h.clock,
 	})
 	h.must(err)
+}
+
+func (h *harness) allProfiles() map[string]kms.Profile {
+	all := map[string]kms.Profile{"default": h.profile}
+	maps.Copy(all, h.profiles)
+	return all
 }
 
 func (h *harness) stop() {

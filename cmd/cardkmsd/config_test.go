@@ -79,6 +79,36 @@ func TestConfigurationIsStrict(t *testing.T) {
 	}
 }
 
+// TestSCP02Profile: what a profile of SCP02 says must agree with itself.
+func TestSCP02Profile(t *testing.T) {
+	for name, c := range map[string]struct {
+		p  profileConfig
+		ok bool
+	}{
+		"the example":             {profileConfig{Protocol: "scp02", I: "55", AID: "A000000151000000", Level: "03"}, true},
+		"a card with R-MAC":       {profileConfig{Protocol: "scp02", I: "75", Level: "13", PadEmpty: true}, true},
+		"R-MAC on one without":    {profileConfig{Protocol: "scp02", I: "15", Level: "11"}, false},
+		"R-ENCRYPTION":            {profileConfig{Protocol: "scp02", I: "75", Level: "33"}, false},
+		"no level":                {profileConfig{Protocol: "scp02", I: "15"}, false},
+		"no i":                    {profileConfig{Protocol: "scp02", Level: "01"}, false},
+		"an i that is none":       {profileConfig{Protocol: "scp02", I: "16", Level: "01"}, false},
+		"implicit initiation":     {profileConfig{Protocol: "scp02", I: "1A", Level: "01"}, false},
+		"16-byte MACs":            {profileConfig{Protocol: "scp02", I: "15", Level: "01", Mode: "s16"}, false},
+		"a suite of packages":     {profileConfig{Protocol: "scp02", I: "15", Level: "01", Suite: "01"}, false},
+		"chunks":                  {profileConfig{Protocol: "scp02", I: "15", Level: "01", ChunkSize: 1024}, false},
+		"extended length":         {profileConfig{Protocol: "scp02", I: "15", Level: "01", Extended: true}, false},
+		"a counter of commands":   {profileConfig{Protocol: "scp02", I: "15", Level: "01", SkipEmpty: true}, false},
+		"an AID too short":        {profileConfig{Protocol: "scp02", I: "15", Level: "01", AID: "A0"}, false},
+		"i of a card of SCP03":    {profileConfig{I: "70", Level: "33"}, false},
+		"SCP03 by its name":       {profileConfig{Protocol: "scp03", Level: "33"}, true},
+		"a protocol that is none": {profileConfig{Protocol: "scp01", I: "15", Level: "01"}, false},
+	} {
+		if _, err := c.p.profile(); (err == nil) != c.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // TestConfigurationNamesEveryProblem: who mends a configuration sees at once all that
 // is wrong with it, in the same order every time.
 func TestConfigurationNamesEveryProblem(t *testing.T) {

@@ -107,6 +107,26 @@ func TestReplay(t *testing.T) {
 	h.replay(6, 3)
 }
 
+// TestReplayLegacy: an exception for a deprecated protocol lasts at most a year, also one
+// that enough officers signed.
+func TestReplayLegacy(t *testing.T) {
+	h := begun(t)
+	exception := func(until time.Time) approval.Proposal {
+		return approval.Proposal{
+			Issuer: "acme", Operation: approval.KeyAllowLegacy, Object: "issuers/acme/keys/old/versions/1",
+			Params: map[string]string{"until": until.Format(time.DateOnly), "reason": "cards-expire"},
+		}
+	}
+	h.whole(exception(h.at.AddDate(1, 0, 0)), "bob", "cyd")
+	h.replay(1, 0)
+	h.whole(exception(h.at), "bob", "cyd") // today
+	h.replay(2, 0)
+	h.whole(exception(h.at.AddDate(1, 0, 1)), "bob", "cyd")
+	h.whole(exception(h.at.AddDate(0, 0, -1)), "bob", "cyd")
+	h.whole(exception(h.at.AddDate(0, 1, 0)), "bob")
+	h.replay(2, 3)
+}
+
 // TestReplayGlass: sealed officers count while the glass is broken.
 func TestReplayGlass(t *testing.T) {
 	h := begun(t)

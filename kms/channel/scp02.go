@@ -57,7 +57,7 @@ func (c *Channel) KeyBlock(ctx context.Context, w derive.Wrapper, k *derive.Key)
 	if !ok {
 		return nil, fault.New(fault.ChannelState, "the channel is no session of SCP02")
 	}
-	return s.Messaging.KeyBlock(ctx, w, k)
+	return s.KeyBlock(ctx, w, k)
 }
 
 // session02 is a session of SCP02: commands chain from commands, and responses, which

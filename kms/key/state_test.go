@@ -104,3 +104,24 @@ func TestAlarms(t *testing.T) {
 		t.Errorf("without an end: %q", got)
 	}
 }
+
+// TestLegacy: SCP02 is off but for an exception that has not ended.
+func TestLegacy(t *testing.T) {
+	now := time.Date(2026, 11, 25, 0, 0, 0, 0, time.UTC)
+	for _, tt := range []struct {
+		name string
+		v    Version
+		off  bool
+	}{
+		{"SCP03", Version{Usage: GPSCP03}, false},
+		{"EMV, whose cards know nothing else", Version{Usage: EMVAC}, false},
+		{"no exception", Version{Usage: GPSCP02, State: Active}, true},
+		{"one that lasts", Version{Usage: GPSCP02, LegacyUntil: now.Add(1)}, false},
+		{"one that ends now", Version{Usage: GPSCP02, LegacyUntil: now}, true},
+		{"one that is over", Version{Usage: GPSCP02, LegacyUntil: now.Add(-1)}, true},
+	} {
+		if got := tt.v.Legacy(now) != ""; got != tt.off {
+			t.Errorf("%s: off is %v", tt.name, got)
+		}
+	}
+}
