@@ -70,28 +70,12 @@ func (b *board) allow(version, days int) error {
 	return b.decide(approval.KeyAllowLegacy, b.h.oldName(version), map[string]string{"until": until, "reason": "cards-expire"})
 }
 
-// visa2 computes a card key as a factory does: 3DES-ECB over the blocks of
-// GlobalPlatformPro's "visa2".
-func visa2(kdd [10]byte, purpose byte) []byte {
-	x := append(bytes.Clone(kdd[0:2]), kdd[4:8]...)
-	in := append(append(append(append(bytes.Clone(x), 0xF0, purpose), x...), 0x0F), purpose)
-	c, err := des.NewTripleDESCipher(append(bytes.Clone(oldMaster), oldMaster[:8]...))
-	if err != nil {
-		panic(err)
-	}
-	out := make([]byte, 16)
-	for _, half := range []int{0, 8} {
-		c.Encrypt(out[half:], in[half:])
-	}
-	return out
-}
-
 // oldCard has keys of SCP02 beside those of SCP03.
 func (h *harness) oldCard(i byte) *cardsim.Card {
 	h.t.Helper()
 	kdd := [10]byte{9: 7}
 	return h.cardOf(kdd, func(c *cardsim.Config) {
-		c.Legacy = cardsim.LegacyKeys{KVN: oldKVN, I: i, ENC: visa2(kdd, 1), MAC: visa2(kdd, 2), DEK: visa2(kdd, 3)}
+		c.Legacy = cardsim.PersonaliseLegacy(oldMaster, kdd, oldKVN, i)
 	})
 }
 
@@ -384,7 +368,7 @@ func (h *harness) proveAt(counter uint32) error {
 		cipher.NewCBCEncrypter(c, make([]byte, 8)).CryptBlocks(out, in)
 		return out
 	}
-	sENC := cbc(visa2(kdd, 1), append(append([]byte{0x01, 0x82}, seq...), make([]byte, 12)...))
+	sENC := cbc(cardsim.PersonaliseLegacy(oldMaster, kdd, oldKVN, 0x15).ENC, append(append([]byte{0x01, 0x82}, seq...), make([]byte, 12)...))
 	mac := cbc(sENC, bytes.Join([][]byte{host, seq, challenge, {0x80, 0, 0, 0, 0, 0, 0, 0}}, nil))
 	answer := bytes.Join([][]byte{kdd[:], {oldKVN, 0x02}, seq, challenge, mac[16:], {0x90, 0}}, nil)
 	_, err = h.service.Authenticate(h.ctx, h.req(), kms.AuthenticateInput{Issuer: h.issuer, Channel: o.ID, Response: answer})
@@ -480,10 +464,10 @@ func (k threeKnown) Make(ctx context.Context, label string, a key.Algorithm, c d
 // TestLegacyUndiversified: card keys that are the same on every card.
 func TestLegacyUndiversified(t *testing.T) {
 	h := newHarness(t, speaking(0x15, 0x03))
-	kdd := [10]byte{9: 7}
+	keys := cardsim.PersonaliseLegacy(oldMaster, [10]byte{9: 7}, oldKVN, 0x15)
 	_, err := h.service.LoadKey(h.ctx, "test", kms.NewKey{
 		Issuer: h.issuer, Name: "old", Usage: key.GPSCP02, Algorithm: key.TDEA2, CardAlgorithm: key.TDEA2, Diversification: diversify.None, KVN: oldKVN,
-	}, threeKnown{h.token, map[key.Part][]byte{key.ENC: visa2(kdd, 1), key.MAC: visa2(kdd, 2), key.DEK: visa2(kdd, 3)}})
+	}, threeKnown{h.token, map[key.Part][]byte{key.ENC: keys.ENC, key.MAC: keys.MAC, key.DEK: keys.DEK}})
 	h.must(err)
 	h.must(h.officers().allow(1, 30))
 	card := h.oldCard(0x15)
@@ -531,6 +515,34 @@ func TestLegacyReport(t *testing.T) {
 	for _, want := range []string{`"daysLeft": 30`, `"version": "` + h.oldName(1) + `"`, `"not known yet": 1`, `"` + h.oldName(1) + `": 4`} {
 		if !strings.Contains(string(note), want) {
 			t.Errorf("the report lacks %s:\n%s", want, note)
+		}
+	}
+}
+
+// TestLegacyLife: officers have keys of SCP02 made in the token as others are, with a
+// master and with the keys of the cards themselves.
+func TestLegacyLife(t *testing.T) {
+	h := newHarness(t, speaking(0x15, 0x01))
+	b := h.officers()
+	for n, diversification := range []string{"emv", "none"} {
+		params := map[string]string{
+			"usage": "gp-scp02", "algorithm": "tdea-2key", "card_algorithm": "tdea-2key", "diversification": diversification,
+			"kvn": fmt.Sprintf("2%d", n), "cryptoperiod_days": "365",
+		}
+		h.must(b.decide(approval.KeyCreate, h.oldName(n+1), params))
+		h.must(b.decide(approval.KeyActivate, h.oldName(n+1), nil))
+		h.must(b.allow(n+1, 10))
+	}
+	h.advance(1100 * time.Millisecond)
+	for _, n := range []byte{0x20, 0x21} {
+		_, err := h.service.OpenChannel(h.ctx, h.req(), kms.OpenChannelInput{Issuer: h.issuer, Key: "old", KVN: n, Profile: "old"})
+		h.must(err)
+	}
+	all, err := h.service.AllKeys(h.ctx)
+	h.must(err)
+	for _, v := range all {
+		for p := range v.KCVs {
+			h.must(h.token.Check(h.ctx, kms.Root(v, p)))
 		}
 	}
 }

@@ -1,6 +1,9 @@
 package cardsim
 
-import "crypto/aes"
+import (
+	"bytes"
+	"crypto/aes"
+)
 
 // Personalise returns the keys that a card factory puts on the card with this
 // key diversification data, computed from plain masters as GlobalPlatformPro's
@@ -37,4 +40,17 @@ func kdf3(master []byte, kdd [10]byte, t byte, size int) ([]byte, error) {
 		out = append(out, mac[:]...)
 	}
 	return out[:size], nil
+}
+
+// PersonaliseLegacy returns the SCP02 keys that a factory puts on a card of this "i" parameter, computed from a plain master
+// of 16 bytes as GlobalPlatformPro's "visa2" does: 3DES-ECB over x | F0 t | x | 0F t, x = KDD[0..1] | KDD[4..7].
+func PersonaliseLegacy(master []byte, kdd [10]byte, kvn, i byte) LegacyKeys {
+	x := append(bytes.Clone(kdd[0:2]), kdd[4:8]...)
+	key := func(t byte) []byte {
+		out, cipher := make([]byte, 16), triple(master)
+		cipher.Encrypt(out, append(bytes.Clone(x), 0xF0, t))
+		cipher.Encrypt(out[8:], append(bytes.Clone(x), 0x0F, t))
+		return out
+	}
+	return LegacyKeys{KVN: kvn, I: i, ENC: key(1), MAC: key(2), DEK: key(3)}
 }
