@@ -53,6 +53,7 @@ type demo struct {
 	master        []byte
 	updateMaster  []byte
 	issuer        [3][]byte // issuer master keys of EMV: cryptograms, script integrity, script confidentiality
+	oldMaster     []byte    // of SCP02
 }
 
 const (
@@ -98,7 +99,7 @@ func run(ctx context.Context, args []string) error {
 // runUpdate is the main job.
 func runUpdate(ctx context.Context, d *demo) error {
 	for _, step := range []func(context.Context) error{
-		d.setUp, d.loadKeys, d.makeCard, d.serve, d.registerImage, d.refuseUnsigned, d.update, d.payment, d.verifyLog,
+		d.setUp, d.loadKeys, d.loadOldKey, d.makeCard, d.serve, d.registerImage, d.refuseUnsigned, d.update, d.oldCard, d.payment, d.verifyLog,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -170,12 +171,15 @@ func random(n int) []byte {
 // components splits a value into two XOR components, as their custodians type them,
 // and describes them for a ceremony's file.
 func components(value []byte) (typed, described string) {
-	one := random(len(value))
+	return split(value, random(len(value)), checkValue)
+}
+
+func split(value, one []byte, check func([]byte) string) (typed, described string) {
 	two := make([]byte, len(value))
 	for i := range two {
 		two[i] = value[i] ^ one[i]
 	}
-	described = fmt.Sprintf("{kcv: %q, components: [{custodian: alice, kcv: %q}, {custodian: bert, kcv: %q}]}", checkValue(value), checkValue(one), checkValue(two))
+	described = fmt.Sprintf("{kcv: %q, components: [{custodian: alice, kcv: %q}, {custodian: bert, kcv: %q}]}", check(value), check(one), check(two))
 	return hex.EncodeToString(one) + "\n" + hex.EncodeToString(two) + "\n", described
 }
 
@@ -203,7 +207,7 @@ func (d *demo) loadKeys(ctx context.Context) error {
 		"  - {issuer: demo, key: isd, usage: gp-scp03, kvn: \"30\", algorithm: aes-256, master: " + first + "}\n" +
 		"  - {issuer: demo, key: upd, usage: card-update, kvn: \"5A\", algorithm: aes-128, master: " + second + "}\n"
 	for i, use := range []string{"ac", "smi", "smc"} {
-		value, keys, described := emvMaster()
+		value, keys, described := tdeaMaster()
 		d.issuer[i] = value
 		typed += keys
 		text += "  - {issuer: demo, key: " + use + ", usage: emv-" + use + ", kvn: \"01\", algorithm: tdea-2key, cardAlgorithm: tdea-2key, diversification: emv-option-a, master: " + described + "}\n"
@@ -393,7 +397,7 @@ func (d *demo) update(ctx context.Context) error {
 }
 
 func (d *demo) verifyLog(ctx context.Context) error {
-	say("9. An auditor checks the log with nothing but its public key: every entry is there, unchanged, in order.")
+	say("10. An auditor checks the log with nothing but its public key: every entry is there, unchanged, in order.")
 	if _, err := d.command(ctx, "", "cardkms", "audit", "tail", "-n", "1", "--as", "auditor"); err != nil {
 		return err
 	}

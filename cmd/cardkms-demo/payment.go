@@ -3,55 +3,21 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/des"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/bits"
 	"strings"
 
 	"cardkms/softhsm/cardsim"
 )
-
-// emvMaster makes two components of an issuer master key, 3DES with odd parity in each,
-// with what custodians type and what the ceremony's file says.
-func emvMaster() (value []byte, typed, described string) {
-	one, two := oddParity(random(16)), oddParity(random(16))
-	value = make([]byte, len(one))
-	for i := range value {
-		value[i] = one[i] ^ two[i]
-	}
-	described = fmt.Sprintf("{kcv: %q, components: [{custodian: alice, kcv: %q}, {custodian: bert, kcv: %q}]}", tdeaCheckValue(value), tdeaCheckValue(one), tdeaCheckValue(two))
-	return value, hex.EncodeToString(one) + "\n" + hex.EncodeToString(two) + "\n", described
-}
-
-func oddParity(k []byte) []byte {
-	for i := range k {
-		if bits.OnesCount8(k[i])%2 == 0 {
-			k[i] ^= 1
-		}
-	}
-	return k
-}
-
-// tdeaCheckValue is 3DES over 8 zero bytes, the first 3 bytes.
-func tdeaCheckValue(k []byte) string {
-	b, err := des.NewTripleDESCipher(append(bytes.Clone(k), k[:8]...))
-	if err != nil {
-		panic("cardkms-demo: " + err.Error())
-	}
-	block := make([]byte, 8)
-	b.Encrypt(block, block)
-	return fmt.Sprintf("tdea-zero:%X", block[:3])
-}
 
 const bankPAN = "4929717171717171"
 
 // payment has a bank card pay and take a new PIN, and somebody in between try to take
 // the same cryptogram twice.
 func (d *demo) payment(ctx context.Context) error {
-	say("8. A bank card pays at a terminal. Its cryptogram comes to the issuer, who verifies it, answers it and sends a script with a new PIN:\n" +
+	say("9. A bank card pays at a terminal. Its cryptogram comes to the issuer, who verifies it, answers it and sends a script with a new PIN:\n" +
 		"   from ARQC to secured script in one call. The card's own code checks the answer and every command.")
 	card, err := cardsim.PersonaliseEMV(d.issuer[0], d.issuer[1], d.issuer[2], bankPAN, "01")
 	if err != nil {

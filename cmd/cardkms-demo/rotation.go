@@ -108,8 +108,8 @@ var officers = []struct{ name, as string }{{"ada", "security-officer"}, {"bob", 
 
 // decide has the first officer propose, the two others approve with their own
 // keys, and the first execute.
-func (r *rotation) decide(ctx context.Context, operation, object string, params ...string) error {
-	out, err := r.quiet(ctx, append([]string{"approval", "propose", operation, object, "--as", officers[0].as, "--json"}, params...)...)
+func (d *demo) decide(ctx context.Context, operation, object string, params ...string) error {
+	out, err := d.quiet(ctx, append([]string{"approval", "propose", operation, object, "--as", officers[0].as, "--json"}, params...)...)
 	if err != nil {
 		return err
 	}
@@ -119,13 +119,13 @@ func (r *rotation) decide(ctx context.Context, operation, object string, params 
 	}
 	fmt.Printf("    %s proposes %s %s %s\n", officers[0].name, operation, object, strings.Join(params, " "))
 	for _, o := range officers[1:] {
-		key := filepath.Join(r.dir, "officers", o.name)
-		if _, err := r.quiet(ctx, "approval", "approve", p.ID, "--as", o.as, "--key", key, "--passphrase-file", filepath.Join(r.dir, "officers", "passphrase"), "--yes"); err != nil {
+		key := filepath.Join(d.dir, "officers", o.name)
+		if _, err := d.quiet(ctx, "approval", "approve", p.ID, "--as", o.as, "--key", key, "--passphrase-file", filepath.Join(d.dir, "officers", "passphrase"), "--yes"); err != nil {
 			return err
 		}
 		fmt.Printf("    %s approves it with a key of their own\n", o.name)
 	}
-	if _, err := r.quiet(ctx, "approval", "execute", p.ID, "--as", officers[0].as, "--yes"); err != nil {
+	if _, err := d.quiet(ctx, "approval", "execute", p.ID, "--as", officers[0].as, "--yes"); err != nil {
 		return err
 	}
 	fmt.Println("    executed")
@@ -133,9 +133,9 @@ func (r *rotation) decide(ctx context.Context, operation, object string, params 
 }
 
 // quiet runs the client and shows what it prints only if it fails.
-func (r *rotation) quiet(ctx context.Context, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, filepath.Join(r.bin, "cardkms"), args...)
-	cmd.Env = append(os.Environ(), "CARDKMS_SERVER="+r.url, "CARDKMS_TLS="+filepath.Join(r.dir, "tls"))
+func (d *demo) quiet(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, filepath.Join(d.bin, "cardkms"), args...)
+	cmd.Env = append(os.Environ(), "CARDKMS_SERVER="+d.url, "CARDKMS_TLS="+filepath.Join(d.dir, "tls"))
 	var errs strings.Builder
 	cmd.Stderr = &errs
 	out, err := cmd.Output()
