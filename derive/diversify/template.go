@@ -23,8 +23,10 @@ import (
 //
 // So emv is ecb:k4.k5.k6.k7.k8.k9.F0.t.k4.k5.k6.k7.k8.k9.0F.t and kdf3 is
 // cmac:00.00.00.t.00.k0.k1.k2.k3.k4.k5.k6.k7.k8.k9. It is data and no code: it has one
-// spelling, ends, and says all that it does. A template whose keys would be the same
-// for two purposes or two cards is refused.
+// spelling, ends, and says all that it does. Refused are templates with fewer than
+// four different bytes of the KDD, which give many cards one value; those without the
+// purpose, or with a block of ECB that is without it, whose keys would share a value;
+// and those whose halves could be equal.
 type template struct {
 	function derive.Function
 	bytes    []templateByte
@@ -40,6 +42,9 @@ type templateByte struct {
 // templateBytesMax bounds a template; two AES blocks are the longest that makes sense.
 const templateBytesMax = 32
 
+// kddBytesMin is how many different bytes of the KDD tell cards apart.
+const kddBytesMin = 4
+
 // parseTemplate reads what Method spells.
 func parseTemplate(m Method) (t template, err error) {
 	bad := fault.New(fault.InvalidInput, "a diversification is one of those with a name, or a template: ecb or cmac, a colon, and bytes k0 to k9, t or two upper-case hexadecimal digits, joined by dots")
@@ -47,17 +52,19 @@ func parseTemplate(m Method) (t template, err error) {
 	if t.function = map[string]derive.Function{"ecb": derive.ECB, "cmac": derive.CMACCounter}[name]; !ok || t.function == 0 {
 		return t, bad
 	}
-	hasKDD, hasPurpose := false, false
+	varied, hasPurpose := map[int]bool{}, false
 	for _, word := range strings.Split(rest, ".") {
 		b, err := parseByte(word)
 		if err != nil {
 			return t, bad
 		}
-		hasKDD, hasPurpose = hasKDD || b.kdd >= 0, hasPurpose || b.purpose
+		if hasPurpose = hasPurpose || b.purpose; b.kdd >= 0 {
+			varied[b.kdd] = true
+		}
 		t.bytes = append(t.bytes, b)
 	}
-	if !hasKDD || !hasPurpose || len(t.bytes) > templateBytesMax {
-		return t, fault.New(fault.InvalidInput, fmt.Sprintf("a template has a byte of the KDD and the purpose in it, so that every card and every purpose has keys of its own, and at most %d bytes", templateBytesMax))
+	if len(varied) < kddBytesMin || !hasPurpose || len(t.bytes) > templateBytesMax {
+		return t, fault.New(fault.InvalidInput, fmt.Sprintf("a template has %d or more different bytes of the KDD in it, so that cards differ, the purpose, and at most %d bytes", kddBytesMin, templateBytesMax))
 	}
 	return t, nil
 }
@@ -89,9 +96,27 @@ func (t template) fits(master, card key.Algorithm) bool {
 	if master.Size() == 0 || card.Size() != n || n%block != 0 || master.TDEA() && n != 2*block {
 		return false
 	}
-	// Equal blocks give equal halves: of a 3DES key that is single DES.
-	return n == block || !slices.Equal(t.bytes[:block], t.bytes[block:2*block])
+	return n == block && t.hasPurpose(0, block) || n == 2*block && t.hasPurpose(0, block) && t.hasPurpose(block, n) && t.halvesDiffer(block)
 }
+
+func (t template) hasPurpose(from, to int) bool {
+	return slices.ContainsFunc(t.bytes[from:to], func(b templateByte) bool { return b.purpose })
+}
+
+// halvesDiffer reports whether the two blocks are different for every card and purpose:
+// somewhere both have a constant, and not the same one. Equal blocks give equal halves,
+// and a 3DES key of equal halves is single DES.
+func (t template) halvesDiffer(block int) bool {
+	for i := range block {
+		a, b := t.bytes[i], t.bytes[block+i]
+		if a.constant() && b.constant() && a.value != b.value {
+			return true
+		}
+	}
+	return false
+}
+
+func (b templateByte) constant() bool { return b.kdd < 0 && !b.purpose }
 
 // step derives one key of one card.
 func (t template) step(kdd []byte, to Target) derive.Step {

@@ -64,7 +64,11 @@ func TestTemplatesRefused(t *testing.T) {
 		"lower-case hexadecimal": strings.Replace(good, "F0", "f0", 1), "one digit": strings.Replace(good, "F0", "F", 1), "0x": strings.Replace(good, "F0", "0xF0", 1),
 		"code": "ecb:k4.k5;rm", "a zero byte": good + "\x00", "no card": "ecb:00.t.00.00.00.00.00.00.01.t.00.00.00.00.00.00",
 		"no purpose": strings.ReplaceAll(good, ".t", ".01"), "15 bytes": strings.TrimSuffix(good, ".t"), "17 bytes": good + ".00",
-		"equal halves": "ecb:k4.k5.k6.k7.k8.k9.F0.t.k4.k5.k6.k7.k8.k9.F0.t", "too long": good + strings.Repeat(".00", 17),
+		"equal halves": "ecb:k4.k5.k6.k7.k8.k9.F0.t.k4.k5.k6.k7.k8.k9.F0.t", "halves that are equal for one purpose": "ecb:k0.k1.k2.k3.k4.k5.k6.t.k0.k1.k2.k3.k4.t.01.01",
+		"halves that are equal for some cards": "ecb:k0.k1.k2.k3.k4.k5.k6.t.k1.k0.k2.k3.k4.k5.k6.t",
+		"a half without the purpose":           "ecb:k0.k1.k2.k3.k4.k5.F0.t.k0.k1.k2.k3.k4.k5.0F.00",
+		"three bytes of the KDD":               "ecb:k0.k1.k2.00.00.00.F0.t.k0.k1.k2.00.00.00.0F.t",
+		"too long":                             good + strings.Repeat(".00", 17),
 	} {
 		if err := diversify.Fits(diversify.Method(m), key.TDEA2, key.AES128); fault.CodeOf(err) != fault.InvalidInput {
 			t.Errorf("%s: %v", name, err)
