@@ -11,7 +11,7 @@ type EMVTransaction struct {
 	ATC     Hex     `json:"atc" format:"hex" minLength:"4" maxLength:"4" example:"001C" doc:"Application transaction counter."`
 	UN      Hex     `json:"unpredictableNumber,omitempty" format:"hex" minLength:"8" maxLength:"8" doc:"For profiles whose session keys follow from it."`
 	Data    Hex     `json:"data" format:"hex" minLength:"2" maxLength:"2048" doc:"What the cryptogram covers, in the scheme's order, without padding."`
-	ARQC    Hex     `json:"arqc" format:"hex" minLength:"16" maxLength:"16" doc:"The cryptogram: ARQC, TC or AAC."`
+	ARQC    Hex     `json:"arqc" format:"hex" minLength:"16" maxLength:"16" doc:"The cryptogram: the ARQC, or the TC or AAC of a transaction that stayed offline; one for each ATC, in their order."`
 }
 
 // EMVDecision is a transaction with the issuer's decision.

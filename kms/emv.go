@@ -31,12 +31,11 @@ type Transaction struct {
 // emvCard is what the service remembers of one EMV card under one emv-ac key. Its
 // row is named by a MAC over PAN and sequence number, which stand nowhere in it.
 type emvCard struct {
-	ATC      uint16      `json:"atc"`            // the highest that was proved
-	ARQC     string      `json:"arqc"`           // of that ATC
-	Done     []Operation `json:"done,omitempty"` // with that cryptogram
-	Failures int         `json:"failures"`       // failed proofs in a row
-	Seen     time.Time   `json:"seen"`           // last successful proof
-	Nonce    string      `json:"nonce"`
+	ATC   uint16      `json:"atc"`            // the highest that was proved
+	ARQC  string      `json:"arqc"`           // of that ATC
+	Done  []Operation `json:"done,omitempty"` // with that cryptogram
+	Seen  time.Time   `json:"seen"`           // last successful proof
+	Nonce string      `json:"nonce"`
 }
 
 // proved books one proof. An ATC counts up, so a lower one is a replay, and so is a
@@ -45,22 +44,22 @@ func (c *emvCard) proved(op Operation, in emv.Input, proof error, now time.Time)
 	arqc := hex.EncodeToString(in.ARQC)
 	known := !c.Seen.IsZero()
 	switch {
-	case fault.CodeOf(proof) == fault.ProofFailed:
-		c.Failures++
+	case proof != nil:
 		return proof
 	case known && (in.ATC < c.ATC || in.ATC == c.ATC && (arqc != c.ARQC || slices.Contains(c.Done, op))):
 		return fault.New(fault.CardCounter, "the card's transaction counter did not rise")
 	case !known || in.ATC > c.ATC:
 		c.Done = nil
 	}
-	c.ATC, c.ARQC, c.Done, c.Failures, c.Seen = in.ATC, arqc, append(c.Done, op), 0, now
+	c.ATC, c.ARQC, c.Done, c.Seen = in.ATC, arqc, append(c.Done, op), now
 	return nil
 }
 
-// emvName is the row of a card: see cardname.go, with PAN and sequence number in the
-// place of key diversification data. Nothing opens it again.
-func (s *Service) emvName(ctx context.Context, t Transaction) (store.Ref, error) {
-	mac, err := s.cfg.Token.MAC(ctx, s.cfg.Registry, fmt.Appendf(nil, "cardkms-emv-card-name/1\n%s\x00%s\x00%s\x00%s", t.Issuer, t.Key, t.Card.PAN, t.Card.PSN))
+// emvName is the row of a card: see cardname.go, with what its master key follows from
+// in the place of key diversification data. So however a PAN is written, a card that
+// has the key has the row; nothing opens it again.
+func (s *Service) emvName(ctx context.Context, t transaction) (store.Ref, error) {
+	mac, err := s.cfg.Token.MAC(ctx, s.cfg.Registry, fmt.Appendf(nil, "cardkms-emv-card-name/1\n%s\x00%s\x00%s\x00%X", t.Issuer, t.Key, t.profile.Option, t.ac.Follows()))
 	if err != nil {
 		return store.Ref{}, fmt.Errorf("naming a card: %w", err)
 	}
@@ -74,6 +73,7 @@ type transaction struct {
 	token   derive.TDEAToken
 	ac      emv.Master
 	mac     derive.RetailKey // of the cryptogram
+	arpc    derive.RetailKey
 }
 
 // begin checks the caller of an EMV operation and finds the keys. A caller whose
@@ -86,7 +86,6 @@ func (s *Service) begin(ctx context.Context, r Request, op Operation, in Transac
 	if r.Caller.Cards != AllCards() {
 		return e, t, s.refuse(ctx, e, fault.New(fault.Forbidden, "EMV cards are in no card range"))
 	}
-	e.card = []byte(in.Card.PAN + "/" + in.Card.PSN)
 	if t.profile, err = emv.ProfileOf(in.Profile); err != nil {
 		return e, t, s.refuse(ctx, e, err)
 	}
@@ -96,8 +95,14 @@ func (s *Service) begin(ctx context.Context, r Request, op Operation, in Transac
 	}
 	v, m, err := s.emvMaster(ctx, t, in.Key, key.EMVAC)
 	if err == nil {
-		t.ac = m
+		t.ac, e.card = m, m.Follows()
+		err = t.profile.Binds(in.Input, in.Data)
+	}
+	if err == nil {
 		t.mac, err = m.MAC(t.profile.Cryptogram, in.Input, false)
+	}
+	if err == nil {
+		t.arpc, err = t.profile.ARPCKey(m, in.Input)
 	}
 	e.key, e.algorithm = v.ID.String(), algorithmOf(v)
 	e.detail = map[string]string{"profile": in.Profile, "atc": fmt.Sprintf("%04X", in.ATC)}
@@ -124,7 +129,7 @@ func (s *Service) emvMaster(ctx context.Context, t transaction, name string, u k
 // conclude books the proof of a transaction with its entry: nothing that was computed
 // leaves before.
 func (s *Service) conclude(ctx context.Context, e *event, t transaction, proof error) error {
-	ref, err := s.emvName(ctx, t.Transaction)
+	ref, err := s.emvName(ctx, t)
 	if err != nil {
 		return err
 	}
@@ -139,8 +144,8 @@ func (s *Service) conclude(ctx context.Context, e *event, t transaction, proof e
 		if err != nil {
 			return err
 		}
-		if e.outcome = c.proved(e.op, t.Input, proof, now); e.outcome != nil && proof == nil {
-			return nil // a replay changes nothing
+		if e.outcome = c.proved(e.op, t.Input, proof, now); e.outcome != nil {
+			return nil // nobody makes rows of cards that prove nothing
 		}
 		c.Nonce = newID()
 		return put(tx, ref, n, c)
@@ -156,14 +161,16 @@ func (s *Service) verify(ctx context.Context, e event, t transaction) (proof, er
 	return proof, nil
 }
 
-// releaseEMV destroys the session keys of a transaction.
+// release destroys the keys of a transaction, and those that were used beside.
 func (t transaction) release(more ...*derive.Key) {
-	keys := slices.DeleteFunc(append(more, t.mac.Whole(), t.mac.Left(), t.ac.Key()), func(k *derive.Key) bool { return k == nil })
+	keys := slices.DeleteFunc(append(more, t.mac.Whole(), t.mac.Left(), t.arpc.Whole(), t.arpc.Left(), t.ac.Key()), func(k *derive.Key) bool { return k == nil })
 	t.token.Release(keys...)
 }
 
-// VerifyARQC verifies the cryptogram of a transaction: ARQC, TC or AAC. It verifies
-// each once; a transaction counter that does not rise is fault.CardCounter.
+// VerifyARQC verifies the cryptogram of a transaction: the ARQC, or the TC or AAC of
+// one that stayed offline. It takes one cryptogram for each transaction counter, once;
+// a counter that does not rise is fault.CardCounter, so what comes late is refused, and
+// so is the second cryptogram of a transaction.
 func (s *Service) VerifyARQC(ctx context.Context, r Request, in Transaction) error {
 	e, t, err := s.begin(ctx, r, EMVVerify, in)
 	if err != nil {

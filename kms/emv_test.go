@@ -10,6 +10,7 @@ import (
 	"cardkms/kms"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
+	"cardkms/kms/store"
 	"cardkms/softhsm/cardsim"
 )
 
@@ -217,5 +218,49 @@ func TestEMVCard(t *testing.T) {
 		if !bytes.Equal(card.PIN(), pin) {
 			t.Errorf("the card's PIN block is %X, want %X", card.PIN(), pin)
 		}
+	}
+}
+
+// TestEMVHoweverWritten: a cryptogram serves once, however the card's number is written,
+// and whatever counter is claimed for it.
+func TestEMVHoweverWritten(t *testing.T) {
+	h := newHarness(t)
+	h.loadEMV()
+	in := mchip(h.issuer)
+	h.must(h.service.VerifyARQC(h.ctx, h.req(), in))
+	for _, card := range []emv.Card{{PAN: "1234567890123456"}, {PAN: "9934567890123456", PSN: "00"}, {PAN: "71234567890123456", PSN: "00"}} {
+		same := in
+		same.Card = card
+		h.want("another way to write the card", h.service.VerifyARQC(h.ctx, h.req(), same), fault.CardCounter)
+	}
+	// CVN 10 computes with the master key, which no counter is in: vector
+	// emv-visa-cvn10.
+	visa := in
+	visa.Profile, visa.UN, visa.ARQC = "visa-10", nil, unhex("29CCA15AE665FA2E")
+	visa.Card.PAN, visa.Key = "1234567890123456", "ac"
+	visa.Data = unhex("0000000040000000000000000124800004800001241911050152BF45851800001C03A06010")
+	for _, atc := range []uint16{0x1B, 0x1D, 0xFFFF} {
+		visa.ATC = atc
+		h.want("a counter that the data has not", h.service.VerifyARQC(h.ctx, h.req(), visa), fault.InvalidInput)
+	}
+	visa.ATC = 0x1C
+	h.want("after another profile's cryptogram of that counter", h.service.VerifyARQC(h.ctx, h.req(), visa), fault.CardCounter)
+}
+
+// TestEMVMakesNoRows: a wrong cryptogram makes no row, whoever's card is named.
+func TestEMVMakesNoRows(t *testing.T) {
+	h := newHarness(t)
+	h.loadEMV()
+	in := mchip(h.issuer)
+	rows := func() (n int) {
+		h.must(h.db.View(h.ctx, func(tx store.Tx) error { all, err := tx.List("emv-card", h.issuer, "", 100); n = len(all); return err }))
+		return n
+	}
+	for n := range 5 {
+		in.Card.PAN = fmt.Sprintf("492900000000%04d", n)
+		h.want("a card of nobody", h.service.VerifyARQC(h.ctx, h.req(), in), fault.ProofFailed)
+	}
+	if rows() != 0 {
+		t.Errorf("%d rows of cards that proved nothing", rows())
 	}
 }

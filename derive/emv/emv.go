@@ -22,6 +22,7 @@ import (
 	"crypto/sha1" //nolint:gosec // [EMV2], Annex A1.4.2 hashes public digits with it
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 
 	"cardkms/derive"
@@ -31,7 +32,7 @@ import (
 
 // Card names a card as its ICC master key is derived from it.
 type Card struct {
-	PAN string // 13 to 19 decimal digits
+	PAN string // 12 to 19 decimal digits
 	PSN string // PAN sequence number, two decimal digits; empty for none
 }
 
@@ -160,6 +161,10 @@ func diversifierB(c Card) []byte {
 // diversifierC returns PAN | PSN padded with zeros on the left to 16 bytes: [EMV2],
 // Annex A1.4.3.
 func diversifierC(c Card) []byte { return packed(c.number(), 32) }
+
+// Follows returns what the master key follows from beside the issuer's: two cards that
+// have it in common have one master key.
+func (m Master) Follows() []byte { return slices.Concat(m.step.Messages...) }
 
 // Key refers to the master key as a base of session keys.
 func (m Master) Key() *derive.Key { return m.key }

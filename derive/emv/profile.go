@@ -2,6 +2,7 @@ package emv
 
 import (
 	"context"
+	"encoding/binary"
 	"maps"
 	"slices"
 
@@ -20,20 +21,23 @@ type Profile struct {
 	Encipherment Encipherment
 	// Unbound: the MACs of a script cover neither ATC nor ARQC.
 	Unbound bool
+	// ATCAt is where the data of the cryptogram holds the ATC, 0 where the key follows
+	// from it anyway.
+	ATCAt int
 }
 
 // profiles follow the table of independent implementations that agree with each
 // other: pyemv and jPOS, see testdata. 17 and 21 are 16 and 20 with the counters in
 // the data of the cryptogram, which the caller passes.
 var profiles = map[string]Profile{
-	"visa-10":     {OptionA, MasterItself, Padding1, Method1, MasterItself, VisaXOR, ECB, false},
-	"visa-18":     {OptionB, CSK, Padding2, Method2, CSK, VisaXOR, ECB, false},
-	"visa-22":     {OptionB, CSK, Padding2, Method2, CSK, CSK, ECB, false},
-	"mchip-16":    {OptionA, SKD, Padding2, Method1, MasterItself, CSK, CBC, false},
-	"mchip-17":    {OptionA, SKD, Padding2, Method1, MasterItself, CSK, CBC, false},
-	"mchip-20":    {OptionA, CSK, Padding2, Method1, CSK, CSK, CBC, false},
-	"mchip-21":    {OptionA, CSK, Padding2, Method1, CSK, CSK, CBC, false},
-	"interac-133": {OptionA, SKD, Padding2, Method1, SKD, CSK, CBC, true},
+	"visa-10":     {OptionA, MasterItself, Padding1, Method1, MasterItself, VisaXOR, ECB, false, 31},
+	"visa-18":     {OptionB, CSK, Padding2, Method2, CSK, VisaXOR, ECB, false, 0},
+	"visa-22":     {OptionB, CSK, Padding2, Method2, CSK, CSK, ECB, false, 0},
+	"mchip-16":    {OptionA, SKD, Padding2, Method1, MasterItself, CSK, CBC, false, 0},
+	"mchip-17":    {OptionA, SKD, Padding2, Method1, MasterItself, CSK, CBC, false, 0},
+	"mchip-20":    {OptionA, CSK, Padding2, Method1, CSK, CSK, CBC, false, 0},
+	"mchip-21":    {OptionA, CSK, Padding2, Method1, CSK, CSK, CBC, false, 0},
+	"interac-133": {OptionA, SKD, Padding2, Method1, SKD, CSK, CBC, true, 0},
 }
 
 // ProfileNames returns the names of the profiles, sorted.
@@ -51,7 +55,7 @@ func ProfileOf(name string) (Profile, error) {
 // Answer computes the ARPC of a profile. code is the ARC of 2 bytes under method 1
 // and the CSU of 4 under method 2, which alone takes proprietary data.
 func (p Profile) Answer(ctx context.Context, t derive.TDEAToken, ac Master, in Input, code, proprietary []byte) ([]byte, error) {
-	k, err := ac.MAC(p.ARPC, in, false)
+	k, err := p.ARPCKey(ac, in)
 	if err != nil {
 		return nil, err
 	}
@@ -62,6 +66,20 @@ func (p Profile) Answer(ctx context.Context, t derive.TDEAToken, ac Master, in I
 		return nil, fault.New(fault.InvalidInput, "ARPC method 1 takes no proprietary data")
 	}
 	return ARPC1(ctx, t, k, in.ARQC, code)
+}
+
+// ARPCKey refers to the key that Answer uses.
+func (p Profile) ARPCKey(ac Master, in Input) (derive.RetailKey, error) {
+	return ac.MAC(p.ARPC, in, false)
+}
+
+// Binds refuses a transaction counter that the cryptogram is not of: under a key that
+// does not follow from it, only the data says it.
+func (p Profile) Binds(in Input, data []byte) error {
+	if p.ATCAt == 0 || len(data) >= p.ATCAt+2 && binary.BigEndian.Uint16(data[p.ATCAt:]) == in.ATC {
+		return nil
+	}
+	return fault.New(fault.InvalidInput, "the data of the cryptogram is of another transaction counter")
 }
 
 // Keys refers to the keys of one command of a script, whose seed is in.

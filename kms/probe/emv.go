@@ -229,6 +229,7 @@ func emvProfileOf(v standard) (in emvProfile, err error) {
 	said := emv.Profile{
 		Option: emv.Option(in.Opt), Cryptogram: word[in.ACSK], Padding: emv.Padding(in.Pad), Method: emv.Method(in.ARPCMethod), ARPC: arpc,
 		Script: word[in.SMSK], Encipherment: map[string]emv.Encipherment{"visa": emv.ECB, "mc": emv.CBC}[in.SMEnc], Unbound: !in.MACCtx,
+		ATCAt: in.profile.ATCAt, // of which the vectors say nothing but the data itself
 	}
 	if said != in.profile {
 		return in, fmt.Errorf("the profile is %+v, the vector says %+v", in.profile, said)
@@ -240,6 +241,9 @@ func emvProfileOf(v standard) (in emvProfile, err error) {
 func runEMVProfile(b *bench, v standard) error {
 	in, err := emvProfileOf(v)
 	if err != nil {
+		return err
+	}
+	if err := in.profile.Binds(in.said, in.Data); err != nil {
 		return err
 	}
 	m, err := b.icc(in.Opt, in.IMK.AC, in.PAN, in.PSN)
