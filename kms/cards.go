@@ -135,6 +135,9 @@ func (s *Service) Cards(ctx context.Context, r Request, issuer, after string, li
 		rows, err = tx.List(kindCard, issuer, after, limit+1)
 		return err
 	})
+	if err != nil {
+		return nil, "", err
+	}
 	if len(rows) > limit {
 		rows, next = rows[:limit], rows[limit-1].ID
 	}

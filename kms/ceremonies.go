@@ -229,7 +229,7 @@ func (s *Service) EndCeremony(ctx context.Context, by, digest, record string) ([
 // it can be called again. One that never began has nothing in the log.
 func (s *Service) AbandonCeremony(ctx context.Context, by, digest string, act func(context.Context) error) error {
 	c, err := s.Ceremony(ctx, digest)
-	if fault.CodeOf(err) == fault.NotFound || err == nil && c.Ended {
+	if fault.CodeOf(err) == fault.NotFound {
 		return act(ctx)
 	}
 	if err != nil {
@@ -241,6 +241,9 @@ func (s *Service) AbandonCeremony(ctx context.Context, by, digest string, act fu
 	}
 	if err := act(ctx); err != nil {
 		return s.refuse(ctx, e, err)
+	}
+	if c.Ended { // it stays what it became; what was kept for it is gone
+		return s.log(ctx, &e, nil)
 	}
 	return s.log(ctx, &e, func(tx store.Rows) error {
 		return onCeremony(tx, digest, func(c *Ceremony) { c.Abandoned = true })

@@ -96,9 +96,6 @@ func (s *Service) execute(ctx context.Context, r Request, e event, p approval.Pr
 		}
 	}
 	found, told := acted.(interface{ said() string })
-	if told {
-		e.detail["found"] = found.said()
-	}
 	// Also after an error: a commit whose answer was lost is a change too.
 	defer s.forget()
 	var done Case
@@ -119,7 +116,7 @@ func (s *Service) execute(ctx context.Context, r Request, e event, p approval.Pr
 		}
 		c.describe(f)
 		if told {
-			c.Found = found.said()
+			c.Found, e.detail["found"] = found.said(), found.said()
 		}
 		c.Nonce, done = newID(), c
 		return put(tx, caseRef(p.ID), version, c)

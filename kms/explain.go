@@ -64,7 +64,9 @@ func (q question) hypotheses(versions []key.Version) (out []hypothesis) {
 		if v.ID.Name != q.key || v.Usage != key.GPSCP03 || v.State == key.Destroyed {
 			continue
 		}
-		for _, m := range slices.Compact(append([]diversify.Method{diversify.Method(v.Diversification)}, diversify.Methods()...)) {
+		own := diversify.Method(v.Diversification)
+		methods := slices.DeleteFunc(diversify.Methods(), func(m diversify.Method) bool { return m == own })
+		for _, m := range append(methods, own) {
 			if diversify.Fits(m, v.Algorithm, v.CardAlgorithm) != nil || (m == diversify.None) != (v.Diversification == string(diversify.None)) {
 				continue
 			}

@@ -184,8 +184,9 @@ func (s *Service) offline(ctx context.Context, job preparation, at CardAt) ([][]
 		Keys: static, HostChallenge: host, KVN: job.KVN, Counter: at.Counter, AID: job.profile.AID, Level: job.Level, Options: job.profile.Options,
 	}
 	session, commands, err := o.Prepare(ctx, s.cfg.Token, job.challenger, job.script)
+	s.cfg.Token.Release(static.ENC, static.MAC)
 	if session.ENC != nil {
-		s.cfg.Token.Release(session.ENC, session.MAC, static.ENC, static.MAC)
+		s.cfg.Token.Release(session.ENC, session.MAC)
 	}
 	return encode(commands), err
 }

@@ -33,11 +33,10 @@ type OTACard struct {
 // otaCounters is what the service remembers of one key set of one card. Its row is
 // named by a MAC over the card's identifier, which stands nowhere in it.
 type otaCounters struct {
-	Counter  uint64       `json:"counter"`           // the highest that was given away
-	Awaited  []otaAwaited `json:"awaited,omitempty"` // responses, the oldest first
-	Failures int          `json:"failures"`          // failed proofs in a row
-	Seen     time.Time    `json:"seen,omitzero"`     // last successful proof
-	Nonce    string       `json:"nonce"`
+	Counter uint64       `json:"counter"`           // the highest that was given away
+	Awaited []otaAwaited `json:"awaited,omitempty"` // responses, the oldest first
+	Seen    time.Time    `json:"seen,omitzero"`     // last successful proof
+	Nonce   string       `json:"nonce"`
 }
 
 // otaAwaited is a packet whose response is awaited.
@@ -76,11 +75,10 @@ func (c *otaCounters) answered(counter uint64, proof error, now time.Time) error
 		return err
 	}
 	if proof != nil {
-		c.Failures++
 		return proof
 	}
 	c.Awaited = slices.DeleteFunc(c.Awaited, func(p otaAwaited) bool { return p.Counter == counter })
-	c.Failures, c.Seen = 0, now
+	c.Seen = now
 	return nil
 }
 
