@@ -7,6 +7,8 @@
 // integrity and confidentiality, Format 2). What differs between the payment
 // schemes stands in a Profile, as data; the schemes' own documents are not public,
 // so the profiles follow what independent implementations agree on (see testdata).
+// Book 2 itself was not at hand either: its section numbers are those that these
+// implementations name, and every formula is one that they agree on.
 //
 // It computes on references: IMK, ICC master key and session keys are inside the
 // token, in the sense of package derive. It leaves out transaction data (the caller
