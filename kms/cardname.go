@@ -34,11 +34,17 @@ const kddBytes = 10
 
 // cardRef names the row of a card.
 func (s *Service) cardRef(ctx context.Context, issuer string, kdd []byte) (store.Ref, error) {
-	mac, err := s.cfg.Token.MAC(ctx, s.cfg.Registry, append(append([]byte(nameHeader+issuer), 0), kdd...))
+	return s.named(ctx, kindCard, issuer, append(append([]byte(nameHeader+issuer), 0), kdd...))
+}
+
+// named returns the row of a kind whose name is the MAC of a message, which begins with
+// a header of that kind's own.
+func (s *Service) named(ctx context.Context, kind store.Kind, issuer string, message []byte) (store.Ref, error) {
+	mac, err := s.cfg.Token.MAC(ctx, s.cfg.Registry, message)
 	if err != nil {
 		return store.Ref{}, fmt.Errorf("naming a card: %w", err)
 	}
-	return rowOfCard(issuer, hex.EncodeToString(mac)), nil
+	return store.Ref{Kind: kind, Issuer: issuer, ID: hex.EncodeToString(mac)}, nil
 }
 
 // rowOfCard is the row of a card whose name is known.

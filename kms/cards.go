@@ -2,7 +2,6 @@ package kms
 
 import (
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -77,11 +76,7 @@ func (c *Card) proved(t attempt, now time.Time) error {
 	}
 	c.Failures, c.KVN, c.Seen = 0, t.answer.KVN, now
 	if t.counts {
-		c.Counters = maps.Clone(c.Counters)
-		if c.Counters == nil {
-			c.Counters = map[string]uint32{}
-		}
-		c.Counters[t.version] = t.answer.Counter
+		c.Counters = with(c.Counters, t.version, t.answer.Counter)
 	}
 	return nil
 }
@@ -99,14 +94,23 @@ func (c *Card) rises(t attempt) error {
 	return nil
 }
 
+// with returns a copy of a map in which a key has this value: a row is compared with
+// what it was before.
+func with[V any](m map[string]V, k string, v V) map[string]V {
+	out := make(map[string]V, len(m)+1)
+	maps.Copy(out, m)
+	out[k] = v
+	return out
+}
+
 // Card returns one card of an issuer.
 func (s *Service) Card(ctx context.Context, r Request, issuer, kdd string) (c Card, err error) {
 	if err := s.read(ctx, r, CardRead, issuer, "cards"); err != nil {
 		return c, err
 	}
-	b, err := hex.DecodeString(kdd)
-	if err != nil || len(b) != kddBytes {
-		return c, errNotKDD
+	b, err := parseKDD(kdd)
+	if err != nil {
+		return c, err
 	}
 	if r.Caller.Role == UpdateServer && !r.Caller.Cards.Holds(b) {
 		return c, fault.New(fault.NotFound, "no such card")

@@ -59,11 +59,7 @@ func (c *emvCard) proved(op Operation, in emv.Input, proof error, now time.Time)
 // in the place of key diversification data. So however a PAN is written, a card that
 // has the key has the row; nothing opens it again.
 func (s *Service) emvName(ctx context.Context, t transaction) (store.Ref, error) {
-	mac, err := s.cfg.Token.MAC(ctx, s.cfg.Registry, fmt.Appendf(nil, "cardkms-emv-card-name/1\n%s\x00%s\x00%s\x00%X", t.Issuer, t.Key, t.profile.Option, t.ac.Follows()))
-	if err != nil {
-		return store.Ref{}, fmt.Errorf("naming a card: %w", err)
-	}
-	return store.Ref{Kind: kindEMVCard, Issuer: t.Issuer, ID: hex.EncodeToString(mac)}, nil
+	return s.named(ctx, kindEMVCard, t.Issuer, fmt.Appendf(nil, "cardkms-emv-card-name/1\n%s\x00%s\x00%s\x00%X", t.Issuer, t.Key, t.profile.Option, t.ac.Follows()))
 }
 
 // transaction is a Transaction whose keys were found.

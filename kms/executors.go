@@ -166,21 +166,27 @@ func cardOf(p approval.Proposal) (id string, err error) {
 }
 
 // kddOf returns the key diversification data that the object of a new proposal names.
-func kddOf(p approval.Proposal) (id string, kdd []byte, err error) {
-	if id, err = cardOf(p); err != nil {
-		return "", nil, err
+func kddOf(p approval.Proposal) ([]byte, error) {
+	id, err := cardOf(p)
+	if err != nil {
+		return nil, err
 	}
-	if kdd, err = hex.DecodeString(id); err != nil || len(kdd) != kddBytes {
-		return "", nil, errNotKDD
+	return parseKDD(id)
+}
+
+func parseKDD(text string) ([]byte, error) {
+	kdd, err := hex.DecodeString(text)
+	if err != nil || len(kdd) != kddBytes {
+		return nil, errNotKDD
 	}
-	return id, kdd, nil
+	return kdd, nil
 }
 
 // hideCard puts the card's pseudonym in the place of its key diversification
 // data, because proposals stand in the log.
 func hideCard(ctx context.Context, s *Service, c *Case) error {
 	p := &c.Proposal
-	id, kdd, err := kddOf(*p)
+	kdd, err := kddOf(*p)
 	if err != nil {
 		return err
 	}
@@ -196,9 +202,14 @@ func hideCard(ctx context.Context, s *Service, c *Case) error {
 	if err != nil {
 		return err
 	}
-	alias, err := s.pseudonym(ctx, p.Issuer, kdd)
-	p.Object = "issuers/" + p.Issuer + "/cards/" + alias
-	c.Card, c.Sealed, c.Subject = ref.ID, card.Sealed, strings.ToUpper(id)
+	return s.hide(ctx, c, ref, card.Sealed, kdd)
+}
+
+// hide has a case name a card by its pseudonym, and keep its row and its seal.
+func (s *Service) hide(ctx context.Context, c *Case, ref store.Ref, sealed string, kdd []byte) error {
+	alias, err := s.pseudonym(ctx, c.Proposal.Issuer, kdd)
+	c.Proposal.Object = "issuers/" + c.Proposal.Issuer + "/cards/" + alias
+	c.Card, c.Sealed, c.Subject = ref.ID, sealed, strings.ToUpper(hex.EncodeToString(kdd))
 	return err
 }
 

@@ -218,7 +218,7 @@ func (s *Service) questionOf(p approval.Proposal, kdd []byte) (q question, err e
 // hideExplained puts the pseudonym of any card, known or not, in the place of its key
 // diversification data.
 func hideExplained(ctx context.Context, s *Service, c *Case) error {
-	id, kdd, err := kddOf(c.Proposal)
+	kdd, err := kddOf(c.Proposal)
 	if err != nil {
 		return err
 	}
@@ -233,10 +233,7 @@ func hideExplained(ctx context.Context, s *Service, c *Case) error {
 	if err != nil {
 		return err
 	}
-	alias, err := s.pseudonym(ctx, c.Proposal.Issuer, kdd)
-	c.Proposal.Object = "issuers/" + c.Proposal.Issuer + "/cards/" + alias
-	c.Card, c.Sealed, c.Subject = ref.ID, sealed, strings.ToUpper(id)
-	return err
+	return s.hide(ctx, c, ref, sealed, kdd)
 }
 
 func explainedRow(c Case) (store.Ref, error) {
@@ -244,16 +241,7 @@ func explainedRow(c Case) (store.Ref, error) {
 }
 
 func checkExplain(ctx context.Context, s *Service, p approval.Proposal) error {
-	all, err := s.versions(ctx, p.Issuer)
-	if err != nil {
-		return err
-	}
-	for _, v := range all {
-		if v.ID.Name == p.Params["key"] && v.Usage == key.GPSCP03 {
-			return nil
-		}
-	}
-	return fault.New(fault.NotFound, "no such gp-scp03 key")
+	return s.exists(ctx, p.Issuer, p.Params["key"], key.GPSCP03)
 }
 
 // actExplain searches. Running it again after a crash finds the same.

@@ -83,7 +83,7 @@ func (s *Service) RotationStatus(ctx context.Context, r Request, issuer, name st
 	if err := s.read(ctx, r, KeyRead, issuer, "keys/"+printable(name)); err != nil {
 		return out, err
 	}
-	if err := s.exists(ctx, issuer, name); err != nil {
+	if err := s.exists(ctx, issuer, name, key.GPSCP03, key.GPSCP02); err != nil {
 		return out, err
 	}
 	return s.rotation(ctx, issuer, name)

@@ -3,6 +3,7 @@ package kms
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -133,14 +134,14 @@ func serves(v key.Version, use key.Use, now time.Time) error {
 	return nil
 }
 
-// exists checks that a key that opens channels is there at all.
-func (s *Service) exists(ctx context.Context, issuer, name string) error {
+// exists checks that a key of one of these usages is there at all.
+func (s *Service) exists(ctx context.Context, issuer, name string, usages ...key.Usage) error {
 	all, err := s.versions(ctx, issuer)
 	if err != nil {
 		return err
 	}
 	for _, v := range all {
-		if v.ID.Name == name && v.Usage.Channels() {
+		if v.ID.Name == name && slices.Contains(usages, v.Usage) {
 			return nil
 		}
 	}

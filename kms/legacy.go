@@ -3,7 +3,6 @@ package kms
 import (
 	"context"
 	"fmt"
-	"maps"
 
 	"cardkms/derive"
 	"cardkms/derive/scp02"
@@ -79,11 +78,7 @@ func (c *Card) again(t attempt) error {
 }
 
 func (c *Card) setSCP02(version string, u SCP02) {
-	c.SCP02 = maps.Clone(c.SCP02)
-	if c.SCP02 == nil {
-		c.SCP02 = map[string]SCP02{}
-	}
-	c.SCP02[version] = u
+	c.SCP02 = with(c.SCP02, version, u)
 }
 
 // released gives a card that officers let out of quarantine its tries again. A counter

@@ -3,7 +3,6 @@ package kms
 import (
 	"context"
 	"fmt"
-	"maps"
 	"sync"
 
 	"cardkms/derive"
@@ -162,11 +161,7 @@ func (c *Card) reserve(version string, counter uint32) error {
 	case counted && counter <= proved || before && counter <= made:
 		return fault.New(fault.CardCounter, "the sequence counter was proved by the card, or served a script")
 	}
-	c.Prepared = maps.Clone(c.Prepared)
-	if c.Prepared == nil {
-		c.Prepared = map[string]uint32{}
-	}
-	c.Prepared[version] = counter
+	c.Prepared = with(c.Prepared, version, counter)
 	return nil
 }
 

@@ -2,7 +2,6 @@ package kms
 
 import (
 	"context"
-	"encoding/hex"
 	"fmt"
 	"slices"
 	"time"
@@ -84,11 +83,7 @@ func (c *otaCounters) answered(counter uint64, proof error, now time.Time) error
 
 // otaName is the row of a card's key set: see cardname.go. Nothing opens it again.
 func (s *Service) otaName(ctx context.Context, c OTACard) (store.Ref, error) {
-	mac, err := s.cfg.Token.MAC(ctx, s.cfg.Registry, fmt.Appendf(nil, "cardkms-ota-card-name/1\n%s\x00%s\x00%c%s", c.Issuer, c.Key, c.KVN, c.KDD))
-	if err != nil {
-		return store.Ref{}, fmt.Errorf("naming a card: %w", err)
-	}
-	return store.Ref{Kind: kindOTACard, Issuer: c.Issuer, ID: hex.EncodeToString(mac)}, nil
+	return s.named(ctx, kindOTACard, c.Issuer, fmt.Appendf(nil, "cardkms-ota-card-name/1\n%s\x00%s\x00%c%s", c.Issuer, c.Key, c.KVN, c.KDD))
 }
 
 // overTheAir is one operation with the keys of one card.

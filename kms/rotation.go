@@ -6,7 +6,6 @@ import (
 	"crypto/subtle"
 	"encoding/hex"
 	"fmt"
-	"maps"
 	"time"
 
 	"cardkms/derive"
@@ -392,11 +391,7 @@ func (c *Card) settle(tx store.Rows, proven string, kvn byte, now time.Time) err
 		return nil
 	}
 	if had, err := key.ParseID(c.Version); err == nil && had.Name != to.Name {
-		c.Proven = maps.Clone(c.Proven)
-		if c.Proven == nil {
-			c.Proven = map[string]int{}
-		}
-		c.Proven[had.Name] = had.Version
+		c.Proven = with(c.Proven, had.Name, had.Version)
 		delete(c.Proven, to.Name)
 	}
 	if c.Version, c.Newest = proven, kvn; to.Version == from {

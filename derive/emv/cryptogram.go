@@ -19,10 +19,10 @@ const (
 )
 
 func (p Padding) pad(data []byte) []byte {
-	out := append([]byte{}, data...)
 	if p == Padding2 {
-		out = append(out, 0x80)
+		return derive.Pad2(data, 8)
 	}
+	out := append([]byte{}, data...)
 	for len(out) == 0 || len(out)%8 != 0 {
 		out = append(out, 0)
 	}
