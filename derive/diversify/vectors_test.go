@@ -2,9 +2,6 @@ package diversify_test
 
 import (
 	"bytes"
-	"encoding/hex"
-	"encoding/json"
-	"os"
 	"strings"
 	"testing"
 
@@ -15,28 +12,7 @@ import (
 	"cardkms/kms/key"
 )
 
-type octets []byte
-
-func (o *octets) UnmarshalJSON(b []byte) error {
-	var s string
-	if err := json.Unmarshal(b, &s); err != nil {
-		return err
-	}
-	v, err := hex.DecodeString(s)
-	*o = v
-	return err
-}
-
-func readVectors(t *testing.T, name string, into any) {
-	t.Helper()
-	b, err := os.ReadFile("testdata/" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(b, into); err != nil {
-		t.Fatalf("%s: %v", name, err)
-	}
-}
+type octets = derivetest.Octets
 
 // vector is one known answer of either file.
 type vector struct {
@@ -124,7 +100,7 @@ func TestInteropVectors(t *testing.T) {
 			KCVAES                                    []string `json:"kcv_aes"`
 		}
 	}
-	readVectors(t, "diversification.json", &file)
+	derivetest.ReadVectors(t, "diversification.json", &file)
 	compared := 0
 	for _, c := range file.Cases {
 		v := vector{id: c.ID, master: c.Master, data: c.KDD, out: c.Output, keys: []octets{c.ENC, c.MAC, c.DEK}, kcvs: append(c.KCVTDEA, c.KCVAES...)}
@@ -157,7 +133,7 @@ func TestStandardVectors(t *testing.T) {
 			}
 		}
 	}
-	readVectors(t, "standards.json", &file)
+	derivetest.ReadVectors(t, "standards.json", &file)
 	compared := 0
 	for _, c := range file.Vectors {
 		v := vector{id: c.ID, method: c.In.Method, master: c.In.MK, data: c.In.KDD, keys: c.Out.Keys, kcvs: c.Out.KCV, out: c.Out.Key}

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 
@@ -19,28 +18,7 @@ import (
 
 var ctx = context.Background()
 
-type octets []byte
-
-func (o *octets) UnmarshalJSON(b []byte) error {
-	var s *string
-	if err := json.Unmarshal(b, &s); err != nil || s == nil {
-		return err
-	}
-	v, err := hex.DecodeString(*s)
-	*o = v
-	return err
-}
-
-func readVectors(t *testing.T, name string, into any) {
-	t.Helper()
-	b, err := os.ReadFile("testdata/" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(b, into); err != nil {
-		t.Fatalf("%s: %v", name, err)
-	}
-}
+type octets = derivetest.Octets
 
 func same(t *testing.T, what string, got, want []byte, err error) {
 	t.Helper()
@@ -194,7 +172,7 @@ func (c peerCase) chain(t *testing.T, tok *derivetest.Token) {
 // TestPeers runs what independent programs agree on.
 func TestPeers(t *testing.T) {
 	var file struct{ Cases []peerCase }
-	readVectors(t, "emv.json", &file)
+	derivetest.ReadVectors(t, "emv.json", &file)
 	if len(file.Cases) < 33 {
 		t.Fatalf("%d cases", len(file.Cases))
 	}
@@ -205,7 +183,7 @@ func TestPeers(t *testing.T) {
 
 func TestStandards(t *testing.T) {
 	var file struct{ Vectors []json.RawMessage }
-	readVectors(t, "standards.json", &file)
+	derivetest.ReadVectors(t, "standards.json", &file)
 	ran := map[string]int{}
 	for _, raw := range file.Vectors {
 		var v struct{ ID, Alg string }

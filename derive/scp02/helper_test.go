@@ -5,8 +5,6 @@ import (
 	"context"
 	"crypto/cipher"
 	"encoding/hex"
-	"encoding/json"
-	"os"
 	"testing"
 
 	"cardkms/derive"
@@ -18,17 +16,7 @@ import (
 
 var ctx = context.Background()
 
-type octets []byte
-
-func (o *octets) UnmarshalJSON(b []byte) error {
-	var s *string
-	if err := json.Unmarshal(b, &s); err != nil || s == nil {
-		return err
-	}
-	v, err := hex.DecodeString(*s)
-	*o = v
-	return err
-}
+type octets = derivetest.Octets
 
 func unhex(s string) []byte {
 	b, err := hex.DecodeString(s)
@@ -36,17 +24,6 @@ func unhex(s string) []byte {
 		panic(err)
 	}
 	return b
-}
-
-func readVectors(t testing.TB, name string, into any) {
-	t.Helper()
-	b, err := os.ReadFile("testdata/" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(b, into); err != nil {
-		t.Fatalf("%s: %v", name, err)
-	}
 }
 
 type staticKeys struct{ ENC, MAC, DEK octets }

@@ -47,7 +47,7 @@ type interopCase struct {
 // command under C-DECRYPTION.
 func TestInteropTranscripts(t *testing.T) {
 	var file struct{ Cases []interopCase }
-	readVectors(t, "scp02.json", &file)
+	derivetest.ReadVectors(t, "scp02.json", &file)
 	if len(file.Cases) != 5 {
 		t.Fatalf("%d cases", len(file.Cases))
 	}
@@ -194,7 +194,7 @@ func TestStandards(t *testing.T) {
 		"retail_mac": runRetail, "scp02_wrap_keycard": runKeycard,
 	}
 	var file struct{ Vectors []standard }
-	readVectors(t, "standards.json", &file)
+	derivetest.ReadVectors(t, "standards.json", &file)
 	if len(file.Vectors) != 21 {
 		t.Fatalf("%d vectors", len(file.Vectors))
 	}

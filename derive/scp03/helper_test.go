@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
-	"encoding/json"
-	"os"
 	"testing"
 
 	"cardkms/derive"
@@ -17,17 +15,7 @@ import (
 
 var ctx = context.Background()
 
-type octets []byte
-
-func (o *octets) UnmarshalJSON(b []byte) error {
-	var s *string
-	if err := json.Unmarshal(b, &s); err != nil || s == nil {
-		return err
-	}
-	v, err := hex.DecodeString(*s)
-	*o = v
-	return err
-}
+type octets = derivetest.Octets
 
 func unhex(s string) []byte {
 	b, err := hex.DecodeString(s)
@@ -35,17 +23,6 @@ func unhex(s string) []byte {
 		panic(err)
 	}
 	return b
-}
-
-func readVectors(t testing.TB, name string, into any) {
-	t.Helper()
-	b, err := os.ReadFile("testdata/" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(b, into); err != nil {
-		t.Fatalf("%s: %v", name, err)
-	}
 }
 
 // aes adds a plain AES key of whatever size the value has.

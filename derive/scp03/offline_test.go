@@ -14,7 +14,7 @@ import (
 // other programs sent after they had the card's answer.
 func TestOfflineAsRecorded(t *testing.T) {
 	var file struct{ Vectors []standard }
-	readVectors(t, "standards.json", &file)
+	derivetest.ReadVectors(t, "standards.json", &file)
 	ran := 0
 	for _, v := range file.Vectors {
 		if v.Alg != "scp03_session" || len(v.In.AID) == 0 || v.level(t) != 0x03 {

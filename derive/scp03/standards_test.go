@@ -57,7 +57,7 @@ func (v standard) level(t *testing.T) scp03.Level {
 // S16, extended and PUT KEY vectors.
 func TestStandards(t *testing.T) {
 	var file struct{ Vectors []standard }
-	readVectors(t, "standards.json", &file)
+	derivetest.ReadVectors(t, "standards.json", &file)
 	run := map[string]func(*testing.T, standard){
 		"scp03_session": runSession, "scp03_keys": runKeys, "scp03_keys_ctx": runKeys,
 		"scp03_wrap_rawkeys": runRawKeys, "scp03_putkey": runPutKey,

@@ -122,7 +122,7 @@ func TestInteropTranscripts(t *testing.T) {
 			}
 		}
 	}
-	readVectors(t, "scp03.json", &file)
+	derivetest.ReadVectors(t, "scp03.json", &file)
 	commands := 0
 	for _, c := range file.Cases {
 		t.Run(c.ID, func(t *testing.T) {
@@ -182,7 +182,7 @@ func TestRecordedSessions(t *testing.T) {
 			}
 		}
 	}
-	readVectors(t, "recorded_scp03_openscp.json", &file)
+	derivetest.ReadVectors(t, "recorded_scp03_openscp.json", &file)
 	if len(file.Cases) != 6 {
 		t.Fatalf("%d cases", len(file.Cases))
 	}
@@ -208,7 +208,7 @@ func TestSessionKeyDerivation(t *testing.T) {
 	var file struct {
 		Cases []struct{ Key, Constant, Context, Output octets }
 	}
-	readVectors(t, "std_scp03_kdf_blaufish.json", &file)
+	derivetest.ReadVectors(t, "std_scp03_kdf_blaufish.json", &file)
 	for i, c := range file.Cases {
 		tok := new(derivetest.Token)
 		parent := aes(t, tok, "k", derive.Static, c.Key)
@@ -242,7 +242,7 @@ func TestPutKeyTranscripts(t *testing.T) {
 			} `json:"put_key"`
 		}
 	}
-	readVectors(t, "scp03.json", &file)
+	derivetest.ReadVectors(t, "scp03.json", &file)
 	matched := map[string]int{}
 	for _, c := range file.Cases {
 		if c.PutKey == nil {

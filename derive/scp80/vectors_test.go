@@ -5,10 +5,8 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"hash/crc32"
-	"os"
 	"testing"
 
 	"cardkms/derive"
@@ -20,17 +18,7 @@ import (
 
 var ctx = context.Background()
 
-type octets []byte
-
-func (o *octets) UnmarshalJSON(b []byte) error {
-	var s *string
-	if err := json.Unmarshal(b, &s); err != nil || s == nil {
-		return err
-	}
-	v, err := hex.DecodeString(*s)
-	*o = v
-	return err
-}
+type octets = derivetest.Octets
 
 // vector is a known answer.
 type vector struct {
@@ -45,16 +33,12 @@ type vector struct {
 
 func readVectors(t *testing.T, name string) []vector {
 	t.Helper()
-	b, err := os.ReadFile("testdata/" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var f struct {
 		Source, Spec string
 		Vectors      []vector
 	}
-	if err := json.Unmarshal(b, &f); err != nil || f.Source == "" || f.Spec == "" || len(f.Vectors) == 0 {
-		t.Fatalf("%s has no vectors, source or specification: %v", name, err)
+	if derivetest.ReadVectors(t, name, &f); f.Source == "" || f.Spec == "" || len(f.Vectors) == 0 {
+		t.Fatalf("%s has no vectors, source or specification", name)
 	}
 	return f.Vectors
 }
