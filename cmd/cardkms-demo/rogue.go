@@ -317,7 +317,7 @@ func (r *rogue) writeLog(ctx context.Context, leaves [][]byte) error {
 			record = append(record, h[:]...)
 		}
 		edge = append(edge, h)
-		fmt.Fprintf(&q, "INSERT INTO log_leaves VALUES (%d, x'%x', x'%x');\n", n, leaf, record)
+		fmt.Fprintf(&q, "INSERT INTO log_leaves (seq, leaf, hashes) VALUES (%d, x'%x', x'%x');\n", n, leaf, record)
 	}
 	q.WriteString("COMMIT;")
 	_, err := r.sql(ctx, q.String(), false)

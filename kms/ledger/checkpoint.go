@@ -59,6 +59,9 @@ func (l *Ledger) giveSign() { l.sign <- struct{}{} }
 
 // signNewest signs the current state if the log has grown.
 func (l *Ledger) signNewest(ctx context.Context) error {
+	if err := l.catchUp(ctx); err != nil {
+		return err
+	}
 	if l.Size() <= l.signed.size {
 		return nil
 	}

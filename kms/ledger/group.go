@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -31,8 +32,7 @@ type group struct {
 	blocks  []tlog.Hash
 	open    []int64
 	first   int64 // first entry whose content stays
-	leaves  [][]byte
-	hashes  [][]tlog.Hash
+	leaves  []store.Leaf
 	members []*request // those whose entry is in leaves, in the same order
 }
 
@@ -95,7 +95,8 @@ func (g *group) apply(tx store.Tx, requests []*request) error {
 		if root, ok := blockRoot(stored); ok {
 			g.blocks = append(g.blocks[:len(g.blocks):len(g.blocks)], root)
 		}
-		g.leaves, g.hashes, g.members = append(g.leaves, leaf), append(g.hashes, stored), append(g.members, r)
+		g.leaves = append(g.leaves, store.Leaf{Content: leaf, Hashes: plain(stored), Touched: rows.touched()})
+		g.members = append(g.members, r)
 	}
 	if len(g.members) > 0 {
 		defer g.ackEarly(requests)
@@ -124,6 +125,9 @@ func (g *group) change(rows *rows, r *request) (leaf []byte) {
 	}
 	seq := g.edge.Size()
 	e.Sequence, e.Time = seq, g.l.cfg.Now().UTC().Round(0)
+	if e.Outcome == audit.OutcomePending {
+		e.Detail = g.l.owned(e.Detail)
+	}
 	if e.Previous, e.State, err = rows.digests(); err != nil {
 		r.err = g.l.detect(err)
 		return nil
@@ -155,21 +159,16 @@ func (g *group) write(tx store.Tx, rows *rows) error {
 	if err := g.sealHead(); err != nil {
 		return err
 	}
-	for i, leaf := range g.leaves {
-		seq := g.before.head.size + int64(i)
-		if err := tx.AppendLeaf(seq, leaf, plain(g.hashes[i])); err != nil {
-			return fmt.Errorf("appending entry %d: %w", seq, err)
-		}
+	if err := tx.AppendLeaves(g.before.head.size, g.leaves); err != nil {
+		return fmt.Errorf("appending %d entries: %w", len(g.leaves), err)
 	}
 	if g.first > g.before.head.first {
 		if err := tx.EmptyLeaves(g.before.head.first, g.first); err != nil {
 			return err
 		}
 	}
-	for _, row := range append(append(rows.versions(changed), buckets...), g.after.row()) {
-		if err := tx.Put(row); err != nil {
-			return fmt.Errorf("writing %s %s: %w", row.Kind, row.ID, err)
-		}
+	if err := tx.PutAll(append(append(rows.versions(changed), buckets...), g.after.row())); err != nil {
+		return fmt.Errorf("writing %d rows: %w", len(changed)+len(buckets)+1, err)
 	}
 	g.l.addState(g.after)
 	return nil
@@ -200,10 +199,12 @@ func (g *group) sealHead() error {
 }
 
 // resolve finds out whether a failed commit was applied after all, and returns nil
-// then. That it does not show is no proof of the contrary: SQLite may have written
-// the commit record and failed to synchronise it, and then a process that starts
-// before the next commit finds it. Whatever resolve finds, the next group reads the
-// head again.
+// then. It looks in an Update: that waits for a commit which is still under way on the
+// server. Whatever it finds, the next group reads the head again.
+//
+// That it does not show is no proof of the contrary: SQLite may have written the commit
+// record and failed to synchronise it, and then a process that starts before the next
+// commit finds it.
 func (g *group) resolve(cause error) error {
 	l := g.l
 	l.stale = true
@@ -214,19 +215,35 @@ func (g *group) resolve(cause error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), GroupTimeout)
 	defer cancel()
 	applied := false
-	err := l.cfg.Store.View(ctx, func(tx store.Tx) error {
-		row, err := tx.Get(headRef)
-		applied = err == nil && string(row.Body) == g.after.text
-		return err
+	err := l.cfg.Store.Update(ctx, func(tx store.Tx) (err error) {
+		if applied, err = g.isIn(tx); err != nil {
+			return err
+		}
+		return errNothing
 	})
 	switch {
-	case err != nil:
+	case !errors.Is(err, errNothing):
 		return errors.Join(cause, fmt.Errorf("reading back: %w", err))
 	case applied:
 		l.setCurrent(g.after)
 		return nil
 	}
 	return cause
+}
+
+// isIn reports whether the log holds the group's entries. Other nodes may have gone on
+// from there, so that its head may be a newer one.
+func (g *group) isIn(tx store.Leaves) (bool, error) {
+	stored, err := tx.Leaves(g.before.head.size, len(g.leaves))
+	if err != nil || len(stored) != len(g.leaves) {
+		return false, err
+	}
+	for i, leaf := range stored {
+		if !bytes.Equal(leaf.Content, g.leaves[i].Content) {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // answer replies to every request. A change that failed by itself keeps its own

@@ -303,7 +303,7 @@ func TestTwoWayFailure(t *testing.T) {
 // is not known, and the ledger finds out before the next group.
 func TestReadBackFails(t *testing.T) {
 	s := newStore(t)
-	blind := &blindStore{Store: s}
+	blind := &blindStore{Store: s, lost: s.Fired}
 	l := mustOpen(t, config(t, blind))
 	mustDo(t, l, mark("r0"))
 	s.Fail(1, storetest.AnswerLost)
@@ -324,10 +324,11 @@ func TestReadBackFails(t *testing.T) {
 	}
 }
 
-// blindStore cannot read while blind is set, which the test does only while the
-// writer waits.
+// blindStore lets nobody look while blind is set, which the test does only while the
+// writer waits: neither in a View nor in an Update after the one whose answer was lost.
 type blindStore struct {
 	store.Store
+	lost  func() bool
 	blind bool
 }
 
@@ -336,4 +337,11 @@ func (s *blindStore) View(ctx context.Context, f func(store.Tx) error) error {
 		return storetest.ErrInjected
 	}
 	return s.Store.View(ctx, f)
+}
+
+func (s *blindStore) Update(ctx context.Context, f func(store.Tx) error) error {
+	if s.blind && s.lost() {
+		return storetest.ErrInjected
+	}
+	return s.Store.Update(ctx, f)
 }

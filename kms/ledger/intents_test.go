@@ -3,7 +3,9 @@ package ledger
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
+	"time"
 
 	"cardkms/audit"
 	"cardkms/kms/fault"
@@ -53,6 +55,38 @@ func TestOpenIntentsAreClosed(t *testing.T) {
 	}
 	if third := mustOpen(t, config(t, s)); third.Size() != size+int64(len(open)) {
 		t.Error("intents are closed twice")
+	}
+}
+
+// TestIntentsOfOtherNodes: a node that starts closes its own, and those that are too
+// old for anybody to be at work on them.
+func TestIntentsOfOtherNodes(t *testing.T) {
+	ctx, s := context.Background(), newStore(t)
+	now := start
+	node := func(name string) Config {
+		cfg := config(t, s)
+		cfg.Node, cfg.Now = name, func() time.Time { return now }
+		return cfg
+	}
+	mustDo(t, mustOpen(t, node("a")), intent("of-a"))
+	mustDo(t, mustOpen(t, node("b")), intent("of-b"))
+	size := int64(2)
+	for _, tt := range []struct {
+		later time.Duration
+		as    string
+		want  []string
+	}{{0, "c", nil}, {time.Minute, "b", []string{"of-b"}}, {2 * time.Hour, "c", []string{"of-a"}}} {
+		now = start.Add(tt.later)
+		entries, err := mustOpen(t, node(tt.as)).Entries(ctx, size, 10)
+		must(t, err)
+		var got []string
+		for _, e := range entries {
+			got = append(got, e.Request)
+		}
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("after %v node %s closed %v, want %v", tt.later, tt.as, got, tt.want)
+		}
+		size += int64(len(entries))
 	}
 }
 

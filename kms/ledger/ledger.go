@@ -39,8 +39,12 @@
 // effect and no entry. The sequence has no gaps. Every change of a group that
 // the store refuses fails; nothing waits longer than AnswerWithin, and the next
 // group starts afresh from what the store then holds. An intent (an entry with
-// audit.OutcomePending) that no outcome closed is closed by the next Open as
-// audit.OutcomeUnknown.
+// audit.OutcomePending) that no outcome closed is closed as audit.OutcomeUnknown by
+// the next Open of its node, or by any other's when it is an hour old.
+//
+// Several processes may share a Store whose Updates exclude those of other processes.
+// Each follows what the others wrote by reading what is new, and believes none of it
+// that the token's MAC of the head does not cover.
 //
 // The caller must write rows and leaves through Do and nowhere else, must call
 // Close, and must treat a change as something that runs in another goroutine,
@@ -92,7 +96,10 @@ type Config struct {
 	Signer   note.Signer   // signs checkpoints
 	Verifier note.Verifier // of the Signer's key
 	Origin   string        // names the log in its checkpoints
-	Now      func() time.Time
+	// Node names this process among those that share the database; empty if there is
+	// only one. No two may have one name.
+	Node string
+	Now  func() time.Time
 	// Extensions are further lines of every checkpoint, e.g. the digest of the
 	// configuration.
 	Extensions []string

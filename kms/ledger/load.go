@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"cardkms/audit"
 	"cardkms/audit/statemap"
@@ -75,19 +77,78 @@ func (l *Ledger) follow(ctx context.Context, tx store.Tx, row store.Row, floor *
 		return nil, err
 	}
 	st := &state{head: h, text: string(row.Body), mac: row.MAC, version: row.Version}
-	if err := st.readLog(tx); err != nil {
+	grown, err := st.grow(tx, floor)
+	if err != nil {
 		return nil, err
 	}
-	if err := st.readMap(tx); err != nil {
-		return nil, err
-	}
-	if floor != nil {
-		if err := follows(tx, st, floor); err != nil {
+	if !grown {
+		if err := st.read(tx, floor); err != nil {
 			return nil, err
 		}
 	}
 	l.addState(st)
 	return st, nil
+}
+
+// growMax is how many entries grow follows; to read everything is less then.
+const growMax = 4096
+
+// grow makes this state of a known one, by what was added to that: the hashes of the new
+// entries, and the buckets that they say they touched. The head proves that this is all;
+// where it does not, nothing is said of what is wrong, and grown is false.
+func (s *state) grow(tx store.Tx, known *state) (grown bool, err error) {
+	if known == nil || s.head.size < known.head.size || s.head.size-known.head.size > growMax {
+		return false, nil
+	}
+	leaves, err := tx.Leaves(known.head.size, int(s.head.size-known.head.size))
+	if err != nil {
+		return false, err
+	}
+	s.edge, s.blocks, s.rows = known.edge.Clone(), known.blocks, known.rows
+	touched := map[uint16]bool{}
+	for _, leaf := range leaves {
+		if len(leaf.Hashes) == 0 {
+			return false, nil
+		}
+		if root, ok := blockRoot(s.edge.Append(tlog.Hash(leaf.Hashes[0]))); ok {
+			s.blocks = append(s.blocks[:len(s.blocks):len(s.blocks)], root)
+		}
+		for _, n := range leaf.Touched {
+			touched[n] = true
+		}
+	}
+	if err := s.readBuckets(tx, slices.Sorted(maps.Keys(touched))); err != nil {
+		return false, err
+	}
+	size, err := tx.Size()
+	return size == s.head.size && s.edge.Root() == s.head.root && s.rows.Root() == s.head.state, err
+}
+
+// readBuckets brings the state map up to date where buckets were touched.
+func (s *state) readBuckets(tx store.Bulk, touched []uint16) error {
+	names := make([]store.Ref, len(touched))
+	for i, n := range touched {
+		names[i] = bucketRef(int(n))
+	}
+	buckets, err := tx.GetAll(names)
+	for i, row := range buckets {
+		s.rows = s.rows.With(int(touched[i]), statemap.BucketDigest(row.Body))
+	}
+	return err
+}
+
+// read reads the whole state, and compares it with its head and with a known one.
+func (s *state) read(tx store.Tx, known *state) error {
+	if err := s.readLog(tx); err != nil {
+		return err
+	}
+	if err := s.readMap(tx); err != nil {
+		return err
+	}
+	if known == nil {
+		return nil
+	}
+	return follows(tx, s, known)
 }
 
 // follows checks that a state is one that may come after a known one.
@@ -210,11 +271,19 @@ func (l *Ledger) refresh(ctx context.Context) error {
 	if !l.stale {
 		return nil
 	}
+	if err := l.catchUp(ctx); err != nil {
+		return err
+	}
+	l.stale = false
+	return nil
+}
+
+// catchUp reads what other nodes have added.
+func (l *Ledger) catchUp(ctx context.Context) error {
 	err := l.view(ctx, func(_ store.Tx, st *state) error { l.setCurrent(st); return nil })
 	if err != nil {
 		return fmt.Errorf("reading the head of the log again: %w", err)
 	}
-	l.stale = false
 	return nil
 }
 

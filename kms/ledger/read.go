@@ -130,6 +130,9 @@ func (l *Ledger) Entries(ctx context.Context, from int64, limit int) ([]audit.En
 
 // InclusionProof proves that the tree of this size holds the entry.
 func (l *Ledger) InclusionProof(ctx context.Context, seq, size int64) (proof tlog.RecordProof, err error) {
+	if err := l.known(ctx, size); err != nil {
+		return nil, err
+	}
 	if seq < 0 || seq >= size || size > l.Size() {
 		return nil, fault.New(fault.InvalidInput, "the log has no such entry or no such size")
 	}
@@ -146,6 +149,9 @@ func (l *Ledger) InclusionProof(ctx context.Context, seq, size int64) (proof tlo
 // ConsistencyProof proves that the tree of size newer starts with that of size
 // older.
 func (l *Ledger) ConsistencyProof(ctx context.Context, older, newer int64) (proof tlog.TreeProof, err error) {
+	if err := l.known(ctx, newer); err != nil {
+		return nil, err
+	}
 	if older < 0 || older > newer || newer > l.Size() {
 		return nil, fault.New(fault.InvalidInput, "the log has no such sizes")
 	}
@@ -157,6 +163,14 @@ func (l *Ledger) ConsistencyProof(ctx context.Context, older, newer int64) (proo
 		return nil, fmt.Errorf("proving the growth from %d to %d: %w", older, newer, err)
 	}
 	return proof, nil
+}
+
+// known catches up with the other nodes if this one knows no log of this size.
+func (l *Ledger) known(ctx context.Context, size int64) error {
+	if size <= l.Size() {
+		return nil
+	}
+	return l.detect(l.catchUp(ctx))
 }
 
 // proving reads hashes for a proof. They are not compared: a proof from changed

@@ -313,7 +313,7 @@ var attacks = []struct {
 		return crime{whole: true}
 	}},
 	{"append an entry", func(s *scene) crime {
-		s.exec("INSERT INTO log_leaves SELECT ?, leaf, substr(hashes, 1, 32) FROM log_leaves WHERE seq = 0", s.entries)
+		s.exec("INSERT INTO log_leaves SELECT ?, leaf, substr(hashes, 1, 32), touched FROM log_leaves WHERE seq = 0", s.entries)
 		return crime{whole: true}
 	}},
 }
@@ -339,7 +339,7 @@ func (s *scene) rewrite(change func([][]byte) [][]byte) {
 		for _, h := range edge.Append(audit.LeafHash(leaf)) {
 			record = append(record, h[:]...)
 		}
-		_, err = tx.Exec("INSERT INTO log_leaves VALUES (?, ?, ?)", i, leaf, record)
+		_, err = tx.Exec("INSERT INTO log_leaves (seq, leaf, hashes) VALUES (?, ?, ?)", i, leaf, record)
 		must(s.t, err)
 	}
 	must(s.t, tx.Commit())

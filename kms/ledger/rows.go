@@ -279,6 +279,21 @@ func (r *rows) digests() (before, after audit.Digest, err error) {
 	return sha256.Sum256(old), sha256.Sum256(now), nil
 }
 
+// touched returns the buckets of the state map that the change which was kept last
+// changes: those of its rows and, where it made one, of the count of their kind. Whoever
+// follows the log reads these again; one that is missing here makes that slower only.
+func (r *rows) touched() (buckets []uint16) {
+	for _, row := range r.written {
+		n := nameOf(row.Ref)
+		buckets = append(buckets, uint16(n.Bucket()))
+		if row.Version == 1 {
+			buckets = append(buckets, uint16(n.Count().Bucket()))
+		}
+	}
+	slices.Sort(buckets)
+	return slices.Compact(buckets)
+}
+
 func (r *rows) keep() {
 	maps.Copy(r.staged, r.change)
 	r.kept = append(r.kept, r.written...)

@@ -83,7 +83,7 @@ func TestOpenDetectsTampering(t *testing.T) {
 		"middle leaf deleted":         "DELETE FROM log_leaves WHERE seq = 5",
 		"middle leaf emptied":         "UPDATE log_leaves SET leaf = zeroblob(0) WHERE seq = 5",
 		"two leaves swapped":          "UPDATE log_leaves SET leaf = (SELECT l.leaf FROM log_leaves l WHERE l.seq = 9 - log_leaves.seq) WHERE seq IN (4, 5)",
-		"leaf appended":               "INSERT INTO log_leaves SELECT 13, leaf, hashes FROM log_leaves WHERE seq = 12",
+		"leaf appended":               "INSERT INTO log_leaves SELECT 13, leaf, hashes, touched FROM log_leaves WHERE seq = 12",
 		"log deleted":                 "DELETE FROM log_leaves",
 		"log and head deleted":        "DELETE FROM log_leaves; DELETE FROM state_rows WHERE kind = 'log'",
 		"checkpoint deleted":          "DELETE FROM state_rows WHERE kind = 'log' AND id = 'checkpoint'",

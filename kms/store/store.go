@@ -2,9 +2,9 @@
 // rows, the leaves of the audit log, blocks of images, and the transaction that
 // changes all of them at once.
 //
-// The service declares what it needs here; kms/store/sqlite provides it, and
-// kms/store/storetest is the conformance suite that every implementation must
-// pass. The database is untrusted: nothing in it is secret, and what decides
+// The service declares what it needs here; kms/store/sqlite and kms/store/postgres
+// provide it, and kms/store/storetest is the conformance suite that every
+// implementation must pass. The database is untrusted: nothing in it is secret, and what decides
 // something is checked against the signed log by package ledger, not by the store.
 //
 // Every row has the same shape whatever it describes. A row is named by kind,
@@ -58,6 +58,17 @@ type Rows interface {
 	List(kind Kind, issuer, after string, limit int) ([]Row, error)
 }
 
+// Bulk reads and writes many rows at once, because a database over a network
+// answers many questions in the time of one.
+type Bulk interface {
+	// GetAll returns the rows in the order of their names. One that does not exist
+	// has version 0.
+	GetAll([]Ref) ([]Row, error)
+	// PutAll is Put for each row, in this order. After an error the transaction
+	// cannot go on.
+	PutAll([]Row) error
+}
+
 // Everything reads rows whatever their kind.
 type Everything interface {
 	// All returns at most limit rows after a name, ascending by kind, issuer and ID.
@@ -72,10 +83,10 @@ const HashSize = 32
 // stores them. A leaf and the hashes that it adds are one record, because most of
 // the cost of an entry is the number of records that it writes.
 type Leaves interface {
-	// AppendLeaf stores the leaf with the next sequence number, and the hashes
-	// that it adds to the tree at the next hash indexes. A seq that is not the
-	// next is ErrVersion.
-	AppendLeaf(seq int64, leaf []byte, hashes [][HashSize]byte) error
+	// AppendLeaves stores leaves with the next sequence numbers, the first of which
+	// is seq, and the hashes that each adds to the tree at the next hash indexes. A
+	// seq that is not the next is ErrVersion. Nothing is stored with an error.
+	AppendLeaves(seq int64, leaves []Leaf) error
 	// Leaves returns at most limit leaves from seq on.
 	Leaves(seq int64, limit int) ([]Leaf, error)
 	// Hashes returns the stored hashes with these indexes, in this order, or
@@ -90,7 +101,10 @@ type Leaves interface {
 // Leaf is one leaf as it is stored.
 type Leaf struct {
 	Content []byte
-	Hashes  [][HashSize]byte
+	Hashes  [][HashSize]byte // its own, then that of each subtree that it completes
+	// Touched are numbers that the log gives what the leaf's change touched. The store
+	// only keeps them: they tell another node what to read again.
+	Touched []uint16
 }
 
 // Blocks keeps the content of images, in blocks of at most BlockBytesMax bytes.
@@ -107,6 +121,7 @@ const BlockBytesMax = 64 << 10
 // Tx is one transaction: all of it happens, or nothing.
 type Tx interface {
 	Rows
+	Bulk
 	Everything
 	Leaves
 	Blocks

@@ -131,12 +131,10 @@ func TestGapInLeaves(t *testing.T) {
 	db := open(t, t.TempDir())
 	defer closeDB(t, db)
 	update(t, db, func(tx store.Tx) error {
-		for seq := range int64(4) {
-			if err := tx.AppendLeaf(seq, []byte{byte(seq)}, make([][store.HashSize]byte, hashesOf(seq))); err != nil {
-				return err
-			}
-		}
-		return nil
+		return tx.AppendLeaves(0, []store.Leaf{
+			{Hashes: make([][store.HashSize]byte, 1)}, {Hashes: make([][store.HashSize]byte, 2)},
+			{Hashes: make([][store.HashSize]byte, 1)}, {Hashes: make([][store.HashSize]byte, 3)},
+		})
 	})
 	s := <-db.writer
 	_, err := s.conn.ExecContext(context.Background(), "DELETE FROM log_leaves WHERE seq = 2")

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cardkms/kms/store"
+	"cardkms/kms/store/relational"
 
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
@@ -18,23 +19,46 @@ import (
 // its channel owns it.
 type session struct {
 	pool  *sql.DB
-	begin query
+	begin relational.Query
 	conn  *sql.Conn // nil until first used, and after an error that it may not survive
-	stmts [queryCount]*sql.Stmt
+	stmts [queries]*sql.Stmt
 }
 
-// run runs f between begin and commit. Statements run without the caller's
+// SQLite's own statements, beside those that the engines share.
+const (
+	beginWrite = relational.Queries + iota
+	beginRead
+	commit
+	rollback
+	queries
+)
+
+func text(q relational.Query) string {
+	switch q {
+	case beginWrite:
+		return `BEGIN IMMEDIATE`
+	case beginRead:
+		return `BEGIN`
+	case commit:
+		return `COMMIT`
+	case rollback:
+		return `ROLLBACK`
+	}
+	return q.Text()
+}
+
+// transact runs f between begin and commit. Statements run without the caller's
 // context: a driver that interrupts needs a goroutine for each statement and may
 // interrupt the next one; instead each statement first looks at the context.
-func (s *session) run(ctx context.Context, f func(store.Tx) error) (err error) {
+func (s *session) transact(ctx context.Context, f func(*relational.Tx) error) (err error) {
 	if err := s.start(ctx); err != nil {
 		return fmt.Errorf("beginning a transaction: %w", err)
 	}
-	tx := &tx{ctx: ctx, s: s, size: -1}
+	tx := relational.NewTx(ctx, s)
 	done := false
 	defer func() { // also when f panics
 		switch {
-		case tx.broken != nil: // nobody knows what is still open on the connection
+		case tx.Err() != nil: // nobody knows what is still open on the connection
 			err = errors.Join(err, s.drop())
 		case !done:
 			err = errors.Join(err, s.rollback())
@@ -43,8 +67,8 @@ func (s *session) run(ctx context.Context, f func(store.Tx) error) (err error) {
 	if err := f(tx); err != nil {
 		return err
 	}
-	if tx.broken != nil {
-		return tx.broken
+	if err := tx.Err(); err != nil {
+		return err
 	}
 	if err := ctx.Err(); err != nil {
 		return err
@@ -143,9 +167,9 @@ func (s *session) drop() error {
 }
 
 // stmt returns the prepared statement, preparing it at its first use.
-func (s *session) stmt(q query) (*sql.Stmt, error) {
+func (s *session) stmt(q relational.Query) (*sql.Stmt, error) {
 	if s.stmts[q] == nil {
-		stmt, err := s.conn.PrepareContext(context.Background(), queries[q])
+		stmt, err := s.conn.PrepareContext(context.Background(), text(q))
 		if err != nil {
 			return nil, err
 		}
@@ -164,7 +188,7 @@ func full(err error) error {
 }
 
 // exec runs a statement that returns no rows and reports how many it changed.
-func (s *session) exec(q query, args ...any) (changed int64, err error) {
+func (s *session) exec(q relational.Query, args ...any) (changed int64, err error) {
 	stmt, err := s.stmt(q)
 	if err != nil {
 		return 0, err
@@ -176,13 +200,30 @@ func (s *session) exec(q query, args ...any) (changed int64, err error) {
 	return r.RowsAffected()
 }
 
-// each calls scan for every row that a query returns.
-func (s *session) each(q query, scan func(*sql.Rows) error, args ...any) (err error) {
-	stmt, err := s.stmt(q)
+// Run runs statements one after another; see relational.Conn.
+func (s *session) Run(_ context.Context, statements []relational.Statement, scan func(int, relational.Scanner) error) ([]int64, error) {
+	changed := make([]int64, len(statements))
+	for i, st := range statements {
+		var err error
+		if scan == nil {
+			changed[i], err = s.exec(st.Query, st.Args...)
+		} else {
+			err = s.each(st, func(row relational.Scanner) error { return scan(i, row) })
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return changed, nil
+}
+
+// each calls scan for every row that a statement returns.
+func (s *session) each(st relational.Statement, scan func(relational.Scanner) error) (err error) {
+	stmt, err := s.stmt(st.Query)
 	if err != nil {
 		return err
 	}
-	rows, err := stmt.QueryContext(context.Background(), args...)
+	rows, err := stmt.QueryContext(context.Background(), st.Args...)
 	if err != nil {
 		return err
 	}

@@ -1,9 +1,9 @@
 // Package sqlite keeps the rows, the audit log and the images of a store.Store
 // in one SQLite file, by way of modernc.org/sqlite (no cgo).
 //
-// It follows the contract of package store and passes storetest. Queries are in
-// queries.go, in a text that PostgreSQL understands too; only the DDL in
-// migrations/ and the way in which a transaction begins are SQLite's own.
+// It follows the contract of package store and passes storetest. Queries and
+// their transaction are those of package relational; only the DDL in migrations/,
+// connections, and how a transaction begins and ends are SQLite's own.
 //
 // It leaves out what rows and leaves mean, and every check of their content:
 // the file is untrusted, and its reader compares it with the signed log.
@@ -33,6 +33,7 @@ import (
 	"time"
 
 	"cardkms/kms/store"
+	"cardkms/kms/store/relational"
 
 	"github.com/pressly/goose/v3"
 	_ "modernc.org/sqlite" // the driver "sqlite"
@@ -149,7 +150,7 @@ func (db *DB) Update(ctx context.Context, f func(store.Tx) error) error {
 		return err
 	}
 	defer func() { db.writer <- s }()
-	return s.run(ctx, f)
+	return s.transact(ctx, func(tx *relational.Tx) error { return f(tx) })
 }
 
 // View runs f in a read transaction; see store.Store.
@@ -159,7 +160,7 @@ func (db *DB) View(ctx context.Context, f func(store.Tx) error) error {
 		return err
 	}
 	defer func() { db.idle <- s }()
-	return s.run(ctx, func(tx store.Tx) error { return f(readOnly{tx}) })
+	return s.transact(ctx, func(tx *relational.Tx) error { return f(relational.ReadOnly(tx)) })
 }
 
 func acquire(ctx context.Context, from chan *session) (*session, error) {

@@ -23,13 +23,21 @@ func hashes(n int64) [][store.HashSize]byte {
 	return out
 }
 
-func appendLeaves(tx store.Leaves, from, to int64) error {
-	for n := from; n < to; n++ {
-		if err := tx.AppendLeaf(n, leaf(n), hashes(n)); err != nil {
-			return err
-		}
+// stored is leaf n with all that is kept of it.
+func stored(n int64) store.Leaf {
+	l := store.Leaf{Content: leaf(n), Hashes: hashes(n)}
+	for i := range n % 3 {
+		l.Touched = append(l.Touched, uint16(n+i), 0xFFFF)
 	}
-	return nil
+	return l
+}
+
+func appendLeaves(tx store.Leaves, from, to int64) error {
+	var leaves []store.Leaf
+	for n := from; n < to; n++ {
+		leaves = append(leaves, stored(n))
+	}
+	return tx.AppendLeaves(from, leaves)
 }
 
 func wantSize(t *testing.T, tx store.Leaves, want int64) {
@@ -43,7 +51,7 @@ func testLeaves(t *testing.T, s *suite) {
 	s.update(func(tx store.Tx) error {
 		wantSize(t, tx, 0)
 		for _, wrong := range []int64{-1, 1, 7} {
-			if tx.AppendLeaf(wrong, leaf(wrong), hashes(max(wrong, 0))) == nil {
+			if tx.AppendLeaves(wrong, []store.Leaf{stored(max(wrong, 0))}) == nil {
 				t.Errorf("leaf %d was appended to no leaves", wrong)
 			}
 		}
@@ -51,7 +59,7 @@ func testLeaves(t *testing.T, s *suite) {
 	})
 	s.update(func(tx store.Tx) error {
 		for _, wrong := range []int64{0, 4, 6} {
-			wantError(t, tx.AppendLeaf(wrong, leaf(wrong), hashes(wrong)), store.ErrVersion)
+			wantError(t, tx.AppendLeaves(wrong, []store.Leaf{stored(wrong)}), store.ErrVersion)
 		}
 		wantSize(t, tx, 5)
 		err := appendLeaves(tx, 5, 9)
@@ -67,7 +75,7 @@ func testLeaves(t *testing.T, s *suite) {
 		}{{0, 100, 9}, {0, 9, 9}, {3, 4, 7}, {8, 1, 9}, {9, 5, 9}, {50, 5, 50}, {0, 0, 0}} {
 			var want []store.Leaf
 			for n := tt.seq; n < tt.want; n++ {
-				want = append(want, store.Leaf{Content: leaf(n), Hashes: hashes(n)})
+				want = append(want, stored(n))
 			}
 			got, err := tx.Leaves(tt.seq, tt.limit)
 			if diff := cmp.Diff(want, got); err != nil || diff != "" {
@@ -113,8 +121,12 @@ func testHashes(t *testing.T, s *suite) {
 // testHashCount: a wrong number of hashes would shift every later index.
 func testHashCount(t *testing.T, s *suite) {
 	s.update(func(tx store.Tx) error {
-		if tx.AppendLeaf(0, leaf(0), nil) == nil || tx.AppendLeaf(0, leaf(0), hashes(1)) == nil {
-			t.Error("leaf 0 was appended with no hash or with two")
+		for _, wrong := range [][]store.Leaf{
+			{{Content: leaf(0)}}, {{Content: leaf(0), Hashes: hashes(1)}}, {stored(0), {Content: leaf(1), Hashes: hashes(0)}},
+		} {
+			if tx.AppendLeaves(0, wrong) == nil {
+				t.Errorf("leaves with a wrong number of hashes were appended: %v", wrong)
+			}
 		}
 		return appendLeaves(tx, 0, 1)
 	})

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"context"
 	"fmt"
 	"testing"
 
@@ -31,6 +32,42 @@ func testPut(t *testing.T, s *suite) {
 		return nil
 	})
 	s.view(func(tx store.Tx) error { wantRow(t, tx, second); return nil })
+}
+
+// testBulk also writes two versions of one row at once, as a group of changes does.
+func testBulk(t *testing.T, s *suite) {
+	s.update(put(card("old", 1, "")))
+	s.update(func(tx store.Tx) error {
+		return tx.PutAll([]store.Row{card("7", 1, "a"), card("old", 2, "b"), card("7", 2, "c")})
+	})
+	s.view(func(tx store.Tx) error {
+		want := []store.Row{card("old", 2, "b"), card("none", 0, ""), card("7", 2, "c"), card("old", 2, "b")}
+		var names []store.Ref
+		for _, r := range want {
+			names = append(names, r.Ref)
+		}
+		got, err := tx.GetAll(names)
+		if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); err != nil || diff != "" {
+			t.Errorf("GetAll: %v %s", err, diff)
+		}
+		if got, err := tx.GetAll(nil); err != nil || len(got) != 0 {
+			t.Errorf("no rows: %v, %v", got, err)
+		}
+		return nil
+	})
+	for _, wrong := range []int64{0, 1, 2, 4} {
+		err := s.Update(context.Background(), func(tx store.Tx) error {
+			err := tx.PutAll([]store.Row{card("new", 1, ""), card("7", wrong, "")})
+			wantError(t, err, store.ErrVersion)
+			return nil // the transaction fails although its caller says nothing
+		})
+		wantError(t, err, store.ErrVersion)
+	}
+	s.view(func(tx store.Tx) error {
+		wantNone(t, tx, card("new", 0, "").Ref)
+		wantRow(t, tx, card("7", 2, "c"))
+		return nil
+	})
 }
 
 func testList(t *testing.T, s *suite) {

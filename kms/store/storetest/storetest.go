@@ -33,6 +33,7 @@ func Run(t *testing.T, open Open) {
 		test func(*testing.T, *suite)
 	}{
 		{"rows/create, replace, conflict", testPut},
+		{"rows/many at once", testBulk},
 		{"rows/list in pages", testList},
 		{"rows/issuers and kinds are separate", testSeparation},
 		{"rows/bodies", testBodies},

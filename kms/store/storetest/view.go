@@ -13,8 +13,8 @@ func testViewWrites(t *testing.T, s *suite) {
 	s.view(func(tx store.Tx) error {
 		writes := []error{
 			tx.Put(card("7", 1, "")), tx.Put(card("old", 2, "")),
-			tx.AppendLeaf(0, leaf(0), hashes(0)), tx.PutBlock("image", 0, nil),
-			tx.EmptyLeaves(0, 1),
+			appendLeaves(tx, 0, 1), tx.PutBlock("image", 0, nil),
+			tx.EmptyLeaves(0, 1), tx.PutAll([]store.Row{card("7", 1, "")}),
 		}
 		for i, err := range writes {
 			if err == nil {
