@@ -5,7 +5,7 @@ SHELL := /bin/bash
 GO ?= go
 BIN := dist
 # The machine's packages that tests and the demo need (Debian 12 names).
-PACKAGES := softhsm2 libnss3 libnss3-tools opensc-pkcs11 openssl sqlite3 strace gcc libc6-dev ca-certificates
+PACKAGES := softhsm2 libnss3 libnss3-tools opensc-pkcs11 openssl sqlite3 postgresql strace gcc libc6-dev ca-certificates
 TOOL := $(GO) tool -modfile=tools.mod
 
 .PHONY: help demo demo-rogue demo-rotation test check race fuzz bench setup build tear audit-tamper audit-canary audit-crash bench-audit bench-keys bench-cards bench-timing test-long test-pcsc clean

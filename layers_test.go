@@ -21,7 +21,7 @@ import (
 //	state machines  kms/update   kms/channel   kms/approval   kms/ledger   kms/report
 //	specifications  derive/scp03 derive/scp02 derive/diversify → derive             audit/tiles audit/witness → audit
 //	vocabulary      kms/apdu → kms/fault   kms/key   kms/secret   kms/store   api
-//	adapters        kms/hsm  kms/store/sqlite: vocabulary and the interfaces that they satisfy
+//	adapters        kms/hsm  kms/store/sqlite  kms/store/postgres: vocabulary and the interfaces that they satisfy
 var policy = map[string][]string{
 	"kms/fault":  {},
 	"kms/key":    {},
@@ -80,9 +80,15 @@ var policy = map[string][]string{
 	"kms/keywrap": {"kms/secret"},
 	"kms/tr31":    {"derive", "kms/key", "kms/secret"},
 
-	"kms/hsm":             {"derive", "kms/apdu", "kms/fault", "kms/key", "kms/secret"},
-	"kms/store/sqlite":    {"kms/store"},
-	"kms/store/storetest": {"kms/store"},
+	"kms/hsm": {"derive", "kms/apdu", "kms/fault", "kms/key", "kms/secret"},
+	// relational is what the two databases share, so that one SQL text serves both; it
+	// imports no driver.
+	"kms/store/relational": {"kms/store"},
+	"kms/store/sqlite":     {"kms/store", "kms/store/relational"},
+	"kms/store/postgres":   {"kms/store", "kms/store/relational"},
+	// throwaway runs a server and speaks no SQL itself: tests and the demonstration use it.
+	"kms/store/postgres/throwaway": {},
+	"kms/store/storetest":          {"kms/store"},
 
 	"api/server": {"api", "derive/emv", "derive/scp03", "kms", "kms/apdu", "kms/approval", "kms/fault", "kms/key", "kms/report", "kms/update"},
 	"api/client": {"api"},
@@ -113,10 +119,11 @@ var confined = map[string][]string{
 	"github.com/go-chi/chi/v5":         {"api/server"},
 	"github.com/danielgtaylor/huma/v2": {"api/server"},
 	"modernc.org/sqlite":               {"kms/store/sqlite"},
-	"github.com/pressly/goose/v3":      {"kms/store/sqlite"},
+	"github.com/jackc/pgx/v5":          {"kms/store/postgres"},
+	"github.com/pressly/goose/v3":      {"kms/store/sqlite", "kms/store/postgres"},
 	"github.com/spf13/cobra":           {"cmd/cardkms", "cmd/cardkmsd"},
 	"golang.org/x/crypto":              {"kms/approval/officerkey"},
-	"golang.org/x/mod":                 {"audit", "audit/tiles", "audit/witness", "kms", "kms/ledger", "kms/store/sqlite", "api/server", "cmd/cardkms", "cmd/cardkmsd"},
+	"golang.org/x/mod":                 {"audit", "audit/tiles", "audit/witness", "kms", "kms/ledger", "kms/store/relational", "api/server", "cmd/cardkms", "cmd/cardkmsd"},
 }
 
 type listed struct {

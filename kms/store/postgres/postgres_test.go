@@ -1,0 +1,114 @@
+package postgres_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"cardkms/kms/store"
+	"cardkms/kms/store/postgres"
+	"cardkms/kms/store/postgres/throwaway"
+	"cardkms/kms/store/storetest"
+)
+
+var cluster *throwaway.Cluster
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		c, err := throwaway.Start(context.Background())
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		cluster = c
+		defer func() { _ = c.Close() }()
+		return m.Run()
+	}())
+}
+
+// database makes the database that belongs to a name, unless it is there.
+func database(t testing.TB, name string) string {
+	t.Helper()
+	sum := sha256.Sum256([]byte(name))
+	db := "t" + hex.EncodeToString(sum[:8])
+	_, err := cluster.SQL(context.Background(), "postgres", "CREATE DATABASE "+db)
+	if err != nil && !strings.Contains(err.Error(), "already exists") {
+		t.Fatal(err)
+	}
+	return db
+}
+
+func open(t testing.TB, name string) *postgres.DB {
+	t.Helper()
+	db, err := postgres.Open(context.Background(), postgres.Config{URL: cluster.URL(database(t, name))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return db
+}
+
+func TestConformance(t *testing.T) {
+	storetest.Run(t, func(t *testing.T, dir string) store.Store { return open(t, dir) })
+}
+
+func TestOpenRefuses(t *testing.T) {
+	ctx := context.Background()
+	name := database(t, t.Name())
+	for _, setting := range []string{"synchronous_commit"} {
+		if _, err := cluster.SQL(ctx, "postgres", "ALTER DATABASE "+name+" SET "+setting+" = off"); err != nil {
+			t.Fatal(err)
+		}
+		_, err := postgres.Open(ctx, postgres.Config{URL: cluster.URL(name)})
+		if err == nil || !strings.Contains(err.Error(), setting) {
+			t.Errorf("opened a server with %s = off: %v", setting, err)
+		}
+	}
+	const password = "correct-horse"
+	for _, bad := range []string{"postgres://u:" + password + "@[::1", "nonsense " + password, ""} {
+		_, err := postgres.Open(ctx, postgres.Config{URL: bad})
+		if bad != "" && err == nil || err != nil && strings.Contains(err.Error(), password) {
+			t.Errorf("a wrong connection string: %v", err)
+		}
+	}
+}
+
+// TestCredentials: every connection asks for user and password, and Renew has those that
+// are open replaced.
+func TestCredentials(t *testing.T) {
+	ctx := context.Background()
+	asked := 0
+	deny := false
+	db, err := postgres.Open(ctx, postgres.Config{URL: cluster.URL(database(t, t.Name())), Credentials: func(context.Context) (string, string, error) {
+		if asked++; deny {
+			return "", "", errors.New("no credentials")
+		}
+		return "cardkms", "", nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	look := func() error {
+		ctx, cancel := context.WithTimeout(ctx, 3e9)
+		defer cancel()
+		return db.View(ctx, func(tx store.Tx) error { _, err := tx.Size(); return err })
+	}
+	before := asked
+	if err := look(); err != nil || asked != before {
+		t.Errorf("an open connection was not used again: %v", err)
+	}
+	db.Renew()
+	if err := look(); err != nil || asked == before {
+		t.Errorf("no new connection was made: %v", err)
+	}
+	deny = true
+	db.Renew()
+	if err := look(); err == nil {
+		t.Error("a connection was made without credentials")
+	}
+}

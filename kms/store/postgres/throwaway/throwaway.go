@@ -1,0 +1,193 @@
+// Package throwaway runs a PostgreSQL server of its own in a directory, for tests and
+// demonstrations: it listens on a UNIX socket only, belongs to nobody else, and can be
+// killed.
+//
+// The programs are those of the Debian package postgresql. Because the server refuses
+// to run as root, root runs it as the user postgres, whom that package makes.
+package throwaway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+const (
+	socket  = ".s.PGSQL.5432"
+	startIn = 30 * time.Second
+)
+
+// Cluster is a server. It is not safe for concurrent use.
+type Cluster struct {
+	bin, dir string
+	process  *exec.Cmd
+	ended    chan error // receives what the process ended with
+}
+
+// Start makes a cluster in a new directory and starts its server.
+func Start(ctx context.Context) (c *Cluster, err error) {
+	bin, err := programs()
+	if err != nil {
+		return nil, err
+	}
+	// Directly below the temporary directory: the path of a socket has at most 107 bytes.
+	dir, err := os.MkdirTemp("", "cardkms-pg-")
+	if err != nil {
+		return nil, err
+	}
+	c = &Cluster{bin: bin, dir: dir}
+	defer func() {
+		if err != nil {
+			_ = c.Close()
+		}
+	}()
+	if who := credential(); who != nil {
+		if err := os.Chown(dir, int(who.Uid), int(who.Gid)); err != nil {
+			return nil, err
+		}
+	}
+	initdb := c.command(ctx, "initdb", "-D", c.data(), "-U", "cardkms", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
+	if out, err := initdb.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("making a PostgreSQL cluster: %w: %s", err, out)
+	}
+	return c, c.Restart(ctx)
+}
+
+// programs returns the directory of the newest server that is installed.
+func programs() (string, error) {
+	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin") // the pattern is right
+	if len(found) == 0 {
+		return "", errors.New("PostgreSQL is not installed; `make setup` installs the Debian package postgresql")
+	}
+	newest := func(a, b string) int { return version(a) - version(b) }
+	return slices.MaxFunc(found, newest), nil
+}
+
+func version(bin string) int {
+	n, _ := strconv.Atoi(filepath.Base(filepath.Dir(bin))) // 0 for what is no number
+	return n
+}
+
+// credential returns whom root runs the server as, nil for anybody else.
+func credential() *syscall.Credential {
+	if os.Getuid() != 0 {
+		return nil
+	}
+	u, err := user.Lookup("postgres")
+	if err != nil {
+		return nil // the server then says that it does not run as root
+	}
+	uid, _ := strconv.ParseUint(u.Uid, 10, 32) // the C library's own numbers
+	gid, _ := strconv.ParseUint(u.Gid, 10, 32)
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+}
+
+func (c *Cluster) command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, filepath.Join(c.bin, name), args...)
+	cmd.Dir = c.dir
+	// A group of its own: a signal that stops a demonstration must not stop this.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: credential(), Setpgid: true, Pdeathsig: syscall.SIGINT}
+	return cmd
+}
+
+func (c *Cluster) data() string { return filepath.Join(c.dir, "data") }
+
+// URL returns the connection string of a database of the cluster. The database
+// postgres is always there.
+func (c *Cluster) URL(database string) string {
+	q := url.Values{"host": {c.dir}, "user": {"cardkms"}}
+	return (&url.URL{Scheme: "postgres", Path: "/" + database, RawQuery: q.Encode()}).String()
+}
+
+// Dir returns the directory of the socket.
+func (c *Cluster) Dir() string { return c.dir }
+
+// SQL runs statements in a database, as the operator would with psql, and returns what
+// it prints.
+func (c *Cluster) SQL(ctx context.Context, database, statements string) (string, error) {
+	cmd := c.command(ctx, "psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", c.dir, "-U", "cardkms", "-d", database, "-c", statements)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("psql: %w: %s", err, out)
+	}
+	return string(out), nil
+}
+
+// Restart starts the server again after Stop or Kill, and returns when it accepts
+// connections.
+func (c *Cluster) Restart(ctx context.Context) error {
+	log, err := os.OpenFile(filepath.Join(c.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Close() }()
+	// Not bound to ctx: it bounds the start, not the server's life.
+	c.process = c.command(context.WithoutCancel(ctx), "postgres", "-D", c.data(), "-k", c.dir,
+		"-c", "listen_addresses=", "-c", "max_connections=200", "-c", "shared_buffers=64MB")
+	c.process.Stdout, c.process.Stderr = log, log
+	if err := c.process.Start(); err != nil {
+		return err
+	}
+	c.ended = make(chan error, 1)
+	go func(p *exec.Cmd, ended chan<- error) { ended <- p.Wait() }(c.process, c.ended)
+	return c.await(ctx)
+}
+
+// await waits until psql gets an answer: a socket is there before the server is ready.
+func (c *Cluster) await(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startIn)
+	defer cancel()
+	for {
+		if conn, err := (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(c.dir, socket)); err == nil {
+			_ = conn.Close()
+			if _, err := c.SQL(ctx, "postgres", "SELECT 1"); err == nil {
+				return nil
+			}
+		}
+		select {
+		case err := <-c.ended:
+			c.ended <- err
+			said, _ := os.ReadFile(filepath.Join(c.dir, "log"))
+			return fmt.Errorf("PostgreSQL ended: %w: %s", err, said)
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for PostgreSQL: %w", ctx.Err())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// Signal sends a signal to the server's first process: SIGSTOP and SIGCONT, say.
+func (c *Cluster) Signal(s os.Signal) error { return c.process.Process.Signal(s) }
+
+// SignalAll sends a signal to every process of the server.
+func (c *Cluster) SignalAll(s syscall.Signal) error { return syscall.Kill(-c.process.Process.Pid, s) }
+
+// Kill kills every process of the server at once, as a loss of power would.
+func (c *Cluster) Kill() {
+	_ = c.SignalAll(syscall.SIGKILL)
+	<-c.ended
+}
+
+// Stop has the server end its connections and stop in order.
+func (c *Cluster) Stop() {
+	_ = c.Signal(syscall.SIGINT)
+	<-c.ended
+}
+
+// Close stops the server and removes the directory.
+func (c *Cluster) Close() error {
+	if c.process != nil && c.process.ProcessState == nil && c.ended != nil {
+		c.Kill()
+	}
+	return os.RemoveAll(c.dir)
+}
