@@ -99,7 +99,7 @@ var policy = map[string][]string{
 	"softhsm/testtoken": {"kms/hsm", "kms/secret", "softhsm"},
 
 	"cmd/cardkmsd": {"api/server", "audit", "audit/durable", "audit/tiles", "audit/witness", "derive", "derive/scp02", "derive/scp03", "kms", "kms/approval", "kms/approval/officerkey", "kms/ceremony", "kms/channel",
-		"kms/fault", "kms/hsm", "kms/key", "kms/ledger", "kms/probe", "kms/report", "kms/secret", "kms/store", "kms/store/sqlite", "kms/update", "softhsm"},
+		"kms/fault", "kms/hsm", "kms/key", "kms/ledger", "kms/probe", "kms/report", "kms/secret", "kms/store", "kms/store/postgres", "kms/store/sqlite", "kms/update", "softhsm"},
 	// The client holds no key and links no PKCS#11: update is for the statement that
 	// a release key signs and the commands that ask a card for its status; approval is
 	// for what an officer signs, and for judging it in a log; ceremony reads the file that an

@@ -15,6 +15,7 @@ const (
 	Conflict            Code = "conflict"
 	ProofFailed         Code = "proof_failed"
 	ChannelClosed       Code = "channel_closed"
+	WrongNode           Code = "wrong_node"
 	ChannelState        Code = "channel_state"
 	CardQuarantined     Code = "card_quarantined"
 	CardCounter         Code = "card_counter_not_rising"
@@ -57,6 +58,7 @@ var reasons = []reason{
 	{Conflict, http.StatusConflict, "The object's state does not allow this."},
 	{ProofFailed, http.StatusUnprocessableEntity, "The proof does not verify."},
 	{ChannelClosed, http.StatusGone, "The channel has ended."},
+	{WrongNode, http.StatusMisdirectedRequest, "The channel lives on another node."},
 	{ChannelState, http.StatusConflict, "The channel is not ready for this."},
 	{CardQuarantined, http.StatusConflict, "The card is in quarantine."},
 	{CardCounter, http.StatusConflict, "The card's sequence counter did not rise."},

@@ -19,7 +19,7 @@ const ChunksPerScript = 64
 
 // CreatePackage asks for the package of an image for the card of a channel.
 type CreatePackage struct {
-	Channel   string  `json:"channel" pattern:"^[0-9a-f]{32}$" doc:"Authenticated channel at a level that protects responses."`
+	Channel   string  `json:"channel" pattern:"^([a-z][a-z0-9-]{0,62}[.])?[0-9a-f]{32}$" doc:"Authenticated channel at a level that protects responses."`
 	Image     string  `json:"image" pattern:"^[a-z][a-z0-9-]{0,62}$" doc:"Name of a registered image."`
 	UpdateKey string  `json:"updateKey,omitempty" pattern:"^[a-z][a-z0-9-]{0,62}$" doc:"Name of a card-update key; absent under suite 00."`
 	KVN       HexByte `json:"kvn,omitzero" format:"hex" minLength:"2" maxLength:"2" doc:"Key Version Number of K-UPD on the card; absent under suite 00."`
@@ -76,13 +76,13 @@ func Ranges(chunks []int) []ChunkRange {
 
 // PackageScript asks for the secured commands of one step.
 type PackageScript struct {
-	Channel string `json:"channel" pattern:"^[0-9a-f]{32}$" doc:"Authenticated channel to the card."`
+	Channel string `json:"channel" pattern:"^([a-z][a-z0-9-]{0,62}[.])?[0-9a-f]{32}$" doc:"Authenticated channel to the card."`
 	Step    string `json:"step" enum:"open,chunks,commit,abort"`
 	Chunks  []int  `json:"chunks,omitempty" maxItems:"64" minimum:"1" maximum:"65535" doc:"Step chunks: which."`
 }
 
 // ConfirmPackage carries the card's receipt.
 type ConfirmPackage struct {
-	Channel string `json:"channel" pattern:"^[0-9a-f]{32}$" doc:"Authenticated channel to the card."`
+	Channel string `json:"channel" pattern:"^([a-z][a-z0-9-]{0,62}[.])?[0-9a-f]{32}$" doc:"Authenticated channel to the card."`
 	Receipt Hex    `json:"receipt" format:"hex" minLength:"4" maxLength:"131076" doc:"The card's R-APDU to GET DATA for its receipt, as it was received."`
 }

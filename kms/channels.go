@@ -7,6 +7,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -177,12 +178,30 @@ func (s *Service) serving(ctx context.Context, o *openChannel, use key.Use) erro
 	return fault.New(fault.KeyState, "the key version is no longer known")
 }
 
+// newChannelID returns an id that no other channel has: 32 hexadecimal digits, after the
+// name of the node and a dot where there are several. A load balancer routes by it.
+func (s *Service) newChannelID() string {
+	if s.cfg.Node == "" {
+		return newID()
+	}
+	return s.cfg.Node + "." + newID()
+}
+
+// here reports whether a channel of this id, if there is one, lives on this node.
+func (s *Service) here(id string) bool {
+	node, _, ok := strings.Cut(id, ".")
+	return !ok || node == s.cfg.Node
+}
+
 // lock returns a caller's own channel, locked. The channel of another caller
 // answers like one that does not exist.
 func (s *Service) lock(r Request, issuer, id string) (*openChannel, error) {
 	s.channels.mu.Lock()
 	o := s.channels.byID[id]
 	s.channels.mu.Unlock()
+	if o == nil && !s.here(id) {
+		return nil, fault.New(fault.WrongNode, "the channel lives on the node that its id begins with")
+	}
 	if o == nil || o.caller != r.Caller.ID || o.issuer != issuer {
 		return nil, fault.New(fault.NotFound, "no such channel; it may have ended")
 	}
@@ -254,7 +273,7 @@ func (s *Service) newChannel(ctx context.Context, r Request, in OpenChannelInput
 	if err != nil {
 		return nil, apdu.Command{}, err
 	}
-	o := &openChannel{id: newID(), caller: r.Caller.ID, issuer: in.Issuer, key: in.Key, profile: p}
+	o := &openChannel{id: s.newChannelID(), caller: r.Caller.ID, issuer: in.Issuer, key: in.Key, profile: p}
 	var cmd apdu.Command
 	o.ch, cmd = channel.Open(p.Profile, s.cfg.Limits, in.KVN, challenge, s.cfg.Now())
 	return o, cmd, nil

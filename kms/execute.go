@@ -2,7 +2,9 @@ package kms
 
 import (
 	"context"
+	"encoding/hex"
 	"sync"
+	"time"
 
 	"cardkms/kms/approval"
 	"cardkms/kms/fault"
@@ -33,6 +35,57 @@ func (x *executing) end(object string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	delete(x.by, object)
+}
+
+// lease says which node executes on an object, and until when nobody else does. Within
+// a node executing does the same.
+type lease struct {
+	Node  string    `json:"node"`
+	Until time.Time `json:"until"`
+}
+
+// leaseFor is longer than any request lives. A node that dies holds others up as long.
+const leaseFor = time.Minute
+
+func leaseRef(object string) store.Ref {
+	d := digestOf([]byte(object))
+	return store.Ref{Kind: kindLease, ID: hex.EncodeToString(d[:])}
+}
+
+// take takes the lease of an object, where there are several nodes.
+func (s *Service) take(object string) func(store.Rows) error {
+	return func(tx store.Rows) error {
+		if s.cfg.Node == "" {
+			return nil
+		}
+		var l lease
+		n, err := get(tx, leaseRef(object), &l)
+		if err != nil {
+			return err
+		}
+		now := s.cfg.Now().UTC()
+		if l.Node != s.cfg.Node && now.Before(l.Until) {
+			return fault.New(fault.Conflict, "an operation on this object is being executed on another node")
+		}
+		return put(tx, leaseRef(object), n, lease{s.cfg.Node, now.Add(leaseFor)})
+	}
+}
+
+// give gives the lease back, if this node still has it: else another one has taken over
+// what this one took too long for.
+func (s *Service) give(tx store.Rows, object string) error {
+	if s.cfg.Node == "" {
+		return nil
+	}
+	var l lease
+	n, err := get(tx, leaseRef(object), &l)
+	if err != nil {
+		return err
+	}
+	if l.Node != s.cfg.Node {
+		return fault.New(fault.Conflict, "another node took over what this one took too long for")
+	}
+	return put(tx, leaseRef(object), n, lease{Node: s.cfg.Node})
 }
 
 // Execute carries out an approved proposal, once. The entries are those of the
@@ -88,7 +141,9 @@ func (s *Service) execute(ctx context.Context, r Request, e event, p approval.Pr
 	var acted any
 	var err error
 	if x.act != nil {
-		if e.intent, err = s.intend(ctx, e); err != nil {
+		if e.intent, err = s.intendAnd(ctx, e, s.take(p.Object)); fault.CodeOf(err) == fault.Conflict {
+			return Case{}, s.refuse(ctx, e, err)
+		} else if err != nil {
 			return Case{}, err
 		}
 		if acted, err = x.act(ctx, s, p); err != nil {
@@ -119,6 +174,11 @@ func (s *Service) execute(ctx context.Context, r Request, e event, p approval.Pr
 			c.Found, e.detail["found"] = found.said(), found.said()
 		}
 		c.Nonce, done = newID(), c
+		if x.act != nil {
+			if err := s.give(tx, p.Object); err != nil {
+				return err
+			}
+		}
 		return put(tx, caseRef(p.ID), version, c)
 	})
 	if err != nil {

@@ -21,7 +21,7 @@ import (
 
 // keyCacheFor bounds how long a change of a key's state by another process goes
 // unnoticed.
-const keyCacheFor = time.Second
+const keyCacheFor = time.Second / 2
 
 // keyCache keeps the key versions of each issuer for a moment, because every
 // authentication needs one and they hardly ever change.

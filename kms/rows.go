@@ -24,7 +24,9 @@ const (
 	kindOfficer  store.Kind = "officer"
 	kindPolicy   store.Kind = "policy"
 	kindProposal store.Kind = "proposal"
-	kindSystem   store.Kind = "system"
+	// kindLease keeps two nodes from executing on one object, see execute.go.
+	kindLease  store.Kind = "lease"
+	kindSystem store.Kind = "system"
 )
 
 // get reads a row into v and returns its version, 0 if there is none.

@@ -75,6 +75,8 @@ type Config struct {
 	Inspector   Inspector                              // of the token, for the inventory
 	Keys        KeyStore                               // of the token, for the life of keys
 	ServiceKeys []string                               // labels of the service's own keys in the token
+	// Node names this process among those that share the store; empty if there is only one.
+	Node        string
 	Limits      channel.Limits
 	ChannelsMax int
 	Now         func() time.Time
@@ -310,5 +312,13 @@ func (s *Service) Suspect(ctx context.Context, v *ledger.Violation) {
 // token.
 func (s *Service) Started(ctx context.Context, found map[string]string) error {
 	e := event{req: Request{Caller: Caller{ID: audit.ActorService}}, op: "service.start", detail: found}
+	return s.log(ctx, &e, nil)
+}
+
+// Moved logs that the database was copied into another one, of which this is the first
+// entry.
+func (s *Service) Moved(ctx context.Context, n store.Copied) error {
+	found := map[string]string{"rows": fmt.Sprint(n.Rows), "entries": fmt.Sprint(n.Leaves), "blocks": fmt.Sprint(n.Blocks)}
+	e := event{req: Request{Caller: Caller{ID: audit.ActorService}}, op: "store.migrate", detail: found}
 	return s.log(ctx, &e, nil)
 }

@@ -117,7 +117,7 @@ type InIssuer struct {
 // OnChannel names a channel.
 type OnChannel struct {
 	InIssuer
-	Channel string `path:"channel" pattern:"^[0-9a-f]{32}$" doc:"Id of the channel."`
+	Channel string `path:"channel" pattern:"^([a-z][a-z0-9-]{0,62}[.])?[0-9a-f]{32}$" doc:"Id of the channel."`
 }
 
 // OfImage names an image.

@@ -256,6 +256,7 @@ var hints = map[api.Code]string{
 	api.VersionMismatch:  "choose an image that starts from the version that the card runs",
 	api.Downgrade:        "the image is older than what the card accepts; release one with a higher security counter",
 	api.ImageUnverified:  "sign the image with a release key of the server's configuration, over exactly this content",
+	api.WrongNode:        "the load balancer must send requests of a channel to the node that its id begins with",
 	api.ChannelClosed:    "channels end after a while, and with the first error; open a new one",
 	api.TokenUnavailable: "the service waits for its token; try again in a moment",
 	api.AuditFull:        "make room on the disk of the database; the service goes on by itself",

@@ -27,6 +27,7 @@ import (
 	"cardkms/kms/key"
 	"cardkms/kms/report"
 	"cardkms/kms/secret"
+	"cardkms/kms/store/postgres"
 	"cardkms/kms/update"
 )
 
@@ -36,7 +37,9 @@ import (
 type config struct {
 	Development bool                         `yaml:"development"` // allows SoftHSM2
 	Listen      string                       `yaml:"listen"`
-	Data        string                       `yaml:"data"` // directory of the database
+	Node        string                       `yaml:"node"` // name among the nodes that share a database
+	Data        string                       `yaml:"data"` // directory of the SQLite database, and of this process
+	Database    databaseConfig               `yaml:"database"`
 	Token       tokenConfig                  `yaml:"token"`
 	TLS         tlsConfig                    `yaml:"tls"`
 	Log         logConfig                    `yaml:"log"`
@@ -53,6 +56,13 @@ type config struct {
 	// secrets are those that were read, by reference. Each is read once: afterwards a
 	// variable is gone from the environment, and a pipe is empty. Owned by who opens.
 	secrets map[string]secret.Bytes
+}
+
+// databaseConfig says where a PostgreSQL database is; without it, rows are in SQLite.
+type databaseConfig struct {
+	URL         string `yaml:"url"`      // without a password
+	Password    string `yaml:"password"` // a reference
+	Connections int32  `yaml:"connections"`
 }
 
 type tokenConfig struct {
@@ -191,11 +201,34 @@ func (c *config) check() error {
 	if c.Anchors.File != "" && within(c.path(c.Anchors.File), c.path(c.Data)) {
 		wrong = append(wrong, errors.New("anchors.file must not be in the data directory: whoever restores an older database there must not restore it too"))
 	}
+	wrong = append(wrong, c.wrongDatabase()...)
 	_, witnesses := c.witnesses()
 	_, callers := c.callers()
 	_, profiles := c.profiles()
 	_, keys := c.releaseKeys()
 	return errors.Join(append(wrong, witnesses, callers, profiles, keys)...)
+}
+
+// wrongDatabase returns what is wrong with node and database. Several nodes share one
+// log, so each needs a name; a connection that others can read or take over is none.
+func (c *config) wrongDatabase() (wrong []error) {
+	d := c.Database
+	if d.URL == "" {
+		if c.Node != "" || d != (databaseConfig{}) {
+			wrong = append(wrong, errors.New("node and database are for PostgreSQL, which database.url names; a SQLite file has one node"))
+		}
+		return wrong
+	}
+	if !key.ValidName(c.Node) {
+		wrong = append(wrong, errors.New("node is the name of this node, 1 to 63 lower-case letters, digits and hyphens, a letter first"))
+	}
+	if d.Connections < 0 {
+		wrong = append(wrong, errors.New("database.connections is not negative"))
+	}
+	if err := postgres.CheckURL(d.URL); err != nil {
+		wrong = append(wrong, fmt.Errorf("database.url: %w", err))
+	}
+	return wrong
 }
 
 // missing names the fields that have no value and need one.

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"cardkms/kms/ledger"
 )
 
 // reserveBytes is room for the few entries that are written when the disk is
@@ -15,6 +17,14 @@ const reserveBytes = 8 << 20
 
 // disk is the data directory's file system, with a file in it that takes room.
 type disk struct{ dir string }
+
+// disk returns the disk that the database is on, nil if that is on another machine.
+func (c *config) disk() ledger.Disk {
+	if c.Database.URL != "" {
+		return nil
+	}
+	return disk{c.path(c.Data)}
+}
 
 func (d disk) reserve() string { return filepath.Join(d.dir, "reserve") }
 

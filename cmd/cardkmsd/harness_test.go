@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/x509"
@@ -65,6 +66,7 @@ type site struct {
 	master, upd  []byte
 	updateServer *client.Client
 	env          []string // of every command, beside the test's own
+	file         string   // name of the configuration; empty for cardkms.yaml
 }
 
 // logBuffer collects what the server prints.
@@ -125,7 +127,7 @@ func newSite(t testing.TB) *site {
 	return s
 }
 
-func (s *site) config() string { return filepath.Join(s.dir, "cardkms.yaml") }
+func (s *site) config() string { return filepath.Join(s.dir, cmp.Or(s.file, "cardkms.yaml")) }
 
 // loadKeys makes the masters that the test knows, each from two components, in a
 // ceremony that two officers signed.

@@ -24,6 +24,7 @@ import (
 	"cardkms/kms/key"
 	"cardkms/kms/ledger"
 	"cardkms/kms/store"
+	"cardkms/kms/store/postgres"
 	"cardkms/kms/store/sqlite"
 	"cardkms/softhsm"
 )
@@ -68,11 +69,9 @@ func openRestoring(ctx context.Context, cfg *config, logger *slog.Logger, restor
 	if softhsm.Made(n.token.Manufacturer()) && !cfg.Development {
 		return n, errSoftHSM
 	}
-	db, err := sqlite.Open(ctx, filepath.Join(cfg.path(cfg.Data), "cardkms.db"))
-	if err != nil {
+	if n.store, err = openStore(ctx, cfg); err != nil {
 		return n, err
 	}
-	n.store = db
 	if n.log, err = n.openLog(ctx, logger, restore); err != nil {
 		return n, err
 	}
@@ -81,6 +80,39 @@ func openRestoring(ctx context.Context, cfg *config, logger *slog.Logger, restor
 	}
 	n.suspects.serve(n.service)
 	return n, nil
+}
+
+// openStore opens the database that the configuration names.
+func openStore(ctx context.Context, cfg *config) (store.Store, error) {
+	if cfg.Database.URL == "" {
+		db, err := sqlite.Open(ctx, filepath.Join(cfg.path(cfg.Data), "cardkms.db"))
+		if err != nil {
+			return nil, err // not a nil *DB in an interface
+		}
+		return db, nil
+	}
+	credentials, err := cfg.databaseCredentials()
+	if err != nil {
+		return nil, fmt.Errorf("database.password: %w", err)
+	}
+	db, err := postgres.Open(ctx, postgres.Config{URL: cfg.Database.URL, Credentials: credentials, Connections: cfg.Database.Connections})
+	if err != nil {
+		return nil, err
+	}
+	return db, nil
+}
+
+// databaseCredentials returns what a connection logs in with; no function where the
+// database asks for no password.
+func (c *config) databaseCredentials() (postgres.Credentials, error) {
+	if c.Database.Password == "" {
+		return nil, nil
+	}
+	password, err := c.resolve(c.Database.Password)
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) (user, pass string, err error) { return "", string(password.Reveal()), nil }, nil
 }
 
 // lockDir holds the data directory for one process. A second one would append to
@@ -148,8 +180,8 @@ func (n *node) openLog(ctx context.Context, logger *slog.Logger, restore *ledger
 	return ledger.Open(ctx, ledger.Config{
 		Store: n.store, Signer: signer, Verifier: verifier, Origin: n.cfg.Log.Origin, Now: time.Now, Logger: logger,
 		MAC:        func(ctx context.Context, m []byte) ([]byte, error) { return n.token.MAC(ctx, stateKey, m) },
-		Extensions: []string{"config " + n.cfg.digest},
-		Anchors:    n.anchors(), Witnesses: witnesses, Disk: disk{n.cfg.path(n.cfg.Data)},
+		Extensions: []string{"config " + n.cfg.digest}, Node: n.cfg.Node,
+		Anchors: n.anchors(), Witnesses: witnesses, Disk: n.cfg.disk(),
 		OnViolation: n.suspects.add, Restore: restore,
 	})
 }
@@ -230,8 +262,8 @@ func newService(n *node, logger *slog.Logger) (*kms.Service, error) {
 	l := n.cfg.Limits
 	return kms.New(kms.Config{
 		Issuers: n.cfg.issuers(), Clients: clients, Inspector: n.token, Keys: n.token,
-		ServiceKeys: n.cfg.serviceKeys(),
-		Token:       n.token, Store: n.store, Log: n.log, Pseudonym: derive.FromRoot(pseudonym),
+		ServiceKeys: n.cfg.serviceKeys(), Node: n.cfg.Node,
+		Token: n.token, Store: n.store, Log: n.log, Pseudonym: derive.FromRoot(pseudonym),
 		// The state key protects what the database holds: rows by MACs, cards by names and seals.
 		Registry: derive.FromRoot(state),
 		Profiles: profiles, ReleaseKeys: release, ChannelsMax: l.Channels, Now: time.Now, Logger: logger,

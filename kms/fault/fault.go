@@ -36,6 +36,8 @@ const (
 	ProofFailed Code = "proof_failed"
 	// ChannelClosed: the channel ended, by its life time, by an error or by its user.
 	ChannelClosed Code = "channel_closed"
+	// WrongNode: the channel lives on another node, which its id names.
+	WrongNode Code = "wrong_node"
 	// ChannelState: the operation is out of order for this channel.
 	ChannelState Code = "channel_state"
 	// CardQuarantined: the card failed too many proofs in a row and is not served.
@@ -89,7 +91,7 @@ const (
 func Codes() []Code {
 	return []Code{
 		InvalidInput, Unauthenticated, Forbidden, NotFound, Conflict, ProofFailed,
-		ChannelClosed, ChannelState, CardQuarantined, CardCounter, CardRefused,
+		ChannelClosed, WrongNode, ChannelState, CardQuarantined, CardCounter, CardRefused,
 		KeyState, LegacyRefused, ImageUnverified, VersionMismatch, Downgrade, IdempotencyMismatch,
 		TooLarge, RateLimited, TokenUnavailable, TokenUnable, AuditUnavailable, AuditFull,
 		ObjectTampered, RollbackDetected, ApprovalRequired, ApprovalVoid, ApprovalExpired, Halted, Internal,

@@ -67,6 +67,9 @@ type Bulk interface {
 	// PutAll is Put for each row, in this order. After an error the transaction
 	// cannot go on.
 	PutAll([]Row) error
+	// Import writes rows of another store as they are, whatever their version. One that
+	// exists is ErrVersion, and the transaction cannot go on.
+	Import([]Row) error
 }
 
 // Everything reads rows whatever their kind.
@@ -113,6 +116,16 @@ type Blocks interface {
 	PutBlock(image string, n int64, data []byte) error
 	// Block returns block n of an image, or ErrNotFound.
 	Block(image string, n int64) ([]byte, error)
+	// AllBlocks returns at most limit blocks after that one, ascending by image and
+	// number. Before the first one is image "" with number -1.
+	AllBlocks(image string, n int64, limit int) ([]Block, error)
+}
+
+// Block is one block of an image.
+type Block struct {
+	Image string
+	N     int64
+	Data  []byte
 }
 
 // BlockBytesMax is the length of every block of an image but its last.

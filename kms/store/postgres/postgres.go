@@ -21,11 +21,14 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"embed"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
+	"strings"
 	"time"
 
 	"cardkms/kms/store"
@@ -38,13 +41,16 @@ import (
 	"github.com/pressly/goose/v3/lock"
 )
 
+// Credentials returns user and password of the next connection. An empty user is that
+// of the URL.
+type Credentials func(ctx context.Context) (user, password string, err error)
+
 // Config says how to connect.
 type Config struct {
 	// URL is a connection string of PostgreSQL, without a password where Credentials
 	// has one.
-	URL string
-	// Credentials returns user and password of the next connection; nil: the URL's.
-	Credentials func(ctx context.Context) (user, password string, err error)
+	URL         string
+	Credentials Credentials // nil: those of the URL
 	// Connections is how many may be open at a time; 0 means 16.
 	Connections int32
 }
@@ -84,7 +90,7 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 func connect(ctx context.Context, cfg Config) (*pgxpool.Pool, error) {
 	c, err := pgxpool.ParseConfig(cfg.URL)
 	if err != nil {
-		return nil, errURL // the parser's own error may show the URL, and with it a password
+		return nil, errURL
 	}
 	c.ConnConfig.ConnectTimeout = connectTimeout
 	c.ConnConfig.RuntimeParams["application_name"] = "cardkms"
@@ -92,15 +98,40 @@ func connect(ctx context.Context, cfg Config) (*pgxpool.Pool, error) {
 		c.MaxConns = cfg.Connections
 	}
 	if cfg.Credentials != nil {
-		c.BeforeConnect = func(ctx context.Context, conn *pgx.ConnConfig) (err error) {
-			conn.User, conn.Password, err = cfg.Credentials(ctx)
+		c.BeforeConnect = func(ctx context.Context, conn *pgx.ConnConfig) error {
+			user, password, err := cfg.Credentials(ctx)
+			conn.User, conn.Password = cmp.Or(user, conn.User), password
 			return err
 		}
 	}
 	return pgxpool.NewWithConfig(ctx, c)
 }
 
-var errURL = errors.New("the connection string is not one of PostgreSQL")
+var (
+	errURL   = errors.New("it is no connection string of PostgreSQL")
+	errPlain = errors.New("the server is on another machine, so sslmode is verify-full")
+	errKnown = errors.New("it holds a password, which belongs into database.password")
+)
+
+// CheckURL says what is wrong with a connection string: a server on another machine must
+// prove who it is, and a file that others read holds no password.
+func CheckURL(url string) error {
+	c, err := pgx.ParseConfig(url)
+	switch {
+	case err != nil:
+		return errURL // the parser's own error may show the URL, and with it a password
+	case c.Password != "":
+		return errKnown
+	case !local(c.Host) && (c.TLSConfig == nil || c.TLSConfig.InsecureSkipVerify || len(c.Fallbacks) > 0):
+		return errPlain
+	}
+	return nil
+}
+
+func local(host string) bool {
+	ip := net.ParseIP(host)
+	return strings.HasPrefix(host, "/") || host == "localhost" || ip != nil && ip.IsLoopback()
+}
 
 // durable refuses a server that answers before it has written.
 func (db *DB) durable(ctx context.Context) error {

@@ -17,6 +17,7 @@ const (
 	EmptyLeaves
 	UpsertBlock
 	SelectBlock
+	AllBlocks
 	// Queries is the number of statements.
 	Queries
 )
@@ -25,7 +26,7 @@ const (
 func (q Query) Text() string { return texts[q] }
 
 var texts = [Queries]string{
-	InsertRow: `INSERT INTO state_rows (kind, issuer, id, version, body, mac) VALUES ($1, $2, $3, 1, $4, $5) ON CONFLICT DO NOTHING`,
+	InsertRow: `INSERT INTO state_rows (kind, issuer, id, version, body, mac) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING`,
 	UpdateRow: `UPDATE state_rows SET version = $4, body = $5, mac = $6 WHERE kind = $1 AND issuer = $2 AND id = $3 AND version = $4 - 1`,
 	SelectRow: `SELECT version, body, mac FROM state_rows WHERE kind = $1 AND issuer = $2 AND id = $3`,
 	ListRows: `SELECT id, version, body, mac FROM state_rows WHERE kind = $1 AND issuer = $2 AND id > $3
@@ -42,4 +43,5 @@ var texts = [Queries]string{
 	UpsertBlock: `INSERT INTO image_blocks (image, n, data) VALUES ($1, $2, $3)
 		ON CONFLICT (image, n) DO UPDATE SET data = excluded.data`,
 	SelectBlock: `SELECT data FROM image_blocks WHERE image = $1 AND n = $2`,
+	AllBlocks:   `SELECT image, n, data FROM image_blocks WHERE (image, n) > ($1, $2) ORDER BY image, n LIMIT $3`,
 }

@@ -21,6 +21,9 @@ func (readOnly) Put(store.Row) error { return errReadOnly }
 // PutAll fails.
 func (readOnly) PutAll([]store.Row) error { return errReadOnly }
 
+// Import fails.
+func (readOnly) Import([]store.Row) error { return errReadOnly }
+
 // AppendLeaves fails.
 func (readOnly) AppendLeaves(int64, []store.Leaf) error { return errReadOnly }
 

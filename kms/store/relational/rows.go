@@ -46,13 +46,18 @@ func (t *Tx) Put(row store.Row) error {
 }
 
 // PutAll writes the rows; see store.Bulk.
-func (t *Tx) PutAll(rows []store.Row) error {
+func (t *Tx) PutAll(rows []store.Row) error { return t.writeAll(rows, put) }
+
+// Import writes rows of another store; see store.Bulk.
+func (t *Tx) Import(rows []store.Row) error { return t.writeAll(rows, insert) }
+
+func (t *Tx) writeAll(rows []store.Row, write func(store.Row) Statement) error {
 	statements := make([]Statement, len(rows))
 	for i, row := range rows {
 		if row.Version < 1 {
 			return t.fail(store.ErrVersion)
 		}
-		statements[i] = put(row)
+		statements[i] = write(row)
 	}
 	changed, err := t.run("writing rows", statements, nil)
 	for _, n := range changed {
@@ -72,11 +77,16 @@ func (t *Tx) fail(err error) error {
 }
 
 func put(row store.Row) Statement {
-	name := []any{string(row.Kind), row.Issuer, row.ID}
 	if row.Version == 1 {
-		return Statement{InsertRow, append(name, notNull(row.Body), notNull(row.MAC))}
+		return insert(row)
 	}
-	return Statement{UpdateRow, append(name, row.Version, notNull(row.Body), notNull(row.MAC))}
+	return Statement{UpdateRow, values(row)}
+}
+
+func insert(row store.Row) Statement { return Statement{InsertRow, values(row)} }
+
+func values(row store.Row) []any {
+	return []any{string(row.Kind), row.Issuer, row.ID, row.Version, notNull(row.Body), notNull(row.MAC)}
 }
 
 // notNull returns b so that the driver writes an empty value, not NULL.
@@ -140,4 +150,18 @@ func (t *Tx) Block(image string, n int64) ([]byte, error) {
 		err = store.ErrNotFound
 	}
 	return data, err
+}
+
+// AllBlocks returns a page of blocks of every image; see store.Blocks.
+func (t *Tx) AllBlocks(image string, n int64, limit int) ([]store.Block, error) {
+	var page []store.Block
+	err := t.read("reading all blocks", AllBlocks, func(r Scanner) error {
+		var b store.Block
+		if err := r.Scan(&b.Image, &b.N, &b.Data); err != nil {
+			return err
+		}
+		page = append(page, b)
+		return nil
+	}, image, n, limit)
+	return page, err
 }

@@ -43,6 +43,7 @@ func Run(t *testing.T, open Open) {
 		{"leaves/hashes are counted", testHashCount},
 		{"leaves/emptied", testEmpty},
 		{"blocks", testBlocks},
+		{"copy", testCopy},
 		{"update/rolls back on error", testRollback},
 		{"update/rolls back on panic", testPanic},
 		{"update/excludes others", testExclusion},

@@ -15,6 +15,7 @@ func testViewWrites(t *testing.T, s *suite) {
 			tx.Put(card("7", 1, "")), tx.Put(card("old", 2, "")),
 			appendLeaves(tx, 0, 1), tx.PutBlock("image", 0, nil),
 			tx.EmptyLeaves(0, 1), tx.PutAll([]store.Row{card("7", 1, "")}),
+			tx.Import([]store.Row{card("7", 5, "")}),
 		}
 		for i, err := range writes {
 			if err == nil {
