@@ -30,6 +30,9 @@ const (
 	// HeaderIdempotencyKey names one intended change: a request that is repeated
 	// under the same key happens once. 1 to 64 characters of A-Z a-z 0-9 . _ -
 	HeaderIdempotencyKey = "Idempotency-Key"
+	// HeaderNode tells a load balancer which node a request is for: that which the id of
+	// the request's channel begins with. A request without a channel has none.
+	HeaderNode = "Cardkms-Node"
 	// HeaderRequestID leads from an answer to the operator's log and the audit entry.
 	HeaderRequestID = "X-Request-Id"
 )

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"cardkms/api"
@@ -30,6 +31,15 @@ type call struct {
 	query  url.Values
 	in     any    // JSON body; nil for none
 	key    string // Idempotency-Key; empty for none
+	node   string // that the channel is on; empty for any
+}
+
+// on returns the call for the node that a channel is on.
+func (k call) on(channel string) call {
+	if node, _, ok := strings.Cut(channel, "."); ok {
+		k.node = node
+	}
+	return k
 }
 
 // path joins escaped segments below the API's prefix. A segment that starts with
@@ -131,6 +141,9 @@ func (c *Client) request(ctx context.Context, k call, body io.Reader) (*http.Req
 	if k.key != "" {
 		req.Header.Set(api.HeaderIdempotencyKey, k.key)
 	}
+	if k.node != "" {
+		req.Header.Set(api.HeaderNode, k.node)
+	}
 	return req, nil
 }
 
@@ -153,7 +166,11 @@ func refusal(resp *http.Response) error {
 	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(p)
 	if err != nil || media != api.ProblemType || p.Code == "" {
-		return fmt.Errorf("client: the server answered %s, which is not an answer of this API", resp.Status)
+		err := fmt.Errorf("client: the server answered %s, which is not an answer of this API", resp.Status)
+		if resp.StatusCode >= http.StatusBadGateway && resp.StatusCode <= http.StatusGatewayTimeout {
+			err = fmt.Errorf("%w: %w", errLost, err) // a load balancer whose node is gone
+		}
+		return err
 	}
 	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s > 0 {
 		p.RetryAfter = time.Duration(s) * time.Second
@@ -161,8 +178,19 @@ func refusal(resp *http.Response) error {
 	return p
 }
 
-// errLost: the server answered and the answer did not arrive whole.
-var errLost = errors.New("client: the answer broke off")
+// errLost: the server may have answered, and the answer did not arrive whole.
+var errLost = errors.New("client: the answer was lost")
+
+// Interrupted reports whether an error came of a node that went away, or of one that
+// cannot do its work now: on a new channel the same may succeed.
+func Interrupted(err error) bool {
+	var p *api.Problem
+	if errors.As(err, &p) {
+		return p.Code == api.WrongNode || p.Code.Temporary()
+	}
+	_, broken := retry(err)
+	return broken
+}
 
 // decode reads a whole answer, so that the connection can be used again.
 func decode(resp *http.Response, out any) error {

@@ -18,26 +18,26 @@ func (c *Client) OpenChannel(ctx context.Context, issuer string, in api.OpenChan
 
 // Authenticate gives the card's answer; its EXTERNAL AUTHENTICATE is for the card.
 func (c *Client) Authenticate(ctx context.Context, issuer, channel string, in api.Authenticate) (api.AuthenticatedChannel, error) {
-	return do[api.AuthenticatedChannel](ctx, c, post(in, "issuers", issuer, "channels", channel, ":authenticate"))
+	return do[api.AuthenticatedChannel](ctx, c, post(in, "issuers", issuer, "channels", channel, ":authenticate").on(channel))
 }
 
 // Wrap secures a script of C-APDUs.
 func (c *Client) Wrap(ctx context.Context, issuer, channel string, commands [][]byte) ([][]byte, error) {
 	in := api.Commands{Commands: api.HexList(commands)}
-	out, err := do[api.Commands](ctx, c, post(in, "issuers", issuer, "channels", channel, ":wrap"))
+	out, err := do[api.Commands](ctx, c, post(in, "issuers", issuer, "channels", channel, ":wrap").on(channel))
 	return api.Bytes(out.Commands), err
 }
 
 // Unwrap checks and decrypts R-APDUs in the order of their commands.
 func (c *Client) Unwrap(ctx context.Context, issuer, channel string, responses [][]byte) ([][]byte, error) {
 	in := api.Responses{Responses: api.HexList(responses)}
-	out, err := do[api.Responses](ctx, c, post(in, "issuers", issuer, "channels", channel, ":unwrap"))
+	out, err := do[api.Responses](ctx, c, post(in, "issuers", issuer, "channels", channel, ":unwrap").on(channel))
 	return api.Bytes(out.Responses), err
 }
 
 // CloseChannel ends a channel.
 func (c *Client) CloseChannel(ctx context.Context, issuer, channel string) error {
-	k := post(nil, "issuers", issuer, "channels", channel)
+	k := post(nil, "issuers", issuer, "channels", channel).on(channel)
 	k.method = http.MethodDelete
 	return c.do(ctx, k, nil)
 }
@@ -59,7 +59,7 @@ func (c *Client) Images(ctx context.Context, issuer string, p api.Page) (api.Ima
 
 // CreatePackage makes or resumes a package for the card of a channel.
 func (c *Client) CreatePackage(ctx context.Context, issuer string, in api.CreatePackage) (api.Package, error) {
-	return do[api.Package](ctx, c, post(in, "issuers", issuer, "packages"))
+	return do[api.Package](ctx, c, post(in, "issuers", issuer, "packages").on(in.Channel))
 }
 
 // Package returns one package.
@@ -69,13 +69,13 @@ func (c *Client) Package(ctx context.Context, issuer, id string) (api.Package, e
 
 // PackageScript returns the secured commands of one step.
 func (c *Client) PackageScript(ctx context.Context, issuer, id string, in api.PackageScript) ([][]byte, error) {
-	out, err := do[api.Commands](ctx, c, post(in, "issuers", issuer, "packages", id, ":script"))
+	out, err := do[api.Commands](ctx, c, post(in, "issuers", issuer, "packages", id, ":script").on(in.Channel))
 	return api.Bytes(out.Commands), err
 }
 
 // ConfirmPackage gives the card's receipt.
 func (c *Client) ConfirmPackage(ctx context.Context, issuer, id string, in api.ConfirmPackage) (api.Package, error) {
-	return do[api.Package](ctx, c, post(in, "issuers", issuer, "packages", id, ":confirm"))
+	return do[api.Package](ctx, c, post(in, "issuers", issuer, "packages", id, ":confirm").on(in.Channel))
 }
 
 // Card returns what is known of one card; kdd is 20 hexadecimal digits.

@@ -9,17 +9,17 @@ import (
 
 // ChangeKeys makes the PUT KEY that adds the newest keys to the card of a channel.
 func (c *Client) ChangeKeys(ctx context.Context, issuer, channel string) (api.ChangedKeys, error) {
-	return do[api.ChangedKeys](ctx, c, post(struct{}{}, "issuers", issuer, "channels", channel, ":changeKeys"))
+	return do[api.ChangedKeys](ctx, c, post(struct{}{}, "issuers", issuer, "channels", channel, ":changeKeys").on(channel))
 }
 
 // ConfirmKeys gives the card's answer to PUT KEY.
 func (c *Client) ConfirmKeys(ctx context.Context, issuer, channel string, response []byte) (api.Card, error) {
-	return do[api.Card](ctx, c, post(api.ConfirmKeys{Response: response}, "issuers", issuer, "channels", channel, ":confirmKeys"))
+	return do[api.Card](ctx, c, post(api.ConfirmKeys{Response: response}, "issuers", issuer, "channels", channel, ":confirmKeys").on(channel))
 }
 
 // RetireKeys makes the DELETE that takes a card's former keys away.
 func (c *Client) RetireKeys(ctx context.Context, issuer, channel string, kvn byte) ([]byte, error) {
-	out, err := do[api.Command](ctx, c, post(api.RetireKeys{KVN: api.HexByte(kvn)}, "issuers", issuer, "channels", channel, ":retireKeys"))
+	out, err := do[api.Command](ctx, c, post(api.RetireKeys{KVN: api.HexByte(kvn)}, "issuers", issuer, "channels", channel, ":retireKeys").on(channel))
 	return out.Command, err
 }
 

@@ -1,8 +1,11 @@
 package server
 
 import (
+	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
@@ -40,16 +43,67 @@ func roleOf(uri string) (kms.Role, error) {
 }
 
 // caller finds out who sent a request: the one URI in the verified client
-// certificate, known by configuration, in the role that the URI names.
+// certificate, known by configuration, in the role that the URI names. Where a load
+// balancer of the configuration ended the client's TLS, it is the certificate that the
+// load balancer says it saw.
 func (s *server) caller(r *http.Request) (kms.Caller, error) {
 	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 || len(r.TLS.VerifiedChains[0]) == 0 {
 		return kms.Caller{}, fault.New(fault.Unauthenticated, "a verified client certificate is required")
 	}
-	uris := r.TLS.VerifiedChains[0][0].URIs
-	if len(uris) != 1 {
-		return kms.Caller{}, fault.New(fault.Unauthenticated, "the client certificate must have exactly one URI")
+	uri, err := uriOf(r.TLS.VerifiedChains[0][0])
+	if err != nil {
+		return kms.Caller{}, err
 	}
-	return s.known(uris[0])
+	seen := r.Header.Values(headerClientCert)
+	if !s.proxies[uri.String()] {
+		if len(seen) > 0 {
+			return kms.Caller{}, fault.New(fault.Unauthenticated, "only a load balancer of the configuration sends Client-Cert")
+		}
+		return s.known(uri)
+	}
+	cert, err := s.forwarded(seen)
+	if err != nil {
+		return kms.Caller{}, err
+	}
+	if uri, err = uriOf(cert); err != nil {
+		return kms.Caller{}, err
+	}
+	return s.known(uri)
+}
+
+func uriOf(cert *x509.Certificate) (*url.URL, error) {
+	if len(cert.URIs) != 1 {
+		return nil, fault.New(fault.Unauthenticated, "the client certificate must have exactly one URI")
+	}
+	return cert.URIs[0], nil
+}
+
+// headerClientCert carries a client's certificate from a load balancer, as a byte
+// sequence of [RFC 8941], Section 3.3.5: [RFC 9440], Section 2.2.
+const headerClientCert = "Client-Cert"
+
+// forwarded reads a client's certificate and verifies it once more: the load balancer is
+// believed that the client holds its key, and nothing else.
+func (s *server) forwarded(seen []string) (*x509.Certificate, error) {
+	refused := func(err error) error {
+		return fault.Because(fault.Unauthenticated, "the load balancer forwarded no valid client certificate", err)
+	}
+	if len(seen) != 1 || len(seen[0]) < 2 || seen[0][0] != ':' || seen[0][len(seen[0])-1] != ':' {
+		return nil, refused(nil)
+	}
+	der, err := base64.StdEncoding.DecodeString(seen[0][1 : len(seen[0])-1])
+	if err != nil {
+		return nil, refused(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, refused(err)
+	}
+	_, err = cert.Verify(x509.VerifyOptions{Roots: s.clientCAs, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+	if err != nil {
+		return nil, refused(err)
+	}
+	return cert, nil
 }
 
 func (s *server) known(u *url.URL) (kms.Caller, error) {
@@ -73,7 +127,22 @@ func (s *server) identify(next http.Handler) http.Handler {
 			s.refuse(w, r, err)
 			return
 		}
-		about(r.Context()).caller = c
+		q := about(r.Context())
+		q.caller = c
+		if r.Header.Get(headerClientCert) != "" { // so a load balancer sent it
+			q.origin = forwardedFor(r)
+		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// forwardedFor returns the address from which a load balancer got a request: the last one
+// that it adds to X-Forwarded-For.
+func forwardedFor(r *http.Request) string {
+	all := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	a, err := netip.ParseAddr(strings.TrimSpace(all[len(all)-1]))
+	if err != nil {
+		return ""
+	}
+	return a.Unmap().WithZone("").String()
 }

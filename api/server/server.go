@@ -23,6 +23,7 @@
 package server
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -43,9 +44,13 @@ const Version = "1.0.0"
 type Config struct {
 	Service *kms.Service
 	Clients map[string]kms.Caller // by SPIFFE URI
-	Logger  *slog.Logger
-	Version string // of the API, in the OpenAPI document
-	Limits  Limits
+	// Proxies are the SPIFFE URIs of load balancers that end the TLS of clients and say
+	// in Client-Cert ([RFC 9440]) whose certificate they saw. ClientCAs verify that again.
+	Proxies   []string
+	ClientCAs *x509.CertPool
+	Logger    *slog.Logger
+	Version   string // of the API, in the OpenAPI document
+	Limits    Limits
 }
 
 // Limits bound what one request and one client may use.
@@ -97,12 +102,15 @@ func (l Limits) check() error {
 type server struct {
 	svc     *kms.Service
 	clients map[string]kms.Caller
+	proxies map[string]bool
 	logger  *slog.Logger
 	limits  Limits
 	replays replays
 	ready   readiness
 	api     huma.API
 	routes  []route // in the order of registration
+
+	clientCAs *x509.CertPool
 }
 
 // New checks a configuration and returns the handler of the whole API.
@@ -121,7 +129,10 @@ func newServer(cfg Config) (*server, error) {
 	if err := cfg.Limits.check(); err != nil {
 		return nil, err
 	}
-	s := &server{svc: cfg.Service, logger: cfg.Logger, limits: cfg.Limits.withDefaults(), clients: map[string]kms.Caller{}}
+	s := &server{
+		svc: cfg.Service, logger: cfg.Logger, limits: cfg.Limits.withDefaults(), clients: map[string]kms.Caller{},
+		proxies: map[string]bool{}, clientCAs: cfg.ClientCAs,
+	}
 	if s.logger == nil {
 		s.logger = slog.Default()
 	}
@@ -135,6 +146,11 @@ func newServer(cfg Config) (*server, error) {
 		}
 		c.ID = uri
 		s.clients[uri] = c
+	}
+	for _, uri := range cfg.Proxies {
+		if s.proxies[uri] = clientURI.MatchString(uri); !s.proxies[uri] || s.clients[uri].ID != "" || cfg.ClientCAs == nil {
+			return nil, fmt.Errorf("server: proxy %q: it is no SPIFFE URI, or a client too, or there are no client CAs", uri)
+		}
 	}
 	s.replays.init(s.limits.ReplaysMax, s.limits.ReplayFor)
 	return s, nil

@@ -46,10 +46,28 @@ func newAuthority(t testing.TB) *authority {
 
 func issue(t testing.TB, a *authority, tmpl *x509.Certificate) (*x509.Certificate, crypto.Signer) {
 	t.Helper()
+	tmpl.NotAfter = time.Now().Add(time.Hour)
+	return issueAs(t, a, tmpl)
+}
+
+// expired issues an auditor's certificate that was good until a minute ago.
+func (a *authority) expired(t testing.TB) *x509.Certificate {
+	t.Helper()
+	u, err := url.Parse(uriAuditor)
+	must(t, err)
+	c, _ := issueAs(t, a, &x509.Certificate{
+		URIs: []*url.URL{u}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, NotAfter: time.Now().Add(-time.Minute),
+	})
+	return c
+}
+
+// issueAs issues a certificate until its NotAfter.
+func issueAs(t testing.TB, a *authority, tmpl *x509.Certificate) (*x509.Certificate, crypto.Signer) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
 	tmpl.SerialNumber, _ = rand.Int(rand.Reader, big.NewInt(1<<62))
-	tmpl.NotBefore, tmpl.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	tmpl.NotBefore = time.Now().Add(-time.Hour)
 	parent, signer := tmpl, crypto.Signer(key)
 	if a != nil {
 		parent, signer = a.cert, a.key

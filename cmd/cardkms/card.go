@@ -9,6 +9,8 @@ import (
 	"net"
 	"strings"
 	"time"
+
+	"cardkms/api/client"
 )
 
 // card is a card on TCP, spoken to as the virtual reader vpcd does: frames of a
@@ -27,6 +29,13 @@ type cardLost struct{ err error }
 
 func (e *cardLost) Error() string { return "the card is gone: " + e.err.Error() }
 func (e *cardLost) Unwrap() error { return e.err }
+
+// interrupted reports whether the same may succeed when the card is there again, or with
+// another node of the service.
+func interrupted(err error) bool {
+	var lost *cardLost
+	return errors.As(err, &lost) || client.Interrupted(err)
+}
 
 // cardTimeout bounds one command; erasing flash takes a while.
 const cardTimeout = 30 * time.Second

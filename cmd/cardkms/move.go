@@ -81,11 +81,10 @@ those. Started again, it goes on where the card stands.`,
 func (m *mover) run(ctx context.Context) error {
 	for try := 1; ; try++ {
 		err := m.attempt(ctx)
-		var lost *cardLost
-		if err == nil || !errors.As(err, &lost) || try >= m.flags.tries {
+		if err == nil || !interrupted(err) || try >= m.flags.tries {
 			return err
 		}
-		m.say("%v; waiting for it to come back", err)
+		m.say("%v; trying again", err)
 		m.moved.Interruptions++
 		select {
 		case <-ctx.Done():

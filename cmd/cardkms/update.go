@@ -84,12 +84,11 @@ func (a *app) update(ctx context.Context, c *client.Client, f updateFlags) error
 		if err == nil && done {
 			break
 		}
-		var lost *cardLost
-		if err != nil && (!errors.As(err, &lost) || !j.seen || try >= f.tries) {
+		if err != nil && (!interrupted(err) || !j.seen || try >= f.tries) {
 			return err
 		}
 		if err != nil {
-			j.say("%v; waiting for it to come back", err)
+			j.say("%v; trying again", err)
 			j.resumed++
 		}
 		select {

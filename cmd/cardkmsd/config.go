@@ -46,6 +46,7 @@ type config struct {
 	Anchors     anchorsConfig                `yaml:"anchors"`
 	Witnesses   []witnessConfig              `yaml:"witnesses"`
 	Clients     []clientConfig               `yaml:"clients"`
+	Proxies     []string                     `yaml:"proxies"` // SPIFFE URIs of load balancers
 	Profiles    map[string]profileConfig     `yaml:"profiles"`
 	ReleaseKeys map[string]map[string]string `yaml:"releaseKeys"` // issuer → name → PEM file
 	Limits      limitsConfig                 `yaml:"limits"`

@@ -102,13 +102,6 @@ func newHTTP(cfg *config, n *node, logger *slog.Logger) (*http.Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	h, err := server.New(server.Config{
-		Service: n.service, Clients: callers, Logger: logger,
-		Limits: server.Limits{RequestsPerSecond: cfg.Limits.RequestsPerSecond, ImageBytesMax: cfg.Limits.ImageBytes},
-	})
-	if err != nil {
-		return nil, err
-	}
 	cert, err := tls.LoadX509KeyPair(cfg.path(cfg.TLS.Certificate), cfg.path(cfg.TLS.Key))
 	if err != nil {
 		return nil, fmt.Errorf("reading the server's certificate: %w", err)
@@ -120,6 +113,13 @@ func newHTTP(cfg *config, n *node, logger *slog.Logger) (*http.Server, error) {
 	cas := x509.NewCertPool()
 	if !cas.AppendCertsFromPEM(pem) {
 		return nil, errors.New("tls.clientCAs holds no certificate")
+	}
+	h, err := server.New(server.Config{
+		Service: n.service, Clients: callers, Proxies: cfg.Proxies, ClientCAs: cas, Logger: logger,
+		Limits: server.Limits{RequestsPerSecond: cfg.Limits.RequestsPerSecond, ImageBytesMax: cfg.Limits.ImageBytes},
+	})
+	if err != nil {
+		return nil, err
 	}
 	srv := server.HTTPServer(h, server.TLSConfig(cert, cas))
 	srv.ErrorLog = slog.NewLogLogger(logger.Handler(), slog.LevelDebug)
