@@ -8,7 +8,9 @@ BIN := dist
 PACKAGES := softhsm2 libnss3 libnss3-tools opensc-pkcs11 openssl sqlite3 postgresql strace gcc libc6-dev ca-certificates
 TOOL := $(GO) tool -modfile=tools.mod
 
-.PHONY: help demo demo-rogue demo-rotation test check race fuzz bench setup build tear audit-tamper audit-canary audit-crash bench-audit bench-keys bench-cards bench-timing test-long test-pcsc clean
+BALANCER := haproxy
+
+.PHONY: help demo demo-rogue demo-rotation demo-cluster test check race fuzz bench setup build tear audit-tamper audit-canary audit-crash bench-audit bench-keys bench-cards bench-timing test-long test-pcsc clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +35,10 @@ demo-rogue: setup build ## an administrator of the database attacks it, ten time
 
 demo-rotation: setup build ## two officers replace a master key, and 1,000 cards move while their power fails
 	$(BIN)/cardkms-demo rotation
+
+demo-cluster: setup build ## the same with three nodes, PostgreSQL and a load balancer, which are killed meanwhile
+	$(call install,$(BALANCER))
+	$(BIN)/cardkms-demo cluster
 
 test: setup ## every test of the default suite
 	$(GO) vet ./...

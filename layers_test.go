@@ -106,7 +106,7 @@ var policy = map[string][]string{
 	// officer signs as the program does that runs it; key, keywrap, secret and tr31 are for
 	// its offline tool, which is told apart from the client in its help.
 	"cmd/cardkms":      {"api", "api/client", "audit", "audit/durable", "audit/tiles", "audit/witness", "kms/approval", "kms/approval/officerkey", "kms/ceremony", "kms/key", "kms/keywrap", "kms/secret", "kms/tr31", "kms/update", "kms/report"},
-	"cmd/cardkms-demo": {"softhsm/cardsim"},
+	"cmd/cardkms-demo": {"kms/store/postgres/throwaway", "softhsm/cardsim"},
 }
 
 // testsOnly are packages that production code never imports, whatever the policy

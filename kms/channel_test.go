@@ -49,7 +49,7 @@ func TestEveryBitOfTheCardCryptogramCounts(t *testing.T) {
 		}
 		// The channel is gone, so the right answer comes too late.
 		a[first+bit/8] ^= 0x80 >> (bit % 8)
-		h.want("the right answer afterwards", h.prove(id, a), fault.NotFound)
+		h.want("the right answer afterwards", h.prove(id, a), fault.ChannelClosed)
 	}
 	if got := h.outcomes(1); got[0] != "channel.authenticate=proof_failed" {
 		t.Errorf("the last entry is %v", got)
@@ -111,7 +111,7 @@ func TestReplays(t *testing.T) {
 	stranger := h.req()
 	stranger.Caller.ID = "spiffe://test/role/update-server/two"
 	_, err := h.service.Authenticate(h.ctx, stranger, kms.AuthenticateInput{Issuer: h.issuer, Channel: id3, Response: a3})
-	h.want("another client's channel", err, fault.NotFound)
+	h.want("another client's channel", err, fault.ChannelClosed)
 	h.advance(61 * time.Second)
 	h.want("a minute later", h.prove(id3, a3), fault.ChannelClosed)
 
@@ -358,7 +358,7 @@ func TestAChangedResponseEndsTheChannel(t *testing.T) {
 	h.want("a changed response", err, fault.ProofFailed)
 	answer[0] ^= 1
 	_, err = h.service.Unwrap(h.ctx, h.req(), in)
-	h.want("the right one afterwards", err, fault.NotFound)
+	h.want("the right one afterwards", err, fault.ChannelClosed)
 }
 
 // TestTwoWayFailures fails every write of an authentication and a wrap once

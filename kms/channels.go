@@ -193,8 +193,8 @@ func (s *Service) here(id string) bool {
 	return !ok || node == s.cfg.Node
 }
 
-// lock returns a caller's own channel, locked. The channel of another caller
-// answers like one that does not exist.
+// lock returns a caller's own channel, locked. The channel of another caller, one that
+// never was, and one that ended, also with its process, answer alike.
 func (s *Service) lock(r Request, issuer, id string) (*openChannel, error) {
 	s.channels.mu.Lock()
 	o := s.channels.byID[id]
@@ -203,7 +203,7 @@ func (s *Service) lock(r Request, issuer, id string) (*openChannel, error) {
 		return nil, fault.New(fault.WrongNode, "the channel lives on the node that its id begins with")
 	}
 	if o == nil || o.caller != r.Caller.ID || o.issuer != issuer {
-		return nil, fault.New(fault.NotFound, "no such channel; it may have ended")
+		return nil, fault.New(fault.ChannelClosed, "there is no such channel, or it has ended; open a new one")
 	}
 	o.mu.Lock()
 	return o, nil

@@ -236,10 +236,12 @@ func (s *Service) ConfirmPackage(ctx context.Context, r Request, in ConfirmPacka
 		return put(tx, ref, n, stored)
 	})
 	s.release(pkg)
-	if err == nil {
-		p.State = PackageConfirmed
+	if err != nil {
+		s.end(o) // the card's answer is used up, and nobody has ours
+		return p, err
 	}
-	return p, err
+	p.State = PackageConfirmed
+	return p, nil
 }
 
 func (s *Service) verifyReceipt(ctx context.Context, o *openChannel, p Package, response []byte) (*update.Package, error) {

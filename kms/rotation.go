@@ -235,11 +235,11 @@ func (s *Service) ConfirmKeys(ctx context.Context, r Request, issuer, id string,
 	}
 	to, err := s.movingTo(ctx, o.card)
 	if err != nil {
-		return c, s.refuse(ctx, e, err)
+		return c, s.failed(ctx, o, e, err)
 	}
 	right, err := s.rightKCVs(ctx, to, e.card, answer)
 	if err != nil {
-		return c, s.refuse(ctx, e, err)
+		return c, s.failed(ctx, o, e, err)
 	}
 	if !right {
 		e.outcome = fault.Proof()
@@ -258,7 +258,7 @@ func (s *Service) ConfirmKeys(ctx context.Context, r Request, issuer, id string,
 		booked = *row
 		return nil
 	}))
-	if !right {
+	if !right || err != nil { // the card's answer is used up, and nobody has ours
 		s.end(o)
 	}
 	if err != nil {

@@ -203,7 +203,7 @@ func TestWrongKCVQuarantines(t *testing.T) {
 	_, err = h.service.ConfirmKeys(h.ctx, h.req(), h.issuer, id, flipped)
 	h.want("an answer that was changed on its way", err, fault.ProofFailed)
 	_, err = h.service.ConfirmKeys(h.ctx, h.req(), h.issuer, id, answer)
-	h.want("the channel after it", err, fault.NotFound)
+	h.want("the channel after it", err, fault.ChannelClosed)
 	if got := h.stored([10]byte{9: 1}); got.Move == nil || got.Move.State != kms.MoveSent {
 		t.Errorf("the row: %+v", got)
 	}
@@ -259,7 +259,7 @@ func TestChangeKeysRefuses(t *testing.T) {
 	_, err = h.service.RetireKeys(h.ctx, h.req(), h.issuer, id, kvn)
 	h.want("retiring the keys in use", err, fault.Conflict)
 	_, err = h.service.ChangeKeys(h.ctx, h.req(), h.issuer, "0123456789abcdef0123456789abcdef")
-	h.want("another channel", err, fault.NotFound)
+	h.want("another channel", err, fault.ChannelClosed)
 	h.loadCards("isd", key.GPSCP03, key.AES256, key.AES256, newKVN, random(32))
 	h.advance(2 * time.Second)
 	_, err = h.service.ChangeKeys(h.ctx, h.req(), h.issuer, id)

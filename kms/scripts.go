@@ -111,13 +111,14 @@ func (s *Service) once(ctx context.Context, o *openChannel, e event, digest [sha
 	return out, nil
 }
 
-// failed ends a channel that is closed already, and logs what is worth an entry:
-// a failed proof and everything but malformed input.
+// failed ends a channel that is closed already, or that may have moved on without its
+// answer because the token or the store failed, and logs what is worth an entry: a
+// failed proof and everything but malformed input.
 func (s *Service) failed(ctx context.Context, o *openChannel, e event, why error) error {
 	switch fault.CodeOf(why) {
 	case fault.InvalidInput, fault.TooLarge, fault.ChannelState:
 		return why
-	case fault.ProofFailed, fault.ChannelClosed:
+	case fault.ProofFailed, fault.ChannelClosed, fault.TokenUnavailable, fault.AuditUnavailable, fault.AuditFull, fault.Internal:
 		s.end(o)
 	}
 	return s.refuse(ctx, e, why)

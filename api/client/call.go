@@ -186,7 +186,7 @@ var errLost = errors.New("client: the answer was lost")
 func Interrupted(err error) bool {
 	var p *api.Problem
 	if errors.As(err, &p) {
-		return p.Code == api.WrongNode || p.Code.Temporary()
+		return p.Code == api.WrongNode || p.Code == api.ChannelClosed || p.Code.Temporary()
 	}
 	_, broken := retry(err)
 	return broken

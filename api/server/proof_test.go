@@ -127,5 +127,5 @@ func TestWrongMAC(t *testing.T) {
 	unwrap := ask{as: uriUpdate, method: http.MethodPost, path: acme + "/channels/" + ch + ":unwrap", key: newKey(), body: api.Responses{Responses: []api.Hex{r}}}
 	refused(t, w.do(unwrap), api.ProofFailed)
 	unwrap.key = newKey()
-	refused(t, w.do(unwrap), api.NotFound)
+	refused(t, w.do(unwrap), api.ChannelClosed)
 }

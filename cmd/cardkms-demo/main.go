@@ -2,8 +2,8 @@
 // throw-away SoftHSM2 token, the real server and client as processes of their
 // own, and a simulated card whose power is cut at three places. "cardkms-demo
 // rogue" shows what an administrator of the database can try, and what comes of
-// it; "cardkms-demo rotation" replaces a master key and moves a thousand cards; "cardkms-demo card"
-// is a simulated card by itself. It ends with a status other than zero if anything
+// it; "cardkms-demo rotation" replaces a master key and moves a thousand cards; "cardkms-demo
+// cluster" does so with three nodes that are killed meanwhile; "cardkms-demo card" is a simulated card by itself. It ends with a status other than zero if anything
 // is not as it says.
 package main
 
@@ -48,6 +48,7 @@ type demo struct {
 	dir, bin, url string
 	card          *cardsim.Card
 	address       string // of the card
+	initFlags     []string
 	server        *exec.Cmd
 	serverEnded   chan struct{}
 	cuts          atomic.Int32
@@ -69,10 +70,10 @@ var (
 	kdd   = [10]byte{0x00, 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09}
 )
 
-var errUsage = errors.New("usage: cardkms-demo [rogue | rotation | card [-help]]")
+var errUsage = errors.New("usage: cardkms-demo [rogue | rotation | cluster | card [-help]]")
 
 func run(ctx context.Context, args []string) error {
-	story := map[string]func(context.Context, *demo) error{"": runUpdate, "rogue": runRogue, "rotation": runRotation}
+	story := map[string]func(context.Context, *demo) error{"": runUpdate, "rogue": runRogue, "rotation": runRotation, "cluster": runCluster}
 	name := strings.Join(args, " ")
 	switch {
 	case len(args) > 0 && args[0] == "card":
@@ -166,7 +167,7 @@ func (d *demo) setUp(ctx context.Context) error {
 	}
 	d.url = "https://" + addr
 	say("1. Set up: a new PKCS#11 token (SoftHSM2), the log's signing key inside it, a CA and certificates.")
-	_, err = d.command(ctx, "", "cardkmsd", "init", d.dir, "--listen", addr)
+	_, err = d.command(ctx, "", "cardkmsd", append([]string{"init", d.dir, "--listen", addr}, d.initFlags...)...)
 	return err
 }
 

@@ -31,10 +31,12 @@ type rotation struct {
 	cards []*cardsim.Card
 	where []string
 	torn  atomic.Int32
+	// patience says how often a card is tried, and after which time.
+	patience []string
 }
 
 func runRotation(ctx context.Context, d *demo) error {
-	r := &rotation{demo: d}
+	r := &rotation{demo: d, patience: []string{"--wait", "20ms", "--tries", "40"}}
 	for _, step := range []func(context.Context) error{
 		d.setUp, d.loadKeys, r.makeFleet, d.serve, r.importFleet, r.newVersion, r.move, r.deactivate, r.prove, r.verify,
 	} {
@@ -174,7 +176,7 @@ func (r *rotation) move(ctx context.Context) error {
 	if err := os.WriteFile(path, []byte(strings.Join(r.where, "\n")+"\n"), 0o600); err != nil {
 		return err
 	}
-	_, err := r.command(ctx, "", "cardkms", "fleet", "move", "--cards", path, "--wait", "20ms", "--tries", "40")
+	_, err := r.command(ctx, "", "cardkms", append([]string{"fleet", "move", "--cards", path}, r.patience...)...)
 	return err
 }
 
@@ -191,7 +193,7 @@ func (r *rotation) deactivate(ctx context.Context) error {
 func (r *rotation) prove(ctx context.Context) error {
 	say("9. Every card proves the new keys once more; the old ones are gone from all that were not cut in the last step.")
 	path := filepath.Join(r.dir, "cards.txt")
-	out, err := r.quiet(ctx, "fleet", "move", "--cards", path, "--wait", "20ms", "--tries", "40", "--json")
+	out, err := r.quiet(ctx, append([]string{"fleet", "move", "--cards", path, "--json"}, r.patience...)...)
 	if err != nil {
 		return err
 	}

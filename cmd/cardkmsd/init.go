@@ -28,10 +28,13 @@ const (
 	pseudoLabel = "cardkms-pseudonym"
 	stateLabel  = "cardkms-state"
 	anchorLabel = "cardkms-anchor"
+
+	devProxyPath = "/proxy/load-balancer"
 )
 
 func initCommand() *cobra.Command {
 	var listen string
+	var balancer bool
 	c := &cobra.Command{
 		Use:   "init DIR",
 		Short: "Make a development set-up: SoftHSM2 token, service keys, CA, certificates, configuration",
@@ -52,7 +55,7 @@ The CA's key is not kept. For production, a key ceremony makes the token's keys 
 enrols the first officers: "cardkmsd ceremony run", deploy/CEREMONY.md.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := initDev(cmd.Context(), args[0], listen); err != nil {
+			if err := initDev(cmd.Context(), args[0], listen, balancer); err != nil {
 				return err
 			}
 			in := func(name string) string { return filepath.Join(args[0], name) }
@@ -67,6 +70,7 @@ then: cardkmsd serve --config %[6]s
 		},
 	}
 	c.Flags().StringVar(&listen, "listen", "127.0.0.1:8443", "address that the server will listen on")
+	c.Flags().BoolVar(&balancer, "load-balancer", false, "also make a certificate of a load balancer, which says who its clients are")
 	return c
 }
 
@@ -82,7 +86,7 @@ func digits(n int) ([]byte, error) {
 	return b, nil
 }
 
-func initDev(ctx context.Context, dir, listen string) error {
+func initDev(ctx context.Context, dir, listen string, balancer bool) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		if errors.Is(err, os.ErrExist) {
 			return fmt.Errorf("%s exists; a set-up is made in a new directory", dir)
@@ -112,6 +116,13 @@ func initDev(ctx context.Context, dir, listen string) error {
 			return err
 		}
 	}
+	text := devConfig(listen, module, made)
+	if balancer {
+		if err := ca.client("load-balancer", devDomain+devProxyPath); err != nil {
+			return err
+		}
+		text = append(text, "proxies: ["+devDomain+devProxyPath+"]\n"...)
+	}
 	if err := releasePair(filepath.Join(dir, "release")); err != nil {
 		return err
 	}
@@ -122,7 +133,7 @@ func initDev(ctx context.Context, dir, listen string) error {
 		return err
 	}
 	config := filepath.Join(dir, "cardkms.yaml")
-	if err := os.WriteFile(config, devConfig(listen, module, made), 0o600); err != nil {
+	if err := os.WriteFile(config, text, 0o600); err != nil {
 		return err
 	}
 	officers, err := makeOfficers(filepath.Join(dir, "officers"))

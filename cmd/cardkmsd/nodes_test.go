@@ -110,7 +110,7 @@ func TestNodes(t *testing.T) {
 		if err := n1.updateServer.CloseChannel(ctx, devIssuer, id); err != nil {
 			t.Error(err)
 		}
-		if err := n2.updateServer.CloseChannel(ctx, devIssuer, "n2."+strings.TrimPrefix(id, "n1.")); codeOf(err) != api.NotFound {
+		if err := n2.updateServer.CloseChannel(ctx, devIssuer, "n2."+strings.TrimPrefix(id, "n1.")); codeOf(err) != api.ChannelClosed {
 			t.Errorf("a channel that never was: %v", err)
 		}
 	})

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -124,9 +125,22 @@ func (c *Cluster) SQL(ctx context.Context, database, statements string) (string,
 }
 
 // Restart starts the server again after Stop or Kill, and returns when it accepts
-// connections.
+// connections. While processes of a killed server are still ending, it refuses to start,
+// and is started again.
 func (c *Cluster) Restart(ctx context.Context) error {
-	log, err := os.OpenFile(filepath.Join(c.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	ctx, cancel := context.WithTimeout(ctx, startIn)
+	defer cancel()
+	for {
+		err := c.start(ctx)
+		if err == nil || !strings.Contains(err.Error(), "still in use") || ctx.Err() != nil {
+			return err
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+func (c *Cluster) start(ctx context.Context) error {
+	log, err := os.OpenFile(filepath.Join(c.dir, "log"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
@@ -145,8 +159,6 @@ func (c *Cluster) Restart(ctx context.Context) error {
 
 // await waits until psql gets an answer: a socket is there before the server is ready.
 func (c *Cluster) await(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, startIn)
-	defer cancel()
 	for {
 		if conn, err := (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(c.dir, socket)); err == nil {
 			_ = conn.Close()
@@ -169,12 +181,10 @@ func (c *Cluster) await(ctx context.Context) error {
 // Signal sends a signal to the server's first process: SIGSTOP and SIGCONT, say.
 func (c *Cluster) Signal(s os.Signal) error { return c.process.Process.Signal(s) }
 
-// SignalAll sends a signal to every process of the server.
-func (c *Cluster) SignalAll(s syscall.Signal) error { return syscall.Kill(-c.process.Process.Pid, s) }
-
-// Kill kills every process of the server at once, as a loss of power would.
+// Kill kills the server's first process. The others end by themselves when they see it,
+// and write nothing more.
 func (c *Cluster) Kill() {
-	_ = c.SignalAll(syscall.SIGKILL)
+	_ = c.Signal(syscall.SIGKILL)
 	<-c.ended
 }
 

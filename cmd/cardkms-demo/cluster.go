@@ -1,0 +1,272 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"cardkms/kms/store/postgres/throwaway"
+)
+
+// cluster is the story of the rotation with three nodes, PostgreSQL and a load balancer,
+// of which nodes and database are killed while the cards move.
+type cluster struct {
+	*rotation
+	database *throwaway.Cluster
+	nodes    []*node
+	balancer *exec.Cmd
+	kills    int
+}
+
+// node is one cardkmsd.
+type node struct {
+	name, address, config string
+	process               *exec.Cmd
+	ended                 chan struct{}
+	log                   bytes.Buffer // written by the process alone until it ended
+}
+
+const nodesMade = 3
+
+func runCluster(ctx context.Context, d *demo) error {
+	d.initFlags = []string{"--load-balancer"}
+	c := &cluster{rotation: &rotation{demo: d, patience: []string{"--wait", "250ms", "--tries", "200"}}}
+	defer c.close()
+	for _, step := range []func(context.Context) error{
+		d.setUp, d.loadKeys, c.makeFleet, c.serveTogether, c.importFleet, c.newVersion, c.moveThroughFailures, c.deactivate, c.prove, c.verify,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	say("Done: %d cards have new keys, %d cuts of their power, %d processes of the service killed; no card and no entry is lost.\n"+
+		"Everything above was checked, not only printed.", fleetSize, c.torn.Load(), c.kills)
+	return nil
+}
+
+func (c *cluster) close() {
+	if c.balancer != nil {
+		_ = c.balancer.Process.Kill()
+		_ = c.balancer.Wait()
+	}
+	for _, n := range c.nodes {
+		n.kill()
+	}
+	if c.database != nil {
+		_ = c.database.Close()
+	}
+}
+
+// serveTogether moves the set-up to PostgreSQL and starts the nodes and what stands
+// before them.
+func (c *cluster) serveTogether(ctx context.Context) (err error) {
+	say("4. The set-up moves from its SQLite file to a PostgreSQL server, and its log goes on there. Three nodes share that and the\n" +
+		"   token. A load balancer (HAProxy) sends each request to the node that its channel is on, and says whose certificate it saw.")
+	if c.database, err = throwaway.Start(ctx); err != nil {
+		return err
+	}
+	old := filepath.Join(c.dir, "cardkms.yaml")
+	for i := range nodesMade {
+		n, err := c.makeNode(fmt.Sprintf("n%d", i+1), old)
+		if err != nil {
+			return err
+		}
+		c.nodes = append(c.nodes, n)
+	}
+	if _, err := c.command(ctx, "", "cardkmsd", "store", "migrate", "--from", old, "--config", c.nodes[0].config); err != nil {
+		return err
+	}
+	for _, n := range c.nodes {
+		if err := n.start(c.bin); err != nil {
+			return err
+		}
+	}
+	if err := c.balance(); err != nil {
+		return err
+	}
+	_, err = c.command(ctx, "", "cardkms", "key", "list", "--as", "security-officer")
+	return err
+}
+
+// makeNode writes the configuration of a node: the set-up's own, with a name, an address
+// and the database.
+func (c *cluster) makeNode(name, from string) (*node, error) {
+	address, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	text, err := os.ReadFile(from)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(filepath.Join(c.dir, "anchor-"+name), 0o700); err != nil {
+		return nil, err
+	}
+	n := &node{name: name, address: address, config: filepath.Join(c.dir, name+".yaml")}
+	y := strings.NewReplacer(
+		strings.TrimPrefix(c.url, "https://"), address,
+		"data: data\n", fmt.Sprintf("data: data-%s\nnode: %[1]s\ndatabase: {url: %q}\n", name, c.database.URL("postgres")),
+		"file: anchor/checkpoint", "file: anchor-"+name+"/checkpoint",
+	).Replace(string(text))
+	return n, os.WriteFile(n.config, []byte(y), 0o600)
+}
+
+// start starts a node and returns when it listens.
+func (n *node) start(bin string) error {
+	n.log.Reset()
+	n.process = exec.Command(filepath.Join(bin, "cardkmsd"), "serve", "--config", n.config) //nolint:gosec // our own program
+	n.process.Env = append(os.Environ(), "SOFTHSM2_CONF=")
+	n.process.Stderr, n.process.Stdout = &n.log, &n.log
+	n.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := n.process.Start(); err != nil {
+		return err
+	}
+	n.ended = make(chan struct{})
+	go func(p *exec.Cmd, ended chan struct{}) { _ = p.Wait(); close(ended) }(n.process, n.ended)
+	for range 300 {
+		select {
+		case <-n.ended:
+			return fmt.Errorf("node %s ended:\n%s", n.name, n.log.String())
+		case <-time.After(100 * time.Millisecond):
+		}
+		if conn, err := net.Dial("tcp", n.address); err == nil {
+			return conn.Close()
+		}
+	}
+	return fmt.Errorf("node %s does not listen after 30 seconds", n.name)
+}
+
+// kill ends a node as a loss of power would.
+func (n *node) kill() {
+	if n.process == nil {
+		return
+	}
+	_ = n.process.Process.Kill()
+	<-n.ended
+}
+
+// balancerConfig is that of deploy/haproxy.cfg for nodes on this machine.
+const balancerConfig = `global
+  maxconn 1000
+defaults
+  mode http
+  timeout connect 1s
+  timeout client 1m
+  timeout server 1m
+  option forwardfor
+  option redispatch
+  retry-on conn-failure
+  retries 2
+frontend clients
+  bind %s ssl crt %s ca-file %s verify required alpn h2,http/1.1 ssl-min-ver TLSv1.3
+  http-request set-header Client-Cert :%%[ssl_c_der,base64]:
+  default_backend nodes
+backend nodes
+  balance roundrobin
+  option httpchk GET /readyz
+`
+
+// balance starts HAProxy at the address that the set-up was made for.
+func (c *cluster) balance() error {
+	tls := func(name string) string { return filepath.Join(c.dir, "tls", name) }
+	for _, name := range []string{"server", "load-balancer"} { // HAProxy wants both in one file
+		cert, err := os.ReadFile(tls(name + ".pem"))
+		if err != nil {
+			return err
+		}
+		key, err := os.ReadFile(tls(name + ".key"))
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(tls(name+".both"), append(cert, key...), 0o600); err != nil {
+			return err
+		}
+	}
+	var cfg strings.Builder
+	fmt.Fprintf(&cfg, balancerConfig, strings.TrimPrefix(c.url, "https://"), tls("server.both"), tls("ca.pem"))
+	for _, n := range c.nodes {
+		fmt.Fprintf(&cfg, "  use-server %s if { req.hdr(Cardkms-Node) %[1]s }\n", n.name)
+	}
+	for _, n := range c.nodes {
+		fmt.Fprintf(&cfg, "  server %s %s ssl crt %s ca-file %s verify required check inter 200ms fall 2 rise 1\n", n.name, n.address, tls("load-balancer.both"), tls("ca.pem"))
+	}
+	path := filepath.Join(c.dir, "haproxy.cfg")
+	if err := os.WriteFile(path, []byte(cfg.String()), 0o600); err != nil {
+		return err
+	}
+	log, err := os.Create(filepath.Join(c.dir, "haproxy.log"))
+	if err != nil {
+		return err
+	}
+	c.balancer = exec.Command("/usr/sbin/haproxy", "-db", "-f", path) //nolint:gosec // the Debian package's
+	c.balancer.Stdout, c.balancer.Stderr = log, log
+	c.balancer.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := c.balancer.Start(); err != nil {
+		return fmt.Errorf("starting the load balancer: %w", err)
+	}
+	for range 100 {
+		if conn, err := net.Dial("tcp", strings.TrimPrefix(c.url, "https://")); err == nil {
+			return conn.Close()
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	said, _ := os.ReadFile(log.Name())
+	return fmt.Errorf("the load balancer does not listen:\n%s", said)
+}
+
+// moveThroughFailures moves the cards while one node after the other is killed and started
+// again, and the database once.
+func (c *cluster) moveThroughFailures(ctx context.Context) error {
+	moving, stop := context.WithCancel(ctx)
+	defer stop()
+	failures := make(chan error, 1)
+	go func() {
+		failed := c.failures(moving)
+		if failed != nil {
+			stop() // the cards would wait for what does not come back
+		}
+		failures <- failed
+	}()
+	err := c.move(moving)
+	stop()
+	if failed := <-failures; failed != nil {
+		return fmt.Errorf("what was killed did not come back: %w", failed)
+	}
+	if err == nil && c.kills < 3 {
+		err = fmt.Errorf("the cards had moved after %d kills", c.kills)
+	}
+	return err
+}
+
+// failures kills what serves the cards until ctx ends. Everything runs when it returns.
+func (c *cluster) failures(ctx context.Context) error {
+	for i := 0; ; i++ {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(1500 * time.Millisecond):
+		}
+		c.kills++
+		if i == 1 {
+			fmt.Println("    *** PostgreSQL is killed, and starts again ***")
+			c.database.Kill()
+			if err := c.database.Restart(context.WithoutCancel(ctx)); err != nil {
+				return err
+			}
+			continue
+		}
+		n := c.nodes[i%len(c.nodes)]
+		fmt.Printf("    *** node %s is killed, and starts again ***\n", n.name)
+		n.kill()
+		if err := n.start(c.bin); err != nil {
+			return err
+		}
+	}
+}
