@@ -22,6 +22,7 @@ const (
 	CardRefused         Code = "card_refused"
 	KeyState            Code = "key_state"
 	LegacyRefused       Code = "legacy_refused"
+	ProfileMismatch     Code = "profile_mismatch"
 	ImageUnverified     Code = "image_unverified"
 	VersionMismatch     Code = "version_mismatch"
 	Downgrade           Code = "downgrade_refused"
@@ -65,6 +66,7 @@ var reasons = []reason{
 	{CardRefused, http.StatusUnprocessableEntity, "The card answered with an error."},
 	{KeyState, http.StatusConflict, "The key's state does not allow this use."},
 	{LegacyRefused, http.StatusConflict, "No exception allows this deprecated protocol now."},
+	{ProfileMismatch, http.StatusConflict, "The card profile does not fit the card or its keys."},
 	{ImageUnverified, http.StatusUnprocessableEntity, "The image does not verify."},
 	{VersionMismatch, http.StatusConflict, "The card does not run the version that the image replaces."},
 	{Downgrade, http.StatusConflict, "The image's security counter is below the card's."},

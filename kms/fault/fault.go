@@ -50,6 +50,8 @@ const (
 	KeyState Code = "key_state"
 	// LegacyRefused: a deprecated protocol is off, and no exception of officers allows it now.
 	LegacyRefused Code = "legacy_refused"
+	// ProfileMismatch: the card, or the key version, is not what the card profile says.
+	ProfileMismatch Code = "profile_mismatch"
 	// ImageUnverified: the image's content or signature does not verify.
 	ImageUnverified Code = "image_unverified"
 	// VersionMismatch: the card does not run the version that the image starts from.
@@ -92,7 +94,7 @@ func Codes() []Code {
 	return []Code{
 		InvalidInput, Unauthenticated, Forbidden, NotFound, Conflict, ProofFailed,
 		ChannelClosed, WrongNode, ChannelState, CardQuarantined, CardCounter, CardRefused,
-		KeyState, LegacyRefused, ImageUnverified, VersionMismatch, Downgrade, IdempotencyMismatch,
+		KeyState, LegacyRefused, ProfileMismatch, ImageUnverified, VersionMismatch, Downgrade, IdempotencyMismatch,
 		TooLarge, RateLimited, TokenUnavailable, TokenUnable, AuditUnavailable, AuditFull,
 		ObjectTampered, RollbackDetected, ApprovalRequired, ApprovalVoid, ApprovalExpired, Halted, Internal,
 	}
