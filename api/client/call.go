@@ -32,6 +32,9 @@ type call struct {
 	in     any    // JSON body; nil for none
 	key    string // Idempotency-Key; empty for none
 	node   string // that the channel is on; empty for any
+	// ends: a refusal ends the channel that the call is about, so that only a call whose
+	// answer was lost is repeated.
+	ends bool
 }
 
 // on returns the call for the node that a channel is on.
@@ -78,7 +81,7 @@ func (c *Client) do(ctx context.Context, k call, out any) error {
 		}
 	}
 	err := c.once(ctx, k, body, out)
-	wait, again := retry(err)
+	wait, again := retry(k, err)
 	if !again || !sleep(ctx, wait) {
 		return err
 	}
@@ -92,10 +95,10 @@ func do[T any](ctx context.Context, c *Client, k call) (out T, err error) {
 }
 
 // retry says whether a failure is worth one more try, and after which time.
-func retry(err error) (time.Duration, bool) {
+func retry(k call, err error) (time.Duration, bool) {
 	var p *api.Problem
 	if errors.As(err, &p) {
-		return p.RetryAfter, p.Code.Temporary() && p.RetryAfter > 0 && p.RetryAfter <= waitMax
+		return p.RetryAfter, !k.ends && p.Code.Temporary() && p.RetryAfter > 0 && p.RetryAfter <= waitMax
 	}
 	var broken *url.Error
 	return 0, errors.As(err, &broken) || errors.Is(err, errLost)

@@ -99,6 +99,26 @@ func TestRepeat(t *testing.T) {
 	}
 }
 
+// TestRefusedAuthentication: a refusal ended the channel, so only a lost answer is asked
+// for again.
+func TestRefusedAuthentication(t *testing.T) {
+	for name, c := range map[string]struct {
+		answers []http.HandlerFunc
+		sent    int
+		code    api.Code
+	}{
+		"the card waits":   {[]http.HandlerFunc{problem(429, "rate_limited", "1"), problem(404, "not_found", "")}, 1, api.RateLimited},
+		"the answer broke": {[]http.HandlerFunc{hangUp, problem(422, "proof_failed", "")}, 2, api.ProofFailed},
+	} {
+		cl, keys := serve(t, c.answers...)
+		_, err := cl.Authenticate(t.Context(), "acme", "00", api.Authenticate{})
+		var p *api.Problem
+		if !errors.As(err, &p) || p.Code != c.code || len(*keys) != c.sent {
+			t.Errorf("%s: %v after %d calls", name, err, len(*keys))
+		}
+	}
+}
+
 // TestStreams checks that streams are sent once.
 func TestStreams(t *testing.T) {
 	c, sent := serve(t, hangUp)

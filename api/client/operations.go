@@ -16,9 +16,12 @@ func (c *Client) OpenChannel(ctx context.Context, issuer string, in api.OpenChan
 	return do[api.OpenedChannel](ctx, c, post(in, "issuers", issuer, "channels"))
 }
 
-// Authenticate gives the card's answer; its EXTERNAL AUTHENTICATE is for the card.
+// Authenticate gives the card's answer; its EXTERNAL AUTHENTICATE is for the card. A
+// refusal ends the channel: a new one is opened, after RetryAfter of an api.Problem.
 func (c *Client) Authenticate(ctx context.Context, issuer, channel string, in api.Authenticate) (api.AuthenticatedChannel, error) {
-	return do[api.AuthenticatedChannel](ctx, c, post(in, "issuers", issuer, "channels", channel, ":authenticate").on(channel))
+	k := post(in, "issuers", issuer, "channels", channel, ":authenticate").on(channel)
+	k.ends = true
+	return do[api.AuthenticatedChannel](ctx, c, k)
 }
 
 // Wrap secures a script of C-APDUs.
