@@ -18,7 +18,7 @@ import (
 //	programs        cmd/cardkmsd             cmd/cardkms               cmd/cardkms-demo
 //	front doors     api/server               api/client                softhsm  softhsm/cardsim
 //	service         kms  kms/probe
-//	state machines  kms/update   kms/channel   kms/approval   kms/ledger   kms/report
+//	state machines  kms/update   kms/channel   kms/approval   kms/ledger   kms/report   kms/profile
 //	specifications  derive/scp03 derive/scp02 derive/diversify → derive             audit/tiles audit/witness → audit
 //	vocabulary      kms/apdu → kms/fault   kms/key   kms/secret   kms/store   api
 //	adapters        kms/hsm  kms/store/sqlite  kms/store/postgres: vocabulary and the interfaces that they satisfy
@@ -59,12 +59,16 @@ var policy = map[string][]string{
 	"kms/approval/officerkey": {},
 	"kms/update":              {"derive", "kms/apdu", "kms/fault", "kms/key"},
 	"kms/report":              {"audit", "kms/key"},
+	// A card profile is what a channel and a package need to know of a card, and its known
+	// answers are run by the code that serves cards: so it sees the protocols and the
+	// channel, and no row, log or clock.
+	"kms/profile": {"derive", "derive/diversify", "derive/scp02", "derive/scp03", "kms/apdu", "kms/channel", "kms/fault", "kms/key", "kms/update"},
 	// crashtest is tests and nothing else.
 	"kms/ledger/crashtest": {},
 	"kms/ledger":           {"audit", "audit/durable", "audit/statemap", "audit/witness", "kms/fault", "kms/store"},
 
 	"kms": {"audit", "derive", "derive/diversify", "derive/emv", "derive/scp02", "derive/scp03", "derive/scp80", "kms/apdu", "kms/approval", "kms/channel",
-		"kms/fault", "kms/key", "kms/ledger", "kms/report", "kms/store", "kms/update"},
+		"kms/fault", "kms/key", "kms/ledger", "kms/profile", "kms/report", "kms/store", "kms/update"},
 
 	// probe runs published answers through the code that serves cards, so it sees
 	// the same specifications as the service; it has no store, log or caller.
@@ -74,7 +78,7 @@ var policy = map[string][]string{
 	// ceremony reads what people wrote and combines what they entered; what is done with
 	// it is the program's, because it needs a token. It knows the service for what a key
 	// version is.
-	"kms/ceremony": {"audit/durable", "derive/diversify", "kms", "kms/fault", "kms/key", "kms/secret"},
+	"kms/ceremony": {"audit/durable", "derive/diversify", "kms", "kms/fault", "kms/key", "kms/profile", "kms/secret"},
 	// keywrap and tr31 hold clear keys: no package of the service imports them, only the
 	// client's offline tool.
 	"kms/keywrap": {"kms/secret"},
@@ -90,7 +94,7 @@ var policy = map[string][]string{
 	"kms/store/postgres/throwaway": {},
 	"kms/store/storetest":          {"kms/store"},
 
-	"api/server": {"api", "derive/emv", "derive/scp03", "kms", "kms/apdu", "kms/approval", "kms/fault", "kms/key", "kms/report", "kms/update"},
+	"api/server": {"api", "derive/emv", "derive/scp03", "kms", "kms/apdu", "kms/approval", "kms/fault", "kms/key", "kms/profile", "kms/report", "kms/update"},
 	"api/client": {"api"},
 
 	"softhsm":         {},
@@ -98,14 +102,15 @@ var policy = map[string][]string{
 	// testtoken opens real tokens for tests, so it needs the adapter.
 	"softhsm/testtoken": {"kms/hsm", "kms/secret", "softhsm"},
 
-	"cmd/cardkmsd": {"api/server", "audit", "audit/durable", "audit/tiles", "audit/witness", "derive", "derive/scp02", "derive/scp03", "kms", "kms/approval", "kms/approval/officerkey", "kms/ceremony", "kms/channel",
-		"kms/fault", "kms/hsm", "kms/key", "kms/ledger", "kms/probe", "kms/report", "kms/secret", "kms/store", "kms/store/postgres", "kms/store/sqlite", "kms/update", "softhsm"},
+	"cmd/cardkmsd": {"api/server", "audit", "audit/durable", "audit/tiles", "audit/witness", "derive", "kms", "kms/approval", "kms/approval/officerkey", "kms/ceremony", "kms/channel",
+		"kms/fault", "kms/hsm", "kms/key", "kms/ledger", "kms/probe", "kms/profile", "kms/report", "kms/secret", "kms/store", "kms/store/postgres", "kms/store/sqlite", "softhsm"},
 	// The client holds no key and links no PKCS#11: update is for the statement that
 	// a release key signs and the commands that ask a card for its status; approval is
 	// for what an officer signs, and for judging it in a log; ceremony reads the file that an
-	// officer signs as the program does that runs it; key, keywrap, secret and tr31 are for
+	// officer signs as the program does that runs it, and profile a card profile as the
+	// service does; key, keywrap, secret and tr31 are for
 	// its offline tool, which is told apart from the client in its help.
-	"cmd/cardkms":      {"api", "api/client", "audit", "audit/durable", "audit/tiles", "audit/witness", "kms/approval", "kms/approval/officerkey", "kms/ceremony", "kms/key", "kms/keywrap", "kms/secret", "kms/tr31", "kms/update", "kms/report"},
+	"cmd/cardkms":      {"api", "api/client", "audit", "audit/durable", "audit/tiles", "audit/witness", "kms/approval", "kms/approval/officerkey", "kms/ceremony", "kms/key", "kms/keywrap", "kms/profile", "kms/secret", "kms/tr31", "kms/update", "kms/report"},
 	"cmd/cardkms-demo": {"kms/store/postgres/throwaway", "softhsm/cardsim"},
 }
 

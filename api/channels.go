@@ -9,7 +9,7 @@ const ScriptMax = 1024
 type OpenChannel struct {
 	Key     string  `json:"key" pattern:"^[a-z][a-z0-9-]{0,62}$" example:"isd" doc:"Name of a gp-scp03 key, or of a gp-scp02 key if the profile says SCP02."`
 	KVN     HexByte `json:"kvn,omitzero" format:"hex" minLength:"2" maxLength:"2" example:"30" doc:"Key Version Number; absent or 00 for the card's default."`
-	Profile string  `json:"profile,omitempty" pattern:"^[a-z][a-z0-9-]{0,62}$" doc:"Card profile of the server's configuration; absent for default."`
+	Profile string  `json:"profile,omitempty" pattern:"^[a-z][a-z0-9-]{0,62}$" doc:"Registered card profile; absent for default."`
 }
 
 // OpenedChannel is a channel with the command to send to the card.

@@ -17,6 +17,8 @@ type ProposeInput struct {
 	Operation string
 	Object    string
 	Params    map[string]string
+	// Document goes with a proposal that signs its digest, of the operation profile.register.
+	Document string
 	// Expected is the version of the object that the officer means; nil is the one
 	// that it has now.
 	Expected *int64
@@ -83,8 +85,11 @@ func (s *Service) draft(ctx context.Context, r Request, in ProposeInput) (c Case
 	if !ok {
 		return c, fault.New(fault.InvalidInput, "no operation of this name needs approvals")
 	}
+	if in.Document != "" && in.Operation != approval.ProfileRegister {
+		return c, fault.New(fault.InvalidInput, "this operation has no document")
+	}
 	now := s.cfg.Now().UTC().Truncate(time.Second)
-	c.Nonce = newID()
+	c.Nonce, c.Document = newID(), in.Document
 	c.Proposal = approval.Proposal{
 		ID: newID(), Issuer: in.Issuer, Operation: in.Operation, Object: in.Object, Params: in.Params,
 		Created: now, Expires: now.Add(in.Life),
@@ -94,8 +99,8 @@ func (s *Service) draft(ctx context.Context, r Request, in ProposeInput) (c Case
 		return c, err
 	}
 	c.Proposal.Proposer = officer.Name
-	if x.hide != nil {
-		if err := x.hide(ctx, s, &c); err != nil {
+	if x.keep != nil {
+		if err := x.keep(ctx, s, &c); err != nil {
 			return c, err
 		}
 	}

@@ -195,7 +195,7 @@ func TestRelease(t *testing.T) {
 // quarantine gives three wrong answers for a card.
 func (h *harness) quarantine(card *cardsim.Card) {
 	h.t.Helper()
-	for range kms.FailuresMax {
+	for range h.profile.Attempts {
 		id, answer, err := h.connect(card)
 		h.must(err)
 		answer[25] ^= 1

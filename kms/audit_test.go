@@ -107,6 +107,9 @@ func TestReports(t *testing.T) {
 	d, err := h.report(report.Inventory, from, to)
 	h.must(err)
 	inv := d.(*report.InventoryReport)
+	if len(inv.Profiles) != 1 || inv.Profiles[0].Name != "issuers/"+h.issuer+"/profiles/default" || inv.Profiles[0].Version != 1 || len(inv.Profiles[0].SHA256) != 64 {
+		t.Errorf("%+v", inv.Profiles)
+	}
 	if len(inv.Keys) != 2 || inv.Keys[0].Held != report.Present || inv.Keys[0].Created.IsZero() || len(inv.Ghosts) == 0 {
 		t.Errorf("inventory: %s", inv.Text())
 	}

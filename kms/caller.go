@@ -78,6 +78,7 @@ const (
 	EMVScriptOp         Operation = "emv.script"
 	OTAPacketOp         Operation = "ota.packet"
 	OTAVerify           Operation = "ota.verify"
+	ProfileRead         Operation = "profile.read"
 	KeyRead             Operation = "key.read"
 	KeySuspend          Operation = "key.suspend"
 	AuditRead           Operation = "audit.read"
@@ -119,6 +120,7 @@ var permissions = map[Operation][]Role{
 	EMVScriptOp:         {UpdateServer},
 	OTAPacketOp:         {UpdateServer},
 	OTAVerify:           {UpdateServer},
+	ProfileRead:         {UpdateServer, SecurityOfficer, Auditor},
 	KeyRead:             {SecurityOfficer, Auditor},
 	KeySuspend:          {SecurityOfficer},
 	AuditRead:           {Auditor},
@@ -133,7 +135,7 @@ var permissions = map[Operation][]Role{
 
 // controls are the operations that change what others may do: nobody may take
 // them back by putting an older database in place.
-var controls = map[Operation]bool{ImageRegister: true, ImageContent: true, KeyLoad: true,
+var controls = map[Operation]bool{ImageRegister: true, ImageContent: true, KeyLoad: true, ProfileLoad: true,
 	ApprovalPropose: true, ApprovalApprove: true, ApprovalReject: true, SystemHalt: true, OfficerInit: true, KeySuspend: true,
 	CeremonyBegin: true, CeremonyEnd: true, CeremonyAbandon: true, CeremonyToken: true, CeremonyKEK: true, CeremonyDestroy: true}
 

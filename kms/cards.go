@@ -12,9 +12,6 @@ import (
 	"cardkms/kms/store"
 )
 
-// FailuresMax is how many wrong card cryptograms in a row quarantine a card.
-const FailuresMax = 3
-
 // Card is what the service remembers of one card.
 type Card struct {
 	KDD     []byte `json:"-"`      // key diversification data, 10 bytes; not kept but sealed
@@ -54,6 +51,7 @@ type attempt struct {
 	// counter that anybody can write must not lock a card out.
 	counts bool
 	legacy bool // by SCP02
+	most   int  // failed proofs in a row that quarantine the card
 	err    error
 }
 
@@ -66,12 +64,12 @@ func (c *Card) proved(t attempt, now time.Time) error {
 		return fault.New(fault.CardQuarantined, "the card is in quarantine")
 	case fault.CodeOf(t.err) == fault.ProofFailed:
 		c.Failures++
-		c.Quarantined = c.Failures >= FailuresMax
+		c.Quarantined = c.Failures >= t.most
 		return t.err
 	case t.err != nil:
 		return t.err
 	}
-	if err := c.rises(t); err != nil {
+	if err := c.rises(t, now); err != nil {
 		return err
 	}
 	c.Failures, c.KVN, c.Seen = 0, t.answer.KVN, now
@@ -84,9 +82,9 @@ func (c *Card) proved(t attempt, now time.Time) error {
 var errCounter = fault.New(fault.CardCounter, "the card's sequence counter did not rise")
 
 // rises refuses a counter that was there before.
-func (c *Card) rises(t attempt) error {
+func (c *Card) rises(t attempt, now time.Time) error {
 	if t.legacy {
-		return c.again(t)
+		return c.again(t, now)
 	}
 	if highest, counted := c.Counters[t.version]; counted && (!t.counts || t.answer.Counter <= highest) {
 		return errCounter

@@ -17,6 +17,8 @@ type Case struct {
 	// signs them; the object is the card's pseudonym.
 	Card   string `json:"card,omitempty"`
 	Sealed string `json:"sealed,omitempty"`
+	// Document is what the proposal signs the digest of.
+	Document string `json:"document,omitempty"`
 	// Found is what the operation found out, of those that find something out.
 	Found string `json:"found,omitempty"`
 	// Nonce is new with every change; see Card.Nonce.

@@ -68,7 +68,7 @@ func TestThreeWrongCryptogramsQuarantineTheCard(t *testing.T) {
 	h.want("second", wrong(), fault.ProofFailed)
 	_, err := h.authenticate(card)
 	h.must(err) // a success in between starts the count anew
-	for range kms.FailuresMax {
+	for range h.profile.Attempts {
 		h.want("in a row", wrong(), fault.ProofFailed)
 	}
 	_, err = h.authenticate(card)
@@ -236,6 +236,7 @@ func TestPermissions(t *testing.T) {
 		},
 		kms.PackageRead: func(r kms.Request) error { _, err := h.service.Package(h.ctx, r, h.issuer, "none"); return err },
 		kms.CardRead:    func(r kms.Request) error { _, err := h.service.Card(h.ctx, r, h.issuer, "none"); return err },
+		kms.ProfileRead: func(r kms.Request) error { _, err := h.service.Profiles(h.ctx, r, h.issuer); return err },
 		kms.KeyRead:     func(r kms.Request) error { _, err := h.service.Keys(h.ctx, r, h.issuer); return err },
 		kms.AuditRead:   func(r kms.Request) error { _, err := h.service.AuditEntries(h.ctx, r, 0, 1); return err },
 		kms.ReportRead: func(r kms.Request) error {
@@ -276,7 +277,7 @@ func TestPermissions(t *testing.T) {
 		kms.ChannelOpen: {u}, kms.ChannelAuthenticate: {u}, kms.ChannelWrap: {u}, kms.ChannelUnwrap: {u}, kms.ChannelClose: {u},
 		kms.ImageRegister: {u, o}, kms.ImageContent: {u, o}, kms.ImageRead: {u, o, a},
 		kms.PackageCreate: {u}, kms.PackageScript: {u}, kms.PackageChunks: {u}, kms.PackageConfirm: {u}, kms.PackageRead: {u, a},
-		kms.CardRead: {u, o, a}, kms.KeyRead: {o, a}, kms.AuditRead: {a}, kms.ReportRead: {o, a},
+		kms.CardRead: {u, o, a}, kms.KeyRead: {o, a}, kms.ProfileRead: {u, o, a}, kms.AuditRead: {a}, kms.ReportRead: {o, a},
 		kms.ApprovalPropose: {o}, kms.ApprovalApprove: {o}, kms.ApprovalReject: {o}, kms.ApprovalExecute: {o}, kms.ApprovalRead: {o, a},
 		kms.SystemHalt: {o, op},
 		kms.CardImport: {o}, kms.KeysChange: {u}, kms.KeysConfirm: {u}, kms.KeysRetire: {u}, kms.KeySuspend: {o}, kms.ScriptPrepare: {u}, kms.EMVVerify: {u}, kms.EMVAnswer: {u}, kms.EMVScriptOp: {u},

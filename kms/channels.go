@@ -1,7 +1,6 @@
 package kms
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -27,8 +26,8 @@ type openChannel struct {
 	id      string
 	caller  string
 	issuer  string
-	key     string // name of the gp-scp03 or gp-scp02 key
-	profile Profile
+	key     string      // name of the gp-scp03 or gp-scp02 key
+	profile cardProfile // of the moment when it opened
 	ch      *channel.Channel
 	version string    // resource name of the key version that proved the card
 	alias   string    // pseudonym of the card, once it is proved
@@ -223,8 +222,6 @@ type OpenChannelInput struct {
 	Profile string // name of a card profile; empty for "default"
 }
 
-func (in OpenChannelInput) profile() string { return cmp.Or(in.Profile, "default") }
-
 // OpenedChannel is a channel with the command to send to the card.
 type OpenedChannel struct {
 	ID               string
@@ -238,14 +235,20 @@ func (s *Service) OpenChannel(ctx context.Context, r Request, in OpenChannelInpu
 	if err != nil {
 		return out, err
 	}
-	if s.cfg.Profiles[in.profile()].legacy() {
+	p, err := s.profile(ctx, in.Issuer, in.Profile)
+	if err != nil {
+		return out, s.refuse(ctx, e, err)
+	}
+	if p.Legacy() {
 		e.algorithm = audit.Legacy // which key it will be, the card says
 	}
-	o, cmd, err := s.newChannel(ctx, r, in)
+	o, cmd, err := s.newChannel(ctx, r, in, p)
 	if err != nil {
 		return out, s.refuse(ctx, e, err)
 	}
 	e.object, e.detail = o.object(), map[string]string{"kvn": fmt.Sprintf("%02X", in.KVN)}
+	p.named(e.detail)
+	e.digest = p.digest
 	if err := s.channels.add(o); err != nil {
 		return out, s.refuse(ctx, e, err)
 	}
@@ -256,16 +259,16 @@ func (s *Service) OpenChannel(ctx context.Context, r Request, in OpenChannelInpu
 	return OpenedChannel{ID: o.id, InitializeUpdate: cmd.Bytes(), ExpiresAt: s.cfg.Now().Add(s.cfg.Limits.AnswerWithin)}, nil
 }
 
-func (s *Service) newChannel(ctx context.Context, r Request, in OpenChannelInput) (*openChannel, apdu.Command, error) {
-	p, ok := s.cfg.Profiles[in.profile()]
-	if !ok {
-		return nil, apdu.Command{}, fault.New(fault.NotFound, "no such card profile")
-	}
-	if err := s.serves(ctx, in.Issuer, in.Key, p.usage()); err != nil {
+func (s *Service) newChannel(ctx context.Context, r Request, in OpenChannelInput, p cardProfile) (*openChannel, apdu.Command, error) {
+	if err := s.opens(ctx, in.Issuer, in.Key, p.Profile); err != nil {
 		return nil, apdu.Command{}, err
 	}
 	if in.KVN != 0 {
-		if _, err := s.version(ctx, in.Issuer, in.Key, p.usage(), in.KVN, key.Move); err != nil {
+		v, err := s.version(ctx, in.Issuer, in.Key, p.Usage(), in.KVN, key.Move)
+		if err == nil {
+			err = p.Agrees(v)
+		}
+		if err != nil {
 			return nil, apdu.Command{}, err
 		}
 	}
@@ -275,7 +278,7 @@ func (s *Service) newChannel(ctx context.Context, r Request, in OpenChannelInput
 	}
 	o := &openChannel{id: s.newChannelID(), caller: r.Caller.ID, issuer: in.Issuer, key: in.Key, profile: p}
 	var cmd apdu.Command
-	o.ch, cmd = channel.Open(p.Profile, s.cfg.Limits, in.KVN, challenge, s.cfg.Now())
+	o.ch, cmd = channel.Open(p.Profile.Profile, s.cfg.Limits, in.KVN, challenge, s.cfg.Now())
 	return o, cmd, nil
 }
 
@@ -298,7 +301,7 @@ type AuthenticatedChannel struct {
 }
 
 // Authenticate verifies the card and returns EXTERNAL AUTHENTICATE. Three wrong
-// card cryptograms in a row quarantine the card. Whatever fails ends the channel;
+// card cryptograms in a row, or as many as the profile says, quarantine the card. Whatever fails ends the channel;
 // an unknown Key Version Number and a wrong cryptogram look the same.
 func (s *Service) Authenticate(ctx context.Context, r Request, in AuthenticateInput) (out AuthenticatedChannel, err error) {
 	e, err := s.start(ctx, r, ChannelAuthenticate, in.Issuer, "channels/"+in.Channel)
@@ -329,7 +332,7 @@ func (s *Service) Authenticate(ctx context.Context, r Request, in AuthenticateIn
 	}
 	if wrongKVN != nil {
 		s.end(o)
-		_, err := s.book(ctx, &e, attempt{answer: answer, err: wrongKVN})
+		_, err := s.book(ctx, &e, attempt{answer: answer, most: o.profile.Attempts, err: wrongKVN})
 		return out, err
 	}
 	level := o.profile.Level
@@ -339,12 +342,12 @@ func (s *Service) Authenticate(ctx context.Context, r Request, in AuthenticateIn
 	cmd, proof := s.prove(ctx, o, answer, level)
 	e.key, e.algorithm = o.version, o.algorithm
 	e.detail = map[string]string{"kvn": fmt.Sprintf("%02X", answer.KVN), "level": fmt.Sprintf("%02X", byte(level))}
-	legacy := o.profile.legacy()
+	legacy := o.profile.Legacy()
 	counts := legacy || answer.CounterIncluded && len(o.profile.AID) > 0
 	if proof == nil {
 		s.counterEnds(&e, o, answer.Counter)
 	}
-	o.card, err = s.book(ctx, &e, attempt{answer: answer, version: o.version, counts: counts, legacy: legacy, err: proof})
+	o.card, err = s.book(ctx, &e, attempt{answer: answer, version: o.version, counts: counts, legacy: legacy, most: o.profile.Attempts, err: proof})
 	if err != nil {
 		s.end(o)
 		return out, err
@@ -362,17 +365,23 @@ func (s *Service) Authenticate(ctx context.Context, r Request, in AuthenticateIn
 
 // prove finds the card's keys and has the channel verify the card.
 func (s *Service) prove(ctx context.Context, o *openChannel, a scp03.Answer, l scp03.Level) (apdu.Command, error) {
-	v, err := s.version(ctx, o.issuer, o.key, o.profile.usage(), a.KVN, key.Move)
+	if err := o.profile.AnsweredBy(a); err != nil {
+		return apdu.Command{}, err
+	}
+	v, err := s.version(ctx, o.issuer, o.key, o.profile.Usage(), a.KVN, key.Move)
 	if fault.CodeOf(err) == fault.NotFound {
 		return apdu.Command{}, fault.Proof()
 	}
 	if v.ID.Version > 0 {
 		o.version, o.algorithm = v.ID.String(), algorithmOf(v)
 	}
+	if err == nil {
+		err = o.profile.Agrees(v)
+	}
 	if err != nil {
 		return apdu.Command{}, err
 	}
-	if o.profile.legacy() {
+	if o.profile.Legacy() {
 		return s.proveSCP02(ctx, o, v, a.KDD, l)
 	}
 	static, err := staticKeys(v, a.KDD)

@@ -191,4 +191,5 @@ func (s *Service) execute(ctx context.Context, r Request, e event, p approval.Pr
 func (s *Service) forget() {
 	s.halt.forget()
 	s.keys.forget()
+	s.profiles.forget()
 }

@@ -18,9 +18,9 @@ type executor struct {
 	// row names the row of the proposal's object. Its version is what the proposal
 	// expects: while it is another one, the proposal is void.
 	row func(c Case) (store.Ref, error)
-	// hide replaces what the log must not say in a new proposal's object, and keeps
-	// what it stands for in the case; may be nil.
-	hide func(ctx context.Context, s *Service, c *Case) error
+	// keep readies a new case: it replaces what the log must not say in the proposal's
+	// object by what stands for it, or judges the document that goes with it; may be nil.
+	keep func(ctx context.Context, s *Service, c *Case) error
 	// check says whether the proposal makes sense now, with the object's current row
 	// version; it changes nothing.
 	check func(ctx context.Context, s *Service, p approval.Proposal) error
@@ -36,14 +36,16 @@ type executor struct {
 // executors are the operations that happen by an approved proposal only;
 // approval.Controlled names the same ones for those who verify the log.
 var executors = map[string]executor{
-	approval.OfficerEnrol:  {row: officerRow, check: checkEnrol, change: changeEnrol},
-	approval.OfficerRemove: {row: officerRow, check: checkRemove, change: changeRemove},
-	approval.PolicySet:     {row: policyRow, check: checkPolicy, change: changePolicy},
-	approval.GlassBreak:    {row: glassRow, check: checkBreak, change: changeBreak},
-	approval.GlassReview:   {row: glassRow, check: checkReview, change: changeReview},
-	approval.CardExplain:   {row: explainedRow, hide: hideExplained, check: checkExplain, act: actExplain, change: changeExplain},
-	approval.CardRelease:   {row: releaseRow, hide: hideCard, check: checkRelease, change: changeRelease},
-	approval.SystemResume:  {row: haltRow, check: checkResume, change: changeResume},
+	approval.OfficerEnrol:    {row: officerRow, check: checkEnrol, change: changeEnrol},
+	approval.OfficerRemove:   {row: officerRow, check: checkRemove, change: changeRemove},
+	approval.ProfileRegister: {row: profileRow, keep: keepProfile, check: checkProfile, act: actProfile, change: changeProfile},
+	approval.ProfileWithdraw: {row: profileRow, check: checkWithdraw, change: changeWithdraw},
+	approval.PolicySet:       {row: policyRow, check: checkPolicy, change: changePolicy},
+	approval.GlassBreak:      {row: glassRow, check: checkBreak, change: changeBreak},
+	approval.GlassReview:     {row: glassRow, check: checkReview, change: changeReview},
+	approval.CardExplain:     {row: explainedRow, keep: hideExplained, check: checkExplain, act: actExplain, change: changeExplain},
+	approval.CardRelease:     {row: releaseRow, keep: hideCard, check: checkRelease, change: changeRelease},
+	approval.SystemResume:    {row: haltRow, check: checkResume, change: changeResume},
 }
 
 func init() { maps.Copy(executors, keyExecutors()) }

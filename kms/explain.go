@@ -192,18 +192,18 @@ func (s *Service) search(ctx context.Context, q question) (explanation, error) {
 // questionOf reads a proposal card.explain: key, host (the host challenge) and answer
 // (the card's answer without its first 10 bytes and status word: a proposal stands in
 // the log and names no card), and profile if it is not default.
-func (s *Service) questionOf(p approval.Proposal, kdd []byte) (q question, err error) {
+func (s *Service) questionOf(ctx context.Context, p approval.Proposal, kdd []byte) (q question, err error) {
 	bad := fault.New(fault.InvalidInput, "an answer is explained by key, host (the host challenge) and answer (the card's answer behind its 10 bytes of key diversification data), and maybe profile")
 	for name := range p.Params {
 		if !slices.Contains([]string{"key", "host", "answer", "profile"}, name) {
 			return q, bad
 		}
 	}
-	profile, ok := s.cfg.Profiles[cmp.Or(p.Params["profile"], "default")]
-	if !ok {
-		return q, fault.New(fault.NotFound, "no such card profile")
+	of, err := s.profile(ctx, p.Issuer, p.Params["profile"])
+	if err != nil {
+		return q, err
 	}
-	q = question{issuer: p.Issuer, key: p.Params["key"], aid: profile.AID}
+	q = question{issuer: p.Issuer, key: p.Params["key"], aid: of.AID}
 	rest, err := hex.DecodeString(p.Params["answer"])
 	if err != nil {
 		return q, bad
@@ -222,7 +222,7 @@ func hideExplained(ctx context.Context, s *Service, c *Case) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.questionOf(c.Proposal, kdd); err != nil {
+	if _, err := s.questionOf(ctx, c.Proposal, kdd); err != nil {
 		return err
 	}
 	ref, err := s.cardRef(ctx, c.Proposal.Issuer, kdd)
@@ -268,7 +268,7 @@ func actExplain(ctx context.Context, s *Service, p approval.Proposal) (any, erro
 	if err != nil {
 		return nil, err
 	}
-	q, err := s.questionOf(p, kdd)
+	q, err := s.questionOf(ctx, p, kdd)
 	if err != nil {
 		return nil, err
 	}

@@ -41,7 +41,7 @@ type haltCache struct {
 }
 
 // halted returns fault.Halted while the service is halted. What this process did
-// shows at once, what another one did within keyCacheFor.
+// shows at once, what another one did within cacheFor.
 func (s *Service) halted(ctx context.Context) error {
 	halted, err := s.readHalt(ctx)
 	if err == nil && halted {
@@ -55,7 +55,7 @@ func (s *Service) readHalt(ctx context.Context) (bool, error) {
 	s.halt.mu.Lock()
 	age, halted, epoch := now.Sub(s.halt.at), s.halt.halted, s.halt.epoch
 	s.halt.mu.Unlock()
-	if age >= 0 && age < keyCacheFor {
+	if age >= 0 && age < cacheFor {
 		return halted, nil
 	}
 	var h Halt

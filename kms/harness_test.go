@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -20,7 +19,7 @@ import (
 
 	"cardkms/audit"
 	"cardkms/derive"
-	"cardkms/derive/scp03"
+	"cardkms/derive/diversify"
 	"cardkms/kms"
 	"cardkms/kms/apdu"
 	"cardkms/kms/channel"
@@ -28,6 +27,7 @@ import (
 	"cardkms/kms/hsm"
 	"cardkms/kms/key"
 	"cardkms/kms/ledger"
+	"cardkms/kms/profile"
 	"cardkms/kms/secret"
 	"cardkms/kms/store"
 	"cardkms/kms/store/sqlite"
@@ -57,9 +57,9 @@ type harness struct {
 	anchors []ledger.Anchor
 	now     atomic.Int64 // Unix nanoseconds
 	request atomic.Int64
-	profile kms.Profile
+	profile profile.Profile
 	// profiles are those beside "default".
-	profiles map[string]kms.Profile
+	profiles []profile.Profile
 
 	master, updateMaster []byte // a factory knows them; the service does not
 }
@@ -93,9 +93,9 @@ func newHarness(t *testing.T, adjust ...func(*harness)) *harness {
 	h := &harness{
 		t: t, ctx: context.Background(), token: testtoken.SoftHSM(t), path: filepath.Join(t.TempDir(), "kms.db"),
 		issuer: fmt.Sprintf("issuer-%d", issuers.Add(1)), master: random(32), updateMaster: random(16),
-		profile: kms.Profile{
-			Profile: channel.Profile{Mode: scp03.S8, AID: isdAID, Options: scp03.Options{ShortOnly: true}},
-			Level:   0x33, Suite: update.AESCMAC, ChunkSize: 512,
+		profile: profile.Profile{
+			Name: "default", Profile: channel.Profile{AID: isdAID}, I: 0x70, Level: 0x33, Suite: update.AESCMAC, ChunkSize: 512, Attempts: 3,
+			Keys: profile.Keys{Algorithm: key.AES128, Diversification: diversify.KDF3, From: 0x01, To: 0x7F},
 		},
 	}
 	h.now.Store(time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC).UnixNano())
@@ -147,7 +147,6 @@ func (h *harness) start() {
 	h.must(err)
 	h.service, err = kms.New(kms.Config{
 		Token: h.token, Store: h.db, Log: h.ledger, Pseudonym: derive.FromRoot(h.pseudo), Registry: derive.FromRoot(h.state),
-		Profiles:    h.allProfiles(),
 		ReleaseKeys: map[string]map[string]crypto.PublicKey{h.issuer: {"release": h.release.Public()}},
 		Issuers:     []string{h.issuer},
 		Inspector:   h.token,
@@ -155,12 +154,35 @@ func (h *harness) start() {
 		Limits:      channel.DefaultLimits(), ChannelsMax: 1000, Now: h.clock,
 	})
 	h.must(err)
+	for _, p := range append([]profile.Profile{h.profile}, h.profiles...) {
+		h.register(written(p))
+	}
 }
 
-func (h *harness) allProfiles() map[string]kms.Profile {
-	all := map[string]kms.Profile{"default": h.profile}
-	maps.Copy(all, h.profiles)
-	return all
+// register has the newest version of a profile say what a document says.
+func (h *harness) register(document string) {
+	h.t.Helper()
+	p, err := profile.Parse([]byte(document))
+	h.must(err)
+	had, err := h.service.Profile(h.ctx, h.req(), h.issuer, p.Name, 0)
+	if fault.CodeOf(err) == fault.NotFound || err == nil && had.Document != document {
+		_, err = h.service.LoadProfile(h.ctx, "test", kms.NewProfile{Issuer: h.issuer, Document: document})
+	}
+	h.must(err)
+}
+
+// written is the document of a profile.
+func written(p profile.Profile) string {
+	k := p.Keys
+	text := fmt.Sprintf("name: %s\ni: \"%02X\"\naid: \"%X\"\nlevel: \"%02X\"\nattempts: %d\n"+
+		"keys: {algorithm: %s, diversification: \"%s\", kvn: {from: \"%02X\", to: \"%02X\"}}\n"+
+		"quirks: {padEmptyCommands: %t, skipEmptyCommands: %t}\n",
+		p.Name, p.I, p.AID, byte(p.Level), p.Attempts, k.Algorithm, k.Diversification, k.From, k.To, p.PadEmpty, p.SkipEmpty)
+	if k.Algorithm.TDEA() {
+		return text + "protocol: scp02\n"
+	}
+	return text + fmt.Sprintf("protocol: scp03\nsuite: \"%02X\"\nchunkSize: %d\nextendedLength: %t\nputKey: %s\n",
+		byte(p.Suite), p.ChunkSize, p.Extended, []string{"with-length", "without-length"}[p.PutKey])
 }
 
 func (h *harness) stop() {

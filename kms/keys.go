@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"cardkms/audit"
@@ -16,71 +15,19 @@ import (
 	"cardkms/derive/scp03"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
+	"cardkms/kms/profile"
 	"cardkms/kms/store"
 )
 
-// keyCacheFor bounds how long a change of a key's state by another process goes
-// unnoticed.
-const keyCacheFor = time.Second / 2
-
-// keyCache keeps the key versions of each issuer for a moment, because every
-// authentication needs one and they hardly ever change.
-type keyCache struct {
-	mu       sync.Mutex
-	byIssuer map[string]cachedKeys
-	// round counts what this process changed. What was read before a change is not
-	// kept after it: else a suspended version would go on for a moment.
-	round int64
-}
-
-// forget has the next request read again.
-func (c *keyCache) forget() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if staleCache {
-		return
-	}
-	c.byIssuer, c.round = nil, c.round+1
-}
-
-// keep stores what was read in a round, if that is not over.
-func (c *keyCache) keep(issuer string, read cachedKeys, round int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.round != round {
-		return
-	}
-	if c.byIssuer == nil || len(c.byIssuer) > 10_000 {
-		c.byIssuer = map[string]cachedKeys{}
-	}
-	c.byIssuer[issuer] = read
-}
-
-type cachedKeys struct {
-	at       time.Time
-	versions []key.Version
-}
-
-// versions returns the key versions of an issuer, at most keyCacheFor old.
+// versions returns the key versions of an issuer, at most cacheFor old.
 func (s *Service) versions(ctx context.Context, issuer string) ([]key.Version, error) {
-	now := s.cfg.Now()
-	s.keys.mu.Lock()
-	c, ok := s.keys.byIssuer[issuer]
-	round := s.keys.round
-	s.keys.mu.Unlock()
-	if age := now.Sub(c.at); ok && age >= 0 && age < keyCacheFor {
-		return c.versions, nil
-	}
-	c = cachedKeys{at: now}
-	err := s.cfg.Log.View(ctx, func(tx store.Rows) (err error) {
-		c.versions, err = allVersions(tx, issuer)
-		return err
+	return s.keys.get(s.cfg.Now(), issuer, func([]key.Version) (all []key.Version, err error) {
+		err = s.cfg.Log.View(ctx, func(tx store.Rows) error {
+			all, err = allVersions(tx, issuer)
+			return err
+		})
+		return all, err
 	})
-	if err != nil {
-		return nil, err
-	}
-	s.keys.keep(issuer, c, round)
-	return c.versions, nil
 }
 
 func allVersions(tx store.Rows, issuer string) (all []key.Version, err error) {
@@ -148,19 +95,22 @@ func (s *Service) exists(ctx context.Context, issuer, name string, usages ...key
 	return fault.New(fault.NotFound, "no such key")
 }
 
-// serves refuses a key of which no version could serve a card now. Which one does is
-// not known before the card says its KVN.
-func (s *Service) serves(ctx context.Context, issuer, name string, usage key.Usage) error {
+// opens refuses a key of which no version could serve a card of this profile now. Which
+// one does is not known before the card says its KVN.
+func (s *Service) opens(ctx context.Context, issuer, name string, p profile.Profile) error {
 	all, err := s.versions(ctx, issuer)
 	if err != nil {
 		return err
 	}
 	why := error(fault.New(fault.NotFound, "no such key"))
 	for _, v := range all {
-		if v.ID.Name != name || v.Usage != usage {
+		if v.ID.Name != name || v.Usage != p.Usage() {
 			continue
 		}
-		if why = serves(v, key.Move, s.cfg.Now()); why == nil {
+		if why = p.Agrees(v); why == nil {
+			why = serves(v, key.Move, s.cfg.Now())
+		}
+		if why == nil {
 			return nil
 		}
 	}

@@ -3,6 +3,7 @@ package kms
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"cardkms/derive"
 	"cardkms/derive/scp02"
@@ -20,7 +21,8 @@ import (
 //     but one channel alone secures commands under it.
 //   - Whoever can spoil encrypted commands and see the card refuse them reads a secret
 //     that is sent again and again ([AF] Avoine and Ferreira, TCHES 2018(2), 149-170). So
-//     a card whose sessions are aborted again and again goes into quarantine.
+//     a card whose sessions are aborted waits, and after a few in a row goes into
+//     quarantine.
 
 const (
 	// repeatsMax is how often a sequence counter of SCP02 may come again.
@@ -28,6 +30,9 @@ const (
 	// AbortedMax is how many aborted sessions in a row, of those that encrypt commands,
 	// put a card into quarantine.
 	AbortedMax = 3
+	// backOff is how long a card waits after an aborted session began; each further one
+	// doubles it. So whoever needs many of them needs time.
+	backOff = 5 * time.Second
 	// counterAlarm is when the end of a counter of two bytes, FFFF, is near: 80 % of its
 	// way.
 	counterAlarm = 0xFFFF / 5 * 4
@@ -43,26 +48,25 @@ type SCP02 struct {
 	// order. A session counts from its first command on, so that a process that dies does
 	// not forget it.
 	Aborted int `json:"aborted,omitempty"`
+	// Since is when the last of them began.
+	Since time.Time `json:"since,omitzero"`
 }
 
-func (p Profile) legacy() bool { return p.SCP02 != 0 }
-
-// usage is that of the keys that open channels to the cards of a profile.
-func (p Profile) usage() key.Usage {
-	if p.legacy() {
-		return key.GPSCP02
-	}
-	return key.GPSCP03
+// waits reports whether the card is to wait after an aborted session.
+func (u SCP02) waits(now time.Time) bool {
+	return u.Aborted > 0 && now.Before(u.Since.Add(backOff<<(u.Aborted-1)))
 }
 
 // again books a proof of SCP02, whose counter the card cryptogram covers.
-func (c *Card) again(t attempt) error {
+func (c *Card) again(t attempt, now time.Time) error {
 	highest, counted := c.Counters[t.version]
 	u := c.SCP02[t.version]
 	switch {
 	case u.Aborted >= AbortedMax:
 		c.Quarantined = true
 		return fault.New(fault.CardQuarantined, "too many sessions of the card were aborted; it is in quarantine")
+	case u.waits(now):
+		return fault.New(fault.RateLimited, "a session of the card was aborted; the card has to wait some seconds")
 	case !counted || t.answer.Counter > highest:
 		u.Taken, u.Repeats = false, 0
 	case t.answer.Counter < highest || u.Taken:
@@ -108,7 +112,7 @@ var errNoRetail = fault.New(fault.TokenUnable, "the token computes no retail MAC
 // counterEnds tells of a counter that nears its end, after which the card needs other
 // keys.
 func (s *Service) counterEnds(e *event, o *openChannel, counter uint32) {
-	if o.profile.legacy() && counter >= counterAlarm {
+	if o.profile.Legacy() && counter >= counterAlarm {
 		e.detail["counter"] = "ending"
 		e.detail["left"] = fmt.Sprint(scp02.CounterMax - counter)
 		s.cfg.Logger.Warn("the SCP02 sequence counter of a card nears its end", "key", o.version, "left", scp02.CounterMax-counter)
@@ -118,19 +122,19 @@ func (s *Service) counterEnds(e *event, o *openChannel, counter uint32) {
 // taking returns the change by which a channel of SCP02 takes its counter for itself, in
 // the transaction without which its first commands do not leave; nil where there is
 // nothing to take. A refusal becomes the event's outcome.
-func (o *openChannel) taking(e *event) func(store.Rows) error {
-	if !o.profile.legacy() || o.taken {
+func (o *openChannel) taking(e *event, now time.Time) func(store.Rows) error {
+	if !o.profile.Legacy() || o.taken {
 		return nil
 	}
 	return onRow(o.card, func(c *Card, _ store.Rows) error {
-		e.outcome = o.take(c)
+		e.outcome = o.take(c, now)
 		return nil
 	})
 }
 
 // take books the first commands of a channel of SCP02.
-func (o *openChannel) take(c *Card) error {
-	if !o.profile.legacy() || o.taken {
+func (o *openChannel) take(c *Card, now time.Time) error {
+	if !o.profile.Legacy() || o.taken {
 		return nil
 	}
 	u := c.SCP02[o.version]
@@ -139,7 +143,7 @@ func (o *openChannel) take(c *Card) error {
 	}
 	u.Taken = true
 	if o.encrypts() {
-		u.Aborted++
+		u.Aborted, u.Since = u.Aborted+1, now
 	}
 	c.setSCP02(o.version, u)
 	return nil
@@ -150,13 +154,13 @@ func (o *openChannel) encrypts() bool { return o.ch.Level()&scp03.CDecryption !=
 // ending returns the change by which a channel of SCP02 that was not aborted ends; nil
 // for others.
 func (o *openChannel) ending() func(store.Rows) error {
-	if !o.profile.legacy() || !o.taken || !o.encrypts() || o.spoilt || !o.ch.Authenticated() || o.ch.Pending() > 0 {
+	if !o.profile.Legacy() || !o.taken || !o.encrypts() || o.spoilt || !o.ch.Authenticated() || o.ch.Pending() > 0 {
 		return nil
 	}
 	counter := o.ch.Card().Counter
 	return onRow(o.card, func(c *Card, _ store.Rows) error {
 		if u := c.SCP02[o.version]; c.Counters[o.version] == counter {
-			u.Aborted = 0
+			u.Aborted, u.Since = 0, time.Time{}
 			c.setSCP02(o.version, u)
 		}
 		return nil

@@ -21,6 +21,7 @@ import (
 	"cardkms/kms/fault"
 	"cardkms/kms/hsm"
 	"cardkms/kms/key"
+	"cardkms/kms/profile"
 	"cardkms/kms/secret"
 	"cardkms/softhsm/cardsim"
 )
@@ -32,11 +33,15 @@ var oldMaster = unhex("404142434445464748494A4B4C4D4E4F")
 // speaking gives the service a profile of SCP02.
 func speaking(i byte, level scp03.Level) func(*harness) {
 	return func(h *harness) {
-		h.profiles = map[string]kms.Profile{"old": {
-			Profile: channel.Profile{Mode: scp03.S8, AID: isdAID, SCP02: i, Options: scp03.Options{ShortOnly: true}}, Level: level,
+		h.profiles = []profile.Profile{{
+			Name: "old", Profile: channel.Profile{AID: isdAID}, I: i, Level: level, Attempts: 3,
+			Keys: profile.Keys{Algorithm: key.TDEA2, Diversification: diversify.VISA2, From: 0x01, To: 0x7F},
 		}}
 	}
 }
+
+// undiversified has the cards of SCP02 have keys that are the same on all of them.
+func undiversified(h *harness) { h.profiles[0].Keys.Diversification = diversify.None }
 
 // newLegacy is a service with a key of SCP02 and officers who made an exception for it.
 func newLegacy(t *testing.T, i byte, level scp03.Level) (*harness, *board) {
@@ -292,6 +297,7 @@ func TestLegacyAborts(t *testing.T) {
 	card := h.oldCard(0x75)
 	secretData := (apdu.Command{INS: 0xD6, Data: []byte("a secret")}).Bytes()
 	abort := func() error {
+		h.advance(time.Minute) // past the wait, see TestLegacyBackOff
 		id, err := h.openOld(card)
 		if err == nil {
 			_, err = h.wrapOn(id, secretData)
@@ -300,6 +306,7 @@ func TestLegacyAborts(t *testing.T) {
 	}
 	h.must(abort())
 	h.must(abort())
+	h.advance(time.Minute)
 	id, err := h.openOld(card)
 	h.must(err)
 	_, err = h.talk(card, id, readFile)
@@ -312,12 +319,41 @@ func TestLegacyAborts(t *testing.T) {
 	h.want("the fourth", abort(), fault.CardQuarantined)
 }
 
+// TestLegacyBackOff: after an aborted session that encrypted, the card waits: 5 seconds,
+// and twice as long after the next one. A wait that is asked for again grows no longer,
+// counts nothing, and is over at once when a session is ended in order.
+func TestLegacyBackOff(t *testing.T) {
+	h, _ := newLegacy(t, 0x75, 0x13)
+	card := h.oldCard(0x75)
+	secretData := (apdu.Command{INS: 0xD6, Data: []byte("a secret")}).Bytes()
+	for n, wait := range []time.Duration{5 * time.Second, 10 * time.Second} {
+		id, err := h.openOld(card)
+		h.must(err)
+		_, err = h.wrapOn(id, secretData)
+		h.must(err)
+		h.restart()
+		h.advance(wait - time.Second)
+		for range 4 {
+			_, err = h.openOld(card)
+			h.want(fmt.Sprintf("before the wait %d is over", n), err, fault.RateLimited)
+		}
+		h.advance(time.Second)
+	}
+	id, err := h.openOld(card)
+	h.must(err)
+	_, err = h.talk(card, id, readFile)
+	h.must(err)
+	_, err = h.openOld(card)
+	h.must(err)
+}
+
 // TestLegacySpoilt: a session whose commands somebody changes on the way is aborted, even
 // if the caller unwraps the card's refusals and closes it.
 func TestLegacySpoilt(t *testing.T) {
 	h, _ := newLegacy(t, 0x15, 0x03)
 	card := h.oldCard(0x15)
 	for n := range kms.AbortedMax + 1 {
+		h.advance(time.Minute)
 		id, err := h.openOld(card)
 		if n == kms.AbortedMax {
 			h.want("one more session", err, fault.CardQuarantined)
@@ -463,7 +499,7 @@ func (k threeKnown) Make(ctx context.Context, label string, a key.Algorithm, c d
 
 // TestLegacyUndiversified: card keys that are the same on every card.
 func TestLegacyUndiversified(t *testing.T) {
-	h := newHarness(t, speaking(0x15, 0x03))
+	h := newHarness(t, speaking(0x15, 0x03), undiversified)
 	keys := cardsim.PersonaliseLegacy(oldMaster, [10]byte{9: 7}, oldKVN, 0x15)
 	_, err := h.service.LoadKey(h.ctx, "test", kms.NewKey{
 		Issuer: h.issuer, Name: "old", Usage: key.GPSCP02, Algorithm: key.TDEA2, CardAlgorithm: key.TDEA2, Diversification: diversify.None, KVN: oldKVN,
@@ -525,6 +561,8 @@ func TestLegacyLife(t *testing.T) {
 	h := newHarness(t, speaking(0x15, 0x01))
 	b := h.officers()
 	for n, diversification := range []string{"emv", "none"} {
+		h.profiles[0].Keys.Diversification = diversify.Method(diversification)
+		h.register(written(h.profiles[0]))
 		params := map[string]string{
 			"usage": "gp-scp02", "algorithm": "tdea-2key", "card_algorithm": "tdea-2key", "diversification": diversification,
 			"kvn": fmt.Sprintf("2%d", n), "cryptoperiod_days": "365",
@@ -532,10 +570,8 @@ func TestLegacyLife(t *testing.T) {
 		h.must(b.decide(approval.KeyCreate, h.oldName(n+1), params))
 		h.must(b.decide(approval.KeyActivate, h.oldName(n+1), nil))
 		h.must(b.allow(n+1, 10))
-	}
-	h.advance(1100 * time.Millisecond)
-	for _, n := range []byte{0x20, 0x21} {
-		_, err := h.service.OpenChannel(h.ctx, h.req(), kms.OpenChannelInput{Issuer: h.issuer, Key: "old", KVN: n, Profile: "old"})
+		h.advance(1100 * time.Millisecond)
+		_, err := h.service.OpenChannel(h.ctx, h.req(), kms.OpenChannelInput{Issuer: h.issuer, Key: "old", KVN: 0x20 + byte(n), Profile: "old"})
 		h.must(err)
 	}
 	all, err := h.service.AllKeys(h.ctx)

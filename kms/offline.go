@@ -89,7 +89,7 @@ func (s *Service) PrepareScripts(ctx context.Context, r Request, in PrepareInput
 // preparation is what the cards of one request have in common.
 type preparation struct {
 	PrepareInput
-	profile    Profile
+	profile    cardProfile
 	version    key.Version
 	script     []apdu.Command
 	challenger derive.Challenger
@@ -97,13 +97,10 @@ type preparation struct {
 
 func (s *Service) preparation(ctx context.Context, in PrepareInput) (job preparation, err error) {
 	job.PrepareInput = in
-	if in.Profile == "" {
-		in.Profile = "default"
+	if job.profile, err = s.profile(ctx, in.Issuer, in.Profile); err != nil {
+		return job, err
 	}
 	var ok bool
-	if job.profile, ok = s.cfg.Profiles[in.Profile]; !ok {
-		return job, fault.New(fault.NotFound, "no such card profile")
-	}
 	if job.challenger, ok = s.cfg.Token.(derive.Challenger); !ok {
 		return job, fault.New(fault.TokenUnable, "the token does not give out card challenges")
 	}
@@ -117,14 +114,17 @@ func (s *Service) preparation(ctx context.Context, in PrepareInput) (job prepara
 		}
 		job.script = append(job.script, c)
 	}
-	job.version, err = s.version(ctx, in.Issuer, in.Key, key.GPSCP03, in.KVN, key.Protect)
-	return job, err
+	if job.version, err = s.version(ctx, in.Issuer, in.Key, key.GPSCP03, in.KVN, key.Protect); err != nil {
+		return job, err
+	}
+	return job, job.profile.Agrees(job.version)
 }
 
 // prepareOne makes the script of one card and its entry.
 func (s *Service) prepareOne(ctx context.Context, r Request, e event, job preparation, at CardAt) ([][]byte, error) {
 	e.card, e.key, e.algorithm = at.KDD[:], job.version.ID.String(), algorithmOf(job.version)
 	e.detail = map[string]string{"counter": fmt.Sprintf("%06X", at.Counter), "level": fmt.Sprintf("%02X", byte(job.Level))}
+	job.profile.named(e.detail)
 	if !r.Caller.Cards.Holds(at.KDD[:]) {
 		return nil, s.refuse(ctx, e, fault.New(fault.Forbidden, "this card is not in your card range"))
 	}

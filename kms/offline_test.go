@@ -47,7 +47,7 @@ func (h *harness) play(c *cardsim.Card, script [][]byte) int {
 func TestPreparedScript(t *testing.T) {
 	for _, mode := range []scp03.Mode{scp03.S8, scp03.S16} {
 		h := newHarness(t)
-		h.profile.Mode = mode
+		h.profile.I = map[scp03.Mode]byte{scp03.S8: 0x70, scp03.S16: 0x71}[mode]
 		h.restart()
 		kdd := [10]byte{9: 1}
 		card := h.cardOf(kdd, func(c *cardsim.Config) {

@@ -144,7 +144,7 @@ func (o *openChannel) carries(s update.Suite) error {
 // modern refuses packages on a channel of SCP02: its challenges are too short for the
 // context of CUP-1, and it protects too little.
 func (o *openChannel) modern() error {
-	if o.profile.legacy() {
+	if o.profile.Legacy() {
 		return fault.New(fault.Conflict, "packages need a channel of SCP03")
 	}
 	return nil

@@ -3,6 +3,7 @@ package kms
 import (
 	"context"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,7 +14,9 @@ import (
 	"cardkms/derive"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
+	"cardkms/kms/profile"
 	"cardkms/kms/report"
+	"cardkms/kms/store"
 )
 
 // Inspector looks into the token for the inventory.
@@ -108,7 +111,7 @@ func (s *Service) inventory(ctx context.Context, h report.Head) (*report.Invento
 	if err != nil {
 		return nil, err
 	}
-	out := &report.InventoryReport{Head: h, Token: s.cfg.Inspector.Description(), Keys: []report.Key{}, Ghosts: []string{}}
+	out := &report.InventoryReport{Head: h, Token: s.cfg.Inspector.Description(), Keys: []report.Key{}, Ghosts: []string{}, Profiles: []report.Profile{}}
 	known := slices.Clone(s.cfg.ServiceKeys)
 	for _, v := range versions {
 		k := report.Key{Version: v, Held: report.Present}
@@ -128,7 +131,26 @@ func (s *Service) inventory(ctx context.Context, h report.Head) (*report.Invento
 			out.Ghosts = append(out.Ghosts, l)
 		}
 	}
-	return out, nil
+	return out, s.inventoryOfProfiles(ctx, out)
+}
+
+// inventoryOfProfiles adds the newest versions of every issuer's card profiles.
+func (s *Service) inventoryOfProfiles(ctx context.Context, to *report.InventoryReport) error {
+	return s.cfg.Log.View(ctx, func(tx store.Rows) error {
+		for _, issuer := range s.cfg.Issuers {
+			all, err := allProfiles(tx, issuer)
+			if err != nil {
+				return err
+			}
+			for _, c := range all {
+				digest := profile.Digest([]byte(c.Document))
+				to.Profiles = append(to.Profiles, report.Profile{
+					Name: c.Object(), Version: c.Version, Registered: c.Registered, SHA256: hex.EncodeToString(digest[:]), Withdrawn: c.Withdrawn,
+				})
+			}
+		}
+		return nil
+	})
 }
 
 // entriesOf yields the entries of a period. Times are almost in order, so the log

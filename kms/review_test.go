@@ -69,7 +69,7 @@ func TestCounterThatIsNotProved(t *testing.T) {
 	id, a = h.answer(card)
 	stripped := append(bytes.Clone(a[:29]), a[32:]...)
 	stripped[12] &^= scp03.IPseudo
-	h.want("a counter that was taken out", h.prove(id, stripped), fault.CardCounter)
+	h.want("a counter that was taken out", h.prove(id, stripped), fault.ProfileMismatch)
 	id, a = h.answer(card)
 	copy(a[29:32], []byte{0xFF, 0xFF, 0xFF})
 	h.want("a counter that was raised", h.prove(id, a), fault.ProofFailed)
@@ -177,7 +177,7 @@ func TestOneCallerCannotTakeEveryChannel(t *testing.T) {
 	other := h.req()
 	other.Caller.ID += "-other"
 	h.must(open(other))
-	h.advance(kms.FailuresMax * 3600e9)
+	h.advance(3 * 3600e9)
 	h.service.Sweep()
 	if n := h.service.ChannelsOpen(); n != 0 {
 		t.Errorf("%d channels are left after their life", n)

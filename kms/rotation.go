@@ -85,7 +85,7 @@ func (s *Service) ChangeKeys(ctx context.Context, r Request, issuer, id string) 
 			attempts += c.Move.Attempts
 		}
 		c.Move = &Move{To: out.To, KVN: to.KVN, State: MoveSent, Attempts: attempts, At: s.cfg.Now().UTC()}
-		return o.take(c)
+		return o.take(c, s.cfg.Now().UTC())
 	}))
 	if err != nil {
 		s.end(o) // the channel counted a command that nobody gets
@@ -140,7 +140,7 @@ func (s *Service) moveOf(ctx context.Context, o *openChannel) (from, to key.Vers
 		if v.ID.String() == o.version {
 			from = v
 		}
-		if v.ID.Name == o.key && v.Usage == o.profile.usage() && serves(v, key.Protect, now) == nil && v.ID.Version > to.ID.Version {
+		if v.ID.Name == o.key && v.Usage == o.profile.Usage() && serves(v, key.Protect, now) == nil && v.ID.Version > to.ID.Version {
 			to = v
 		}
 	}
@@ -155,7 +155,7 @@ func (s *Service) moveOf(ctx context.Context, o *openChannel) (from, to key.Vers
 	case diversify.Method(to.Diversification) == diversify.None || diversify.Method(from.Diversification) == diversify.None:
 		return from, to, fault.New(fault.TokenUnable, "keys that are not derived for each card cannot leave the token, not even wrapped")
 	}
-	return from, to, nil
+	return from, to, o.profile.Agrees(to)
 }
 
 // newKeys refers to the three keys of a version for one card, on their way to it.
@@ -199,7 +199,7 @@ func (s *Service) keyBlocks(ctx context.Context, o *openChannel, from key.Versio
 	defer s.cfg.Token.Release(dek)
 	for _, k := range keys {
 		var block []byte
-		if o.profile.legacy() {
+		if o.profile.Legacy() {
 			block, err = o.ch.KeyBlock(ctx, s.cfg.Token, k)
 		} else {
 			block, err = scp03.KeyBlock(ctx, s.cfg.Token, dek, k, o.profile.PutKey)
@@ -341,7 +341,7 @@ func (s *Service) RetireKeys(ctx context.Context, r Request, issuer, id string, 
 	}
 	out := bytes.Clone(wrapped[0].Bytes())
 	e.digest, e.detail = digestOf(out), map[string]string{"kvn": fmt.Sprintf("%02X", kvn)}
-	if err := s.log(ctx, &e, o.taking(&e)); err != nil {
+	if err := s.log(ctx, &e, o.taking(&e, s.cfg.Now().UTC())); err != nil {
 		s.end(o)
 		return nil, err
 	}

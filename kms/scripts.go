@@ -102,7 +102,7 @@ func (s *Service) once(ctx context.Context, o *openChannel, e event, digest [sha
 		return nil, s.failed(ctx, o, e, err)
 	}
 	e.digest, e.detail["apdus"] = digestOf(out...), fmt.Sprint(len(out))
-	if err := s.log(ctx, &e, o.taking(&e)); err != nil {
+	if err := s.log(ctx, &e, o.taking(&e, s.cfg.Now().UTC())); err != nil {
 		s.end(o)
 		return nil, err
 	}

@@ -32,14 +32,12 @@ import (
 
 	"cardkms/audit"
 	"cardkms/derive"
-	"cardkms/derive/scp03"
 	"cardkms/kms/channel"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
 	"cardkms/kms/ledger"
 	"cardkms/kms/report"
 	"cardkms/kms/store"
-	"cardkms/kms/update"
 )
 
 // Token is what the service needs of a token.
@@ -50,16 +48,6 @@ type Token interface {
 	Random(ctx context.Context, n int) ([]byte, error)
 }
 
-// Profile is what the service needs to know of a card product.
-type Profile struct {
-	channel.Profile
-	Level     scp03.Level // security level unless a caller asks for another
-	Extended  bool        // the cards understand extended length
-	Suite     update.Suite
-	ChunkSize int
-	PutKey    scp03.PutKeyFormat
-}
-
 // Config is what a Service is made of. All of it is required but Logger; the lists
 // may be empty.
 type Config struct {
@@ -68,7 +56,6 @@ type Config struct {
 	Log         *ledger.Ledger
 	Pseudonym   *derive.Key                            // SessionMAC root: names cards in the log
 	Registry    *derive.Key                            // SessionMAC root: names and seals cards in the database
-	Profiles    map[string]Profile                     // by name; "default" serves callers that name none
 	ReleaseKeys map[string]map[string]crypto.PublicKey // issuer → name → key
 	Issuers     []string                               // every tenant
 	Clients     []report.Client                        // who may call, for the access report
@@ -87,7 +74,8 @@ type Config struct {
 type Service struct {
 	cfg      Config
 	channels channels
-	keys     keyCache
+	keys     issuerCache[[]key.Version]
+	profiles issuerCache[map[string]cardProfile]
 	uploads  uploads
 	readings readings
 	halt     haltCache
@@ -103,9 +91,6 @@ func New(cfg Config) (*Service, error) {
 		return nil, errors.New("kms: ChannelsMax must be at least 1")
 	case cfg.Limits.AnswerWithin > time.Minute || cfg.Limits.AnswerWithin <= 0:
 		return nil, errors.New("kms: a host challenge lives at most 60 seconds")
-	}
-	if _, ok := cfg.Profiles["default"]; !ok {
-		return nil, errors.New("kms: there is no card profile named default")
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()

@@ -12,7 +12,6 @@ import (
 	"testing"
 	"testing/iotest"
 
-	"cardkms/derive/scp03"
 	"cardkms/kms"
 	"cardkms/kms/apdu"
 	"cardkms/kms/fault"
@@ -33,10 +32,10 @@ func TestTwoUpdatesInARow(t *testing.T) {
 	for name, k := range map[string]kind{
 		"suite 01":                 {func(*harness) {}, none},
 		"suite 00":                 {func(h *harness) { h.profile.Suite = update.Plain }, none},
-		"extended":                 {func(h *harness) { h.profile.Extended, h.profile.ShortOnly = true, false }, func(c *cardsim.Config) { c.Extended = true }},
-		"S16":                      {func(h *harness) { h.profile.Mode = scp03.S16 }, func(c *cardsim.Config) { c.I = 0x71 }},
-		"no counter":               {func(h *harness) { h.profile.AID = nil }, func(c *cardsim.Config) { c.I = 0x60 }},
-		"level 13":                 {func(h *harness) { h.profile.Level = 0x13 }, func(c *cardsim.Config) { c.I = 0x30 }},
+		"extended":                 {func(h *harness) { h.profile.Extended = true }, func(c *cardsim.Config) { c.Extended = true }},
+		"S16":                      {func(h *harness) { h.profile.I = 0x71 }, func(c *cardsim.Config) { c.I = 0x71 }},
+		"no counter":               {func(h *harness) { h.profile.AID, h.profile.I = nil, 0x60 }, func(c *cardsim.Config) { c.I = 0x60 }},
+		"level 13":                 {func(h *harness) { h.profile.Level, h.profile.I = 0x13, 0x30 }, func(c *cardsim.Config) { c.I = 0x30 }},
 		"padded empty commands":    {func(h *harness) { h.profile.PadEmpty = true }, func(c *cardsim.Config) { c.Quirks.EmptyCommandPadded = true }},
 		"uncounted empty commands": {func(h *harness) { h.profile.SkipEmpty = true }, func(c *cardsim.Config) { c.Quirks.CounterSkipsEmpty = true }},
 		"over-padded responses":    {func(*harness) {}, func(c *cardsim.Config) { c.Quirks.OverPadRENC = true }},

@@ -191,7 +191,7 @@ func Interrupted(err error) bool {
 	if errors.As(err, &p) {
 		return p.Code == api.WrongNode || p.Code == api.ChannelClosed || p.Code.Temporary()
 	}
-	_, broken := retry(err)
+	_, broken := retry(call{}, err)
 	return broken
 }
 

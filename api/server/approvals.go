@@ -36,7 +36,7 @@ type proposeInput struct {
 func (s *server) propose(ctx context.Context, r kms.Request, in *proposeInput) (*answer[api.Proposal], error) {
 	b := in.Body
 	c, err := s.svc.Propose(ctx, r, kms.ProposeInput{
-		Issuer: b.Issuer, Operation: b.Operation, Object: b.Object, Params: b.Params, Expected: b.ExpectedVersion,
+		Issuer: b.Issuer, Operation: b.Operation, Object: b.Object, Params: b.Params, Document: b.Document, Expected: b.ExpectedVersion,
 		Life: cmp.Or(time.Duration(b.LifeSeconds)*time.Second, lifeDefault), Preview: b.ValidateOnly,
 	})
 	if err != nil {
@@ -60,6 +60,7 @@ func (s *server) listProposals(ctx context.Context, r kms.Request, in *listPropo
 			return nil, err
 		}
 		out.Proposals[i] = p.Body
+		out.Proposals[i].Document = ""
 	}
 	return answered(out), err
 }
@@ -124,7 +125,7 @@ func proposalOf(c kms.Case) (*answer[api.Proposal], error) {
 	out := api.Proposal{
 		ID: p.ID, Issuer: p.Issuer, Operation: p.Operation, Object: p.Object, Subject: c.Subject, Params: p.Params,
 		ExpectedVersion: p.Expected, Proposer: p.Proposer, Created: p.Created, Expires: p.Expires, Encoding: string(encoding),
-		State: string(c.Now), Required: c.Required, Counted: c.Counted, Decisions: []api.Decision{}, Found: c.Found, EndedBy: c.By, Ended: c.Ended,
+		State: string(c.Now), Required: c.Required, Counted: c.Counted, Decisions: []api.Decision{}, Found: c.Found, Document: c.Document, EndedBy: c.By, Ended: c.Ended,
 	}
 	for _, a := range c.Approvals {
 		out.Decisions = append(out.Decisions, api.Decision{Officer: a.Officer, Decision: string(a.Decision), Time: a.Time, Signature: a.Signature})

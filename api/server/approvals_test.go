@@ -1,8 +1,10 @@
 package server
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/sha256"
+	"encoding/hex"
 	"net/http"
 	"path"
 	"strings"
@@ -130,5 +132,50 @@ func TestProposals(t *testing.T) {
 		if strings.Contains(rec.Body.String(), "s3cr3t") || strings.Contains(w.log.String(), "s3cr3t") {
 			t.Errorf("%s: the answer or the log repeats a value", name)
 		}
+	}
+}
+
+// TestProfiles: a document goes with its proposal, officers see it, and it is a version
+// of the profile after that.
+func TestProfiles(t *testing.T) {
+	w := newWorld(t)
+	const at = "/v1/issuers/acme/profiles"
+	l := want[api.CardProfileList](w, w.do(ask{as: uriUpdate, method: http.MethodGet, path: at}))
+	if len(l.Profiles) != 1 || l.Profiles[0].Profile != "default" || l.Profiles[0].Version != 1 || l.Profiles[0].Document != "" {
+		t.Errorf("%+v", l)
+	}
+	document := strings.Replace(testProfile, "chunkSize: 128", "chunkSize: 256", 1)
+	digest := sha256.Sum256([]byte(document))
+	in := api.Propose{
+		Issuer: "acme", Operation: "profile.register", Object: "issuers/acme/profiles/default", Document: document,
+		Params: map[string]string{"sha256": hex.EncodeToString(digest[:])},
+	}
+	p := w.propose(in)
+	for _, as := range []string{uriBob, uriCyd} {
+		want[api.Proposal](w, w.do(sendAs(w, as, proposals+"/"+p.ID+":approve", signed(p, as, approval.Approve))))
+	}
+	got := want[api.Proposal](w, w.do(ask{as: uriBob, method: http.MethodGet, path: proposals + "/" + p.ID}))
+	if got.Document != document {
+		t.Errorf("officers see %q", got.Document)
+	}
+	if l := w.listed(uriAuditor); l.Proposals[0].Document != "" {
+		t.Error("a list holds documents")
+	}
+	want[api.Proposal](w, w.do(sendAs(w, uriOfficer, proposals+"/"+p.ID+":execute", struct{}{})))
+	for version, text := range map[string]string{"": document, "?version=1": testProfile, "?version=2": document} {
+		c := want[api.CardProfile](w, w.do(ask{as: uriOfficer, method: http.MethodGet, path: at + "/default" + version}))
+		if c.Document != text || version != "?version=1" && (c.Version != 2 || !bytes.Equal(c.SHA256, digest[:])) {
+			t.Errorf("%q: %+v", version, c)
+		}
+	}
+	refused(t, w.do(ask{as: uriOfficer, method: http.MethodGet, path: at + "/default?version=3"}), api.NotFound)
+	refused(t, w.do(ask{as: uriOfficer, method: http.MethodGet, path: at + "/none"}), api.NotFound)
+	in.Document = strings.Replace(document, "scp03", "s3cr3t", 1)
+	digest = sha256.Sum256([]byte(in.Document))
+	in.Params["sha256"] = hex.EncodeToString(digest[:])
+	rec := w.do(sendAs(w, uriOfficer, proposals, in))
+	refused(t, rec, api.InvalidInput)
+	if strings.Contains(rec.Body.String(), "s3cr3t") {
+		t.Error("the answer repeats a value")
 	}
 }

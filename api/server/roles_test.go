@@ -39,6 +39,7 @@ var allowed = map[kms.Operation][]string{
 	kms.KeysConfirm:         {uriUpdate},
 	kms.KeysRetire:          {uriUpdate},
 	kms.KeySuspend:          {uriOfficer},
+	kms.ProfileRead:         {uriUpdate, uriOfficer, uriAuditor},
 	kms.KeyRead:             {uriOfficer, uriAuditor},
 	kms.AuditRead:           {uriAuditor},
 	kms.ReportRead:          {uriOfficer, uriAuditor},
@@ -56,7 +57,7 @@ func (w *world) example(rt route) ask {
 	id := strings.Repeat("ab", 16)
 	im, _ := w.image("cos-1-1", 100)
 	out := ask{method: rt.method, key: newKey(), path: strings.NewReplacer(
-		"{issuer}", "acme", "{channel}", id, "{image}", "cos-1-1", "{package}", id, "{kdd}", strings.Repeat("0", 20), "{sequence}", "0", "{report}", "inventory", "{proposal}", id, "{key}", "isd", "{version}", "1",
+		"{issuer}", "acme", "{channel}", id, "{image}", "cos-1-1", "{package}", id, "{kdd}", strings.Repeat("0", 20), "{sequence}", "0", "{report}", "inventory", "{proposal}", id, "{key}", "isd", "{version}", "1", "{profile}", "default",
 	).Replace(rt.path)}
 	switch rt.id {
 	case "openChannel":

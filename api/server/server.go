@@ -179,6 +179,7 @@ func (s *server) registerAll() {
 	s.registerPackages()
 	s.registerCards()
 	s.registerRotation()
+	s.registerProfiles()
 	s.registerEMV()
 	s.registerScripts()
 	s.registerOTA()

@@ -29,7 +29,6 @@ import (
 	"cardkms/derive"
 	"cardkms/derive/derivetest"
 	"cardkms/derive/diversify"
-	"cardkms/derive/scp03"
 	"cardkms/kms"
 	"cardkms/kms/approval"
 	"cardkms/kms/channel"
@@ -182,6 +181,16 @@ func newWorld(t testing.TB, options ...option) *world {
 	return w
 }
 
+// testProfile is the document of the card profile default.
+const testProfile = `name: default
+protocol: scp03
+i: "70"
+aid: "A000000151000000"
+level: "33"
+keys: {algorithm: aes-128, diversification: none, kvn: {from: "30", to: "3F"}}
+chunkSize: 128
+`
+
 func (w *world) newService() {
 	t := w.t
 	ctx := context.Background()
@@ -192,12 +201,10 @@ func (w *world) newService() {
 	must(t, err)
 	public, private, _ := ed25519.GenerateKey(rand.Reader)
 	w.release = private
-	p := kms.Profile{Profile: channel.Profile{Mode: scp03.S8, AID: testISD}, Level: 0x33, Suite: update.AESCMAC, ChunkSize: 128}
 	w.service, err = kms.New(kms.Config{
 		Token: w.token, Store: db, Log: led,
 		Pseudonym:   w.token.Add("pseudonym", key.AES128, derive.SessionMAC, series(0x90)),
 		Registry:    w.token.Add("registry", key.AES128, derive.SessionMAC, series(0xB0)),
-		Profiles:    map[string]kms.Profile{"default": p},
 		ReleaseKeys: map[string]map[string]crypto.PublicKey{"acme": {"release-1": public}},
 		Issuers:     []string{"acme"}, Inspector: w.token, Keys: w.token,
 		Limits: channel.DefaultLimits(), ChannelsMax: 64, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
@@ -208,6 +215,8 @@ func (w *world) newService() {
 		must(t, led.Close(ctx))
 		must(t, db.Close())
 	})
+	_, err = w.service.LoadProfile(ctx, "test", kms.NewProfile{Issuer: "acme", Document: testProfile})
+	must(t, err)
 	w.load("isd", key.GPSCP03, 0x30, map[key.Part][]byte{key.ENC: series(0x00), key.MAC: series(0x10), key.DEK: series(0x20)})
 	must(t, w.service.EnrolFirst(ctx, "test", "", []approval.Officer{officerOf(uriOfficer), officerOf(uriBob), officerOf(uriCyd)}, 2))
 	w.load("upd", key.CardUpdate, 0x5A, map[key.Part][]byte{key.Master: series(0x40)})

@@ -27,7 +27,7 @@ func runCard(ctx context.Context, args []string) error {
 		return err
 	}
 	cfg := cardsim.Config{
-		ISD: isd, I: 0x70, ClassID: class, Component: isd, Version: [8]byte{1}, SecurityCounter: 1,
+		ISD: isd, I: cardI, ClassID: class, Component: isd, Version: [8]byte{1}, SecurityCounter: 1,
 		Image: []byte("factory image"), BankBytes: imageBytes,
 	}
 	if b, err := hex.DecodeString(*id); err != nil || copy(cfg.KDD[:], b) != len(cfg.KDD) {

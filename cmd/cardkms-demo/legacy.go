@@ -28,27 +28,19 @@ const (
 // what such cards are like.
 func (d *demo) loadOldKey(ctx context.Context) error {
 	say("   The issuer also has cards of ten years ago, which know SCP02 and 3DES only. Their master comes in the same way.")
-	config := filepath.Join(d.dir, "cardkms.yaml")
-	text, err := os.ReadFile(config)
-	if err != nil {
-		return err
-	}
-	profile := fmt.Sprintf("profiles:\n  old-cards: {protocol: scp02, i: \"%X\", aid: \"%X\", level: \"13\"}\n", oldI, isd)
-	if err := os.WriteFile(config, bytes.Replace(text, []byte("profiles:\n"), []byte(profile), 1), 0o600); err != nil {
-		return err
-	}
 	var typed, master string
 	d.oldMaster, typed, master = tdeaMaster()
 	file := filepath.Join(d.dir, "old.yaml")
 	ceremony := "ceremony: Master of the old cards\nconfiguration: cardkms.yaml\npresent: [ada, bob]\ntogether: true\nkeys:\n" +
-		"  - {issuer: demo, key: old, usage: gp-scp02, kvn: \"20\", diversification: visa2, master: " + master + "}\n"
+		"  - {issuer: demo, key: old, usage: gp-scp02, kvn: \"20\", diversification: visa2, master: " + master + "}\nprofiles:\n" +
+		described("old-cards", "scp02", fmt.Sprintf("i: \"%X\"\nlevel: \"13\"\nkeys: {algorithm: tdea-2key, diversification: visa2, kvn: {from: \"20\", to: \"2F\"}}", oldI))
 	if err := os.WriteFile(file, []byte(ceremony), 0o600); err != nil {
 		return err
 	}
 	if err := d.sign(ctx, file); err != nil {
 		return err
 	}
-	_, err = d.command(ctx, typed, "cardkmsd", "ceremony", "run", "--yes", file)
+	_, err := d.command(ctx, typed, "cardkmsd", "ceremony", "run", "--yes", file)
 	return err
 }
 
@@ -124,7 +116,7 @@ func (d *demo) putOldCard(ctx context.Context) (string, error) {
 		return "", err
 	}
 	card, err := cardsim.New(cardsim.Config{
-		KDD: kdd, ISD: isd, KeySets: []cardsim.KeySet{nobody}, I: 0x70, Legacy: cardsim.PersonaliseLegacy(d.oldMaster, kdd, oldKVN, oldI),
+		KDD: kdd, ISD: isd, KeySets: []cardsim.KeySet{nobody}, I: cardI, Legacy: cardsim.PersonaliseLegacy(d.oldMaster, kdd, oldKVN, oldI),
 	}, nil)
 	if err != nil {
 		return "", err

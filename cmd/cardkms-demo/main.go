@@ -61,6 +61,7 @@ type demo struct {
 const (
 	imageBytes = 64 << 10
 	kvn        = 0x30
+	cardI      = 0x70 // 8-byte challenges, pseudo-random; R-MAC and R-ENCRYPTION
 	updateKVN  = 0x5A
 )
 
@@ -221,6 +222,7 @@ func (d *demo) loadKeys(ctx context.Context) error {
 		typed += keys
 		text += "  - {issuer: demo, key: " + use + ", usage: emv-" + use + ", kvn: \"01\", algorithm: tdea-2key, cardAlgorithm: tdea-2key, diversification: emv-option-a, master: " + described + "}\n"
 	}
+	text += "profiles:\n" + described("default", "scp03", fmt.Sprintf("i: \"%X\"\nlevel: \"33\"\nkeys: {algorithm: aes-128, diversification: kdf3, kvn: {from: \"30\", to: \"3F\"}}", cardI))
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return err
 	}
@@ -229,6 +231,12 @@ func (d *demo) loadKeys(ctx context.Context) error {
 	}
 	_, err := d.command(ctx, typed, "cardkmsd", "ceremony", "run", "--yes", file)
 	return err
+}
+
+// described is a card profile in a ceremony's file.
+func described(name, protocol, rest string) string {
+	document := fmt.Sprintf("name: %s\nprotocol: %s\naid: \"%X\"\n%s", name, protocol, isd, rest)
+	return "  - issuer: demo\n    document: |\n      " + strings.ReplaceAll(document, "\n", "\n      ") + "\n"
 }
 
 // sign has two officers of the development set-up sign a file.
@@ -254,7 +262,7 @@ func (d *demo) makeCard(ctx context.Context) error {
 		return err
 	}
 	d.card, err = cardsim.New(cardsim.Config{
-		KDD: kdd, ISD: isd, KeySets: []cardsim.KeySet{keys}, I: 0x70, UpdateKey: update, ClassID: class,
+		KDD: kdd, ISD: isd, KeySets: []cardsim.KeySet{keys}, I: cardI, UpdateKey: update, ClassID: class,
 		Component: isd, Version: [8]byte{1}, SecurityCounter: 1, Image: []byte("factory image"), BankBytes: imageBytes,
 	}, nil)
 	if err != nil {

@@ -85,7 +85,7 @@ func (r *rogue) makeCards(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.second, err = cardsim.New(cardsim.Config{KDD: [10]byte{9: 0x0A}, ISD: isd, KeySets: []cardsim.KeySet{keys}, I: 0x70, ClassID: class, Component: isd, Version: [8]byte{1}, Image: []byte("x")}, nil)
+	r.second, err = cardsim.New(cardsim.Config{KDD: [10]byte{9: 0x0A}, ISD: isd, KeySets: []cardsim.KeySet{keys}, I: cardI, ClassID: class, Component: isd, Version: [8]byte{1}, Image: []byte("x")}, nil)
 	if err != nil {
 		return err
 	}

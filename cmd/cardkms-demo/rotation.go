@@ -61,7 +61,7 @@ func (r *rotation) makeFleet(ctx context.Context) error {
 			return err
 		}
 		c, err := cardsim.New(cardsim.Config{
-			KDD: fleetKDD(n), ISD: isd, KeySets: []cardsim.KeySet{keys}, I: 0x70, ClassID: class, Component: isd, Version: [8]byte{1}, Image: []byte("x"), BankBytes: 64,
+			KDD: fleetKDD(n), ISD: isd, KeySets: []cardsim.KeySet{keys}, I: cardI, ClassID: class, Component: isd, Version: [8]byte{1}, Image: []byte("x"), BankBytes: 64,
 		}, nil)
 		if err != nil {
 			return err

@@ -81,7 +81,23 @@ func (a *app) showProposal(p api.Proposal) error {
 	if err != nil {
 		return err
 	}
-	return a.show(p, "%s%s", inWords(parsed, p.Subject), progress(p))
+	if err := attached(p, parsed); err != nil {
+		return err
+	}
+	return a.show(p, "%s%s", spelt(p, parsed), progress(p))
+}
+
+// spelt describes a proposal by its encoding, and by the document whose digest stands in
+// it.
+func spelt(p api.Proposal, parsed approval.Proposal) string {
+	text := inWords(parsed, p.Subject)
+	for line := range strings.Lines(p.Document) {
+		text += "  | " + line
+	}
+	if p.Document != "" && !strings.HasSuffix(text, "\n") {
+		text += "\n"
+	}
+	return text
 }
 
 // progress says how far a proposal is.
@@ -111,12 +127,16 @@ func fetchProposal(ctx context.Context, c *client.Client, id string) (api.Propos
 	if err == nil && parsed.ID != id {
 		err = fmt.Errorf("%w: the service gave another proposal than %s", errNotVerified, id)
 	}
+	if err == nil {
+		err = attached(p, parsed)
+	}
 	return p, parsed, err
 }
 
 func (a *app) proposeCommand() *cobra.Command {
 	var life time.Duration
 	var dry bool
+	var document string
 	c := &cobra.Command{
 		Use: "propose OPERATION OBJECT [KEY=VALUE...]", Short: "Propose an operation",
 		Long: `Propose an operation on an object for other officers to approve, e.g.
@@ -134,6 +154,8 @@ func (a *app) proposeCommand() *cobra.Command {
   key.destroy     issuers/demo/keys/isd/versions/1 days=30
   key.undestroy   issuers/demo/keys/isd/versions/1
   key.allow-legacy  issuers/demo/keys/old/versions/1 until=2027-06-30 reason=cards-expire
+  profile.register  issuers/demo/profiles/default --document card.yaml
+  profile.withdraw  issuers/demo/profiles/default reason=cards-were-recalled
   glass.break     system/glass hours=2 reason=two-officers-abroad
   glass.review    system/glass finding=only-the-card-was-released
   system.resume   system/halt
@@ -153,6 +175,11 @@ it has now; when it changes, the proposal is void.`,
 			if err != nil {
 				return err
 			}
+			if document != "" {
+				if err := attach(&in, document); err != nil {
+					return err
+				}
+			}
 			in.LifeSeconds, in.ValidateOnly = int(life/time.Second), dry
 			return a.with(func(c *client.Client) error {
 				p, err := c.Propose(cmd.Context(), in)
@@ -163,6 +190,7 @@ it has now; when it changes, the proposal is void.`,
 			})
 		},
 	}
+	c.Flags().StringVar(&document, "document", "", "`FILE` of profile.register: the card profile; its SHA-256 is what is signed")
 	c.Flags().DurationVar(&life, "life", 24*time.Hour, "`TIME` until it expires, at most 168h")
 	c.Flags().BoolVar(&dry, "preview", false, "check and show it, and propose nothing")
 	return c
@@ -208,7 +236,7 @@ func (a *app) executeCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if err := a.confirm(cmd, yes, "execute", inWords(parsed, p.Subject)); err != nil {
+				if err := a.confirm(cmd, yes, "execute", spelt(p, parsed)); err != nil {
 					return err
 				}
 				if p, err = c.Execute(cmd.Context(), args[0]); err != nil {
@@ -265,22 +293,24 @@ func (a *app) confirm(cmd *cobra.Command, yes bool, word, what string) error {
 
 // effects say in plain words what an operation does.
 var effects = map[string]string{
-	approval.CardExplain:    "try which option would make a card's failed answer right; it tells names of options, no value",
-	approval.CardRelease:    "lift the quarantine of a card",
-	approval.OfficerEnrol:   "let somebody propose and approve as a security officer",
-	approval.OfficerRemove:  "take a security officer's rights away, for good",
-	approval.GlassBreak:     "BREAK THE GLASS: let sealed officers propose and approve for some hours",
-	approval.GlassReview:    "record what officers found about the time when the glass was broken",
-	approval.PolicySet:      "change how many officers must approve an operation",
-	approval.SystemResume:   "let keys be used again",
-	approval.KeyCreate:      "make a new key version in the token",
-	approval.KeyActivate:    "let a key version be used",
-	approval.KeyDeactivate:  "have a key version serve only the cards that still need it",
-	approval.KeyCompromise:  "declare a key version compromised: it serves nothing any more",
-	approval.KeyPlanMove:    "let a compromised key version reach its cards, to move them to another",
-	approval.KeyDestroy:     "DESTROY a key version: its objects leave the token for good after some days",
-	approval.KeyUndestroy:   "keep a key version that is about to be destroyed",
-	approval.KeyAllowLegacy: "let a key version speak SCP02, WHICH IS BROKEN, until the end of a day",
+	approval.CardExplain:     "try which option would make a card's failed answer right; it tells names of options, no value",
+	approval.CardRelease:     "lift the quarantine of a card",
+	approval.OfficerEnrol:    "let somebody propose and approve as a security officer",
+	approval.OfficerRemove:   "take a security officer's rights away, for good",
+	approval.GlassBreak:      "BREAK THE GLASS: let sealed officers propose and approve for some hours",
+	approval.GlassReview:     "record what officers found about the time when the glass was broken",
+	approval.PolicySet:       "change how many officers must approve an operation",
+	approval.ProfileRegister: "register a version of a card profile, which new channels use from then on",
+	approval.ProfileWithdraw: "take a card profile out of use: it opens no new channel",
+	approval.SystemResume:    "let keys be used again",
+	approval.KeyCreate:       "make a new key version in the token",
+	approval.KeyActivate:     "let a key version be used",
+	approval.KeyDeactivate:   "have a key version serve only the cards that still need it",
+	approval.KeyCompromise:   "declare a key version compromised: it serves nothing any more",
+	approval.KeyPlanMove:     "let a compromised key version reach its cards, to move them to another",
+	approval.KeyDestroy:      "DESTROY a key version: its objects leave the token for good after some days",
+	approval.KeyUndestroy:    "keep a key version that is about to be destroyed",
+	approval.KeyAllowLegacy:  "let a key version speak SCP02, WHICH IS BROKEN, until the end of a day",
 }
 
 // inWords describes a proposal by its encoding. subject alone is the service's

@@ -121,7 +121,7 @@ func (a *app) decide(cmd *cobra.Command, c *client.Client, id string, d approval
 	if err != nil {
 		return p, err
 	}
-	what := inWords(parsed, p.Subject) + fmt.Sprintf("  %-10s %x\nYou %s it with a signature.\n", "SHA-256", digest, d)
+	what := spelt(p, parsed) + fmt.Sprintf("  %-10s %x\nYou %s it with a signature.\n", "SHA-256", digest, d)
 	if err := a.confirm(cmd, yes, string(d), what); err != nil {
 		return p, err
 	}

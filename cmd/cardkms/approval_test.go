@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -33,7 +34,7 @@ func (s *service) approvals(mux *http.ServeMux) {
 			refuse(w, api.InvalidInput)
 			return
 		}
-		s.proposal = api.Proposal{ID: p.ID, Encoding: string(encoding), State: api.ProposalOpen, Required: 2, Decisions: []api.Decision{}}
+		s.proposal = api.Proposal{ID: p.ID, Encoding: string(encoding), State: api.ProposalOpen, Required: 2, Document: in.Document, Decisions: []api.Decision{}}
 		answer(w)
 	})
 	mux.HandleFunc("GET "+api.Prefix+"/proposals/{id}", func(w http.ResponseWriter, _ *http.Request) { answer(w) })
@@ -60,6 +61,16 @@ func (s *service) approvals(mux *http.ServeMux) {
 		s.proposal.Decisions = append(s.proposal.Decisions, api.Decision{Officer: "bob", Decision: verb})
 		s.proposal.Counted++
 		answer(w)
+	})
+	profile := api.CardProfile{Name: "issuers/demo/profiles/default", Profile: "default", Version: 2, Registered: time.Date(2026, 11, 12, 9, 30, 0, 0, time.UTC), SHA256: make(api.Hex, 32), Withdrawn: true}
+	mux.HandleFunc("GET "+api.Prefix+"/issuers/demo/profiles", func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(api.CardProfileList{Profiles: []api.CardProfile{profile}})
+	})
+	mux.HandleFunc("GET "+api.Prefix+"/issuers/demo/profiles/default", func(w http.ResponseWriter, r *http.Request) {
+		old := profile
+		old.Version, _ = strconv.Atoi(r.FormValue("version"))
+		old.Document = "name: default\n"
+		_ = json.NewEncoder(w).Encode(old)
 	})
 	mux.HandleFunc("POST "+api.Prefix+"/system:halt", func(w http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(w).Encode(api.System{Halted: true})
@@ -92,4 +103,5 @@ func lie(ts *testscript.TestScript, _ bool, args []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.proposal.Encoding = strings.ReplaceAll(s.proposal.Encoding, args[0], args[1])
+	s.proposal.Document = strings.ReplaceAll(s.proposal.Document, args[0], args[1])
 }

@@ -37,13 +37,14 @@ happen and checks everything that can be checked without doing it.
 
 A ceremony that broke off is run again: what this very file made says so, and what
 another one made is refused. As many officers as the strictest of the policies
-default, key.create and key.activate says must have signed the file ("cardkms
-ceremony approve"); where it makes the first officers, as many of these as it says.
-That is looked at before anything is done to a token. Each component is entered by its custodian: all but
-the last on days of their own by "cardkmsd component enter", the last one here; or,
-if the file says together: true, all of them here, one after the other. The screen
-shows no component, only its key check value (KCV). If standard input is not a
-terminal, components are read from it, one to a line.
+default, key.create, key.activate and profile.register says must have signed the file
+("cardkms ceremony approve"); where it makes the first officers, as many of these as
+it says. That is looked at before anything is done to a token. Each component is
+entered by its custodian: all but the last on days of their own by "cardkmsd
+component enter", the last one here; or, if the file says together: true, all of them
+here, one after the other. The screen shows no component, only its key check value
+(KCV). If standard input is not a terminal, components are read from it, one to a
+line.
 
 What was done is in the audit log, and in FILE.record, signed by the log's key. The
 format of FILE stands in deploy/CEREMONY.md.`,

@@ -29,6 +29,9 @@ func (c *conductor) nodeSteps() (out []step) {
 	for _, k := range c.f.Keys {
 		out = append(out, c.keyStep(k))
 	}
+	for _, p := range c.f.Profiles {
+		out = append(out, c.profileStep(p))
+	}
 	for _, label := range c.f.Destroy {
 		out = append(out, c.destroyStep(label))
 	}
@@ -134,8 +137,8 @@ func (c *conductor) keyStep(k ceremony.Key) step {
 
 // checkKey finds what can be wrong with the values of a key before they are made.
 func (c *conductor) checkKey(ctx context.Context, k ceremony.Key) error {
-	if c.node != nil && !slices.Contains(c.node.cfg.issuers(), k.Issuer) {
-		return fault.New(fault.InvalidInput, "the configuration has no issuer "+k.Issuer)
+	if err := c.checkIssuer(k.Issuer); err != nil {
+		return err
 	}
 	for _, v := range k.Values() {
 		if v.Wrapped == nil {
@@ -153,6 +156,14 @@ func (c *conductor) checkKey(ctx context.Context, k ceremony.Key) error {
 				return err
 			}
 		}
+	}
+	return nil
+}
+
+// checkIssuer refuses what nobody could ever use.
+func (c *conductor) checkIssuer(issuer string) error {
+	if c.node != nil && !slices.Contains(c.node.cfg.issuers(), issuer) {
+		return fault.New(fault.InvalidInput, "the configuration has no issuer "+issuer)
 	}
 	return nil
 }

@@ -214,11 +214,11 @@ func TestCeremonyFileFromInit(t *testing.T) {
 	}
 	s.must(s.cardkmsd("", "ceremony", "run", "--yes", file))
 	out := s.must(s.cardkmsd("", "ceremony", "run", "--dry-run", file))
-	if strings.Count(out, "done already") != 2 {
+	if strings.Count(out, "done already") != 3 {
 		t.Errorf("the dry run afterwards:\n%s", out)
 	}
 	out = s.must(s.cardkmsd("", "ceremony", "run", "--yes", file))
-	if strings.Count(out, "done already") != 2 || !strings.Contains(out, "ended before") {
+	if strings.Count(out, "done already") != 3 || !strings.Contains(out, "ended before") {
 		t.Errorf("a second run:\n%s", out)
 	}
 	b, err := os.ReadFile(file)
@@ -245,7 +245,7 @@ func TestCeremonyRecord(t *testing.T) {
 	}
 	var r ceremony.Record
 	s.must("", json.Unmarshal([]byte(n.Text), &r))
-	if r.Record != ceremony.RecordFormat || len(r.Steps) != 2 || fmt.Sprint(r.Officers) != "[ada cyd]" || !strings.Contains(r.Token, "serial") ||
+	if r.Record != ceremony.RecordFormat || len(r.Steps) != 3 || fmt.Sprint(r.Officers) != "[ada cyd]" || !strings.Contains(r.Token, "serial") ||
 		!strings.HasPrefix(r.Steps[0].Facts["kcv_master"], "gp-aes:") || r.Steps[0].By == "" || r.Steps[0].At.IsZero() || len(r.File) != 64 {
 		t.Errorf("%+v", r)
 	}
@@ -707,6 +707,6 @@ func (s *site) bootstrapConfig(t *testing.T, module, lines string) {
 	b, err := os.ReadFile(lines)
 	s.must("", err)
 	text := strings.Replace(string(b), "token:\n", fmt.Sprintf("token:\n  module: %s\n  softhsm: softhsm\n  pin: \"env:BOOT_PIN\"\n", module), 1)
-	text = "development: true\nlisten: 127.0.0.1:0\ndata: data\n" + text + "tls: {certificate: c, key: k, clientCAs: a}\nanchors: {file: anchor/checkpoint}\nprofiles: {default: {level: \"33\"}}\nclients: [{id: \"spiffe://example.org/role/officer\", role: security-officer, issuer: demo}]\n"
+	text = "development: true\nlisten: 127.0.0.1:0\ndata: data\n" + text + "tls: {certificate: c, key: k, clientCAs: a}\nanchors: {file: anchor/checkpoint}\nclients: [{id: \"spiffe://example.org/role/officer\", role: security-officer, issuer: demo}]\n"
 	s.must("", os.WriteFile(filepath.Join(s.dir, "cardkms.yaml"), []byte(text), 0o600))
 }

@@ -20,15 +20,12 @@ import (
 
 	"github.com/goccy/go-yaml"
 
-	"cardkms/derive/scp02"
-	"cardkms/derive/scp03"
 	"cardkms/kms"
 	"cardkms/kms/channel"
 	"cardkms/kms/key"
 	"cardkms/kms/report"
 	"cardkms/kms/secret"
 	"cardkms/kms/store/postgres"
-	"cardkms/kms/update"
 )
 
 // config is the one YAML file. Unknown and duplicate fields are refused, and
@@ -46,8 +43,8 @@ type config struct {
 	Anchors     anchorsConfig                `yaml:"anchors"`
 	Witnesses   []witnessConfig              `yaml:"witnesses"`
 	Clients     []clientConfig               `yaml:"clients"`
-	Proxies     []string                     `yaml:"proxies"` // SPIFFE URIs of load balancers
-	Profiles    map[string]profileConfig     `yaml:"profiles"`
+	Proxies     []string                     `yaml:"proxies"`     // SPIFFE URIs of load balancers
+	Profiles    any                          `yaml:"profiles"`    // of earlier configurations; refused with a hint
 	ReleaseKeys map[string]map[string]string `yaml:"releaseKeys"` // issuer → name → PEM file
 	Limits      limitsConfig                 `yaml:"limits"`
 
@@ -123,19 +120,6 @@ type cardRange struct {
 	To   string `yaml:"to"`
 }
 
-type profileConfig struct {
-	Protocol  string `yaml:"protocol"` // scp03 or scp02
-	I         string `yaml:"i"`        // of SCP02, which the card does not say
-	Mode      string `yaml:"mode"`     // s8 or s16
-	AID       string `yaml:"aid"`
-	Level     string `yaml:"level"`
-	Suite     string `yaml:"suite"`
-	ChunkSize int    `yaml:"chunkSize"`
-	Extended  bool   `yaml:"extendedLength"`
-	PadEmpty  bool   `yaml:"padEmptyCommands"`
-	SkipEmpty bool   `yaml:"skipEmptyCommands"`
-}
-
 type limitsConfig struct {
 	Channels          int           `yaml:"channels"`
 	AnswerWithin      time.Duration `yaml:"answerWithin"`
@@ -196,8 +180,8 @@ func (c *config) check() error {
 		wrong = append(wrong, errors.New("token.softhsm is for development: true only"))
 	}
 	wrong = append(wrong, c.beyond()...)
-	if _, ok := c.Profiles["default"]; !ok {
-		wrong = append(wrong, errors.New("there is no profile named default"))
+	if c.Profiles != nil {
+		wrong = append(wrong, errors.New("profiles are registered by officers and not configured: take them out, and see deploy/profiles/README.md"))
 	}
 	if c.Anchors.File != "" && within(c.path(c.Anchors.File), c.path(c.Data)) {
 		wrong = append(wrong, errors.New("anchors.file must not be in the data directory: whoever restores an older database there must not restore it too"))
@@ -205,9 +189,8 @@ func (c *config) check() error {
 	wrong = append(wrong, c.wrongDatabase()...)
 	_, witnesses := c.witnesses()
 	_, callers := c.callers()
-	_, profiles := c.profiles()
 	_, keys := c.releaseKeys()
-	return errors.Join(append(wrong, witnesses, callers, profiles, keys)...)
+	return errors.Join(append(wrong, witnesses, callers, keys)...)
 }
 
 // wrongDatabase returns what is wrong with node and database. Several nodes share one
@@ -371,108 +354,6 @@ func bound(dst []byte, s string) error {
 	}
 	copy(dst, b)
 	return nil
-}
-
-func (c *config) profiles() (map[string]kms.Profile, error) {
-	out := map[string]kms.Profile{}
-	var wrong []error
-	for _, name := range slices.Sorted(maps.Keys(c.Profiles)) {
-		k, err := c.Profiles[name].profile()
-		if err = cmp.Or(err, errName(name)); err != nil {
-			wrong = append(wrong, fmt.Errorf("profile %q: %w", name, err))
-		}
-		out[name] = k
-	}
-	return out, errors.Join(wrong...)
-}
-
-func errName(name string) error {
-	if key.ValidName(name) {
-		return nil
-	}
-	return errors.New("a name has 1 to 63 lower-case letters, digits and hyphens, a letter first")
-}
-
-func (p profileConfig) profile() (kms.Profile, error) {
-	switch p.Protocol {
-	case "scp03", "":
-		if p.I != "" {
-			return kms.Profile{}, errors.New("i is for protocol: scp02; a card of SCP03 says its own")
-		}
-		return p.scp03()
-	case "scp02":
-		return p.scp02()
-	}
-	return kms.Profile{}, errors.New("protocol is scp03 or scp02")
-}
-
-// scp02 is a profile of SCP02, which has fewer choices.
-func (p profileConfig) scp02() (out kms.Profile, err error) {
-	out.Mode, out.Options = scp03.S8, scp03.Options{PadEmpty: p.PadEmpty, ShortOnly: true}
-	if p.Mode != "" || p.Suite != "" || p.ChunkSize != 0 || p.Extended || p.SkipEmpty {
-		return out, errors.New("mode, suite, chunkSize, extendedLength and skipEmptyCommands are of SCP03: there are no 16-byte MACs, no packages, no extended length and no counter of commands under SCP02")
-	}
-	i, err := hex.DecodeString(p.I)
-	if err != nil || len(i) != 1 || !scp02.ValidI(i[0]) {
-		return out, errors.New("i is 05, 15, 35, 45, 55 or 75")
-	}
-	if out.SCP02 = i[0]; out.SCP02&scp02.IExplicit == 0 {
-		return out, errors.New("i 1A is implicit initiation: such a card proves nothing before it obeys, so it gets no channel; i is 05, 15, 35, 45, 55 or 75")
-	}
-	level, err := hex.DecodeString(p.Level)
-	if err != nil || len(level) != 1 || !scp02.ValidLevel(scp02.Level(level[0]), out.SCP02) {
-		return out, errors.New("level is 00, 01 or 03, and 11 or 13 where i has R-MAC (35, 75)")
-	}
-	out.Level = scp03.Level(level[0])
-	out.AID, err = p.aid()
-	return out, err
-}
-
-func (p profileConfig) aid() ([]byte, error) {
-	aid, err := hex.DecodeString(p.AID)
-	if n := len(aid); err != nil || n != 0 && (n < 5 || n > 16) {
-		return nil, errors.New("aid has 5 to 16 bytes in hexadecimal, or is left out")
-	}
-	return aid, nil
-}
-
-func (p profileConfig) scp03() (out kms.Profile, err error) {
-	out = kms.Profile{Extended: p.Extended, ChunkSize: p.ChunkSize}
-	switch p.Mode {
-	case "s8", "":
-		out.Mode = scp03.S8
-	case "s16":
-		out.Mode = scp03.S16
-	default:
-		return out, errors.New("mode is s8 or s16")
-	}
-	if out.AID, err = p.aid(); err != nil {
-		return out, err
-	}
-	level, err := hex.DecodeString(p.Level)
-	if err != nil || len(level) != 1 || !scp03.ValidLevel(scp03.Level(level[0]), 0xFF) {
-		return out, errors.New("level is 00, 01, 03, 11, 13 or 33")
-	}
-	out.Level = scp03.Level(level[0])
-	switch p.Suite {
-	case "01", "":
-		out.Suite = update.AESCMAC
-	case "00":
-		out.Suite = update.Plain
-	default:
-		return out, errors.New("suite is 00 or 01")
-	}
-	if out.ChunkSize == 0 {
-		out.ChunkSize = 1024
-	}
-	if out.ChunkSize < update.ChunkBytesMin || out.ChunkSize > update.ChunkBytesMax {
-		return out, fmt.Errorf("chunkSize is %d to %d", update.ChunkBytesMin, update.ChunkBytesMax)
-	}
-	if out.Suite == update.Plain && out.Level&scp03.CDecryption == 0 {
-		return out, errors.New("suite 00 needs level 03, 13 or 33: only the channel hides the image")
-	}
-	out.Options = scp03.Options{PadEmpty: p.PadEmpty, SkipEmpty: p.SkipEmpty, ShortOnly: !p.Extended}
-	return out, nil
 }
 
 func (c *config) releaseKeys() (map[string]map[string]crypto.PublicKey, error) {

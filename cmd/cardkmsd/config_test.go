@@ -31,11 +31,6 @@ func TestConfigurationIsStrict(t *testing.T) {
 		"no listen":               func(s string) string { return strings.Replace(s, "listen: 0.0.0.0:8443", "listen: ''", 1) },
 		"a client twice":          func(s string) string { return strings.Replace(s, "role/operator/noc", "role/auditor/grace", 1) },
 		"a range that is none":    func(s string) string { return strings.Replace(s, `"FFFFFFFFFFFFFFFFFFFF"`, `"FF"`, 1) },
-		"a level that is none":    func(s string) string { return strings.Replace(s, `level: "33"`, `level: "02"`, 1) },
-		"a suite that is none":    func(s string) string { return strings.Replace(s, `suite: "01"`, `suite: "02"`, 1) },
-		"a mode that is none":     func(s string) string { return strings.Replace(s, "mode: s8", "mode: s9", 1) },
-		"an AID too short":        func(s string) string { return strings.Replace(s, `"A000000151000000"`, `"A0"`, 1) },
-		"a chunk too large":       func(s string) string { return strings.Replace(s, "chunkSize: 1024", "chunkSize: 5000", 1) },
 		"SoftHSM in production":   func(s string) string { return strings.Replace(s, "token:\n", "token:\n  softhsm: x\n", 1) },
 		"a missing release key": func(s string) string {
 			return strings.Replace(s, "releaseKeys: {}", "releaseKeys: {acme: {r: nowhere.pem}}", 1)
@@ -43,9 +38,6 @@ func TestConfigurationIsStrict(t *testing.T) {
 		"an unknown role": func(s string) string { return strings.Replace(s, "role: operator", "role: king", 1) },
 		"an auditor of one issuer": func(s string) string {
 			return strings.Replace(s, "role: auditor", "role: auditor\n    issuer: acme", 1)
-		},
-		"suite 00 in clear": func(s string) string {
-			return strings.Replace(strings.Replace(s, `suite: "01"`, `suite: "00"`, 1), `level: "33"`, `level: "11"`, 1)
 		},
 		"an idle time too long": func(s string) string { return strings.Replace(s, "idle: 5m", "idle: 5h", 1) },
 		"a negative life":       func(s string) string { return strings.Replace(s, "absolute: 1h", "absolute: -1h", 1) },
@@ -62,8 +54,8 @@ func TestConfigurationIsStrict(t *testing.T) {
 		"a witness nowhere": func(s string) string {
 			return strings.Replace(s, "witnesses: []", "witnesses: [{name: w, url: 'nowhere', key: x}]", 1)
 		},
-		"no default profile": func(s string) string { return strings.Replace(s, "  default:", "  other:", 1) },
-		"no channels":        func(s string) string { return strings.Replace(s, "channels: 100000", "channels: 0", 1) },
+		"profiles":    func(s string) string { return s + "\nprofiles: {default: {level: \"33\"}}\n" },
+		"no channels": func(s string) string { return strings.Replace(s, "channels: 100000", "channels: 0", 1) },
 	} {
 		text := change(good)
 		if text == good {
@@ -79,36 +71,6 @@ func TestConfigurationIsStrict(t *testing.T) {
 	}
 }
 
-// TestSCP02Profile: what a profile of SCP02 says must agree with itself.
-func TestSCP02Profile(t *testing.T) {
-	for name, c := range map[string]struct {
-		p  profileConfig
-		ok bool
-	}{
-		"the example":             {profileConfig{Protocol: "scp02", I: "55", AID: "A000000151000000", Level: "03"}, true},
-		"a card with R-MAC":       {profileConfig{Protocol: "scp02", I: "75", Level: "13", PadEmpty: true}, true},
-		"R-MAC on one without":    {profileConfig{Protocol: "scp02", I: "15", Level: "11"}, false},
-		"R-ENCRYPTION":            {profileConfig{Protocol: "scp02", I: "75", Level: "33"}, false},
-		"no level":                {profileConfig{Protocol: "scp02", I: "15"}, false},
-		"no i":                    {profileConfig{Protocol: "scp02", Level: "01"}, false},
-		"an i that is none":       {profileConfig{Protocol: "scp02", I: "16", Level: "01"}, false},
-		"implicit initiation":     {profileConfig{Protocol: "scp02", I: "1A", Level: "01"}, false},
-		"16-byte MACs":            {profileConfig{Protocol: "scp02", I: "15", Level: "01", Mode: "s16"}, false},
-		"a suite of packages":     {profileConfig{Protocol: "scp02", I: "15", Level: "01", Suite: "01"}, false},
-		"chunks":                  {profileConfig{Protocol: "scp02", I: "15", Level: "01", ChunkSize: 1024}, false},
-		"extended length":         {profileConfig{Protocol: "scp02", I: "15", Level: "01", Extended: true}, false},
-		"a counter of commands":   {profileConfig{Protocol: "scp02", I: "15", Level: "01", SkipEmpty: true}, false},
-		"an AID too short":        {profileConfig{Protocol: "scp02", I: "15", Level: "01", AID: "A0"}, false},
-		"i of a card of SCP03":    {profileConfig{I: "70", Level: "33"}, false},
-		"SCP03 by its name":       {profileConfig{Protocol: "scp03", Level: "33"}, true},
-		"a protocol that is none": {profileConfig{Protocol: "scp01", I: "15", Level: "01"}, false},
-	} {
-		if _, err := c.p.profile(); (err == nil) != c.ok {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
-
 // TestConfigurationNamesEveryProblem: who mends a configuration sees at once all that
 // is wrong with it, in the same order every time.
 func TestConfigurationNamesEveryProblem(t *testing.T) {
@@ -120,8 +82,8 @@ func TestConfigurationNamesEveryProblem(t *testing.T) {
 	}
 	want := []string{
 		"listen is missing", "token.module is missing", "token.label", "token.pin", "token.pseudonym.label", "token.state.label", "log.label", "log.origin",
-		"log.verifier", "anchors.file", "tls.certificate", "tls.key", "tls.clientCAs", "limits.idle", "limits.channels", "no profile named default",
-		`client "y"`, `client "x"`, `profile "a"`, `profile "b"`, "release key r of acme",
+		"log.verifier", "anchors.file", "tls.certificate", "tls.key", "tls.clientCAs", "limits.idle", "limits.channels", "profiles are registered",
+		`client "y"`, `client "x"`, "release key r of acme",
 	}
 	for range 5 {
 		_, err := load(path)

@@ -31,7 +31,7 @@ const childVariable = "CARDKMSD_TEST_CHILD"
 func TestMain(m *testing.M) {
 	if os.Getenv(childVariable) != "" {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-		endProfile := profile()
+		endProfile := startProfile()
 		code := run(ctx, os.Args[1:])
 		endProfile()
 		stop()
@@ -40,9 +40,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// profile writes a CPU profile of the child to the file that this variable
+// startProfile writes a CPU profile of the child to the file that this variable
 // names, for whoever looks into a figure of the benchmark.
-func profile() func() {
+func startProfile() func() {
 	path := os.Getenv("CARDKMSD_TEST_PROFILE")
 	if path == "" || os.Args[1] != "serve" {
 		return func() {}
@@ -136,7 +136,7 @@ func (s *site) loadKeys() {
 	var y yamlKeys
 	y.components("isd", "gp-scp03", "30", s.master)
 	y.components("upd", "card-update", "5A", s.upd)
-	file := s.ceremony("first", "together: true\nkeys:\n"+y.text)
+	file := s.ceremony("first", "together: true\nkeys:\n"+y.text+devProfiles)
 	s.must(s.cardkmsd(y.stdin, "ceremony", "run", "--yes", file))
 }
 

@@ -49,7 +49,8 @@ func initCommand() *cobra.Command {
   officers/      the officers' keys, and a passphrase for all of them
   release/       an Ed25519 key pair that signs images
 
-  keys.yaml      a key ceremony that makes two master keys inside the token
+  keys.yaml      a key ceremony that makes two master keys inside the token and registers
+                 a card profile
 
 The CA's key is not kept. For production, a key ceremony makes the token's keys and
 enrols the first officers: "cardkmsd ceremony run", deploy/CEREMONY.md.`,
@@ -176,13 +177,25 @@ func initToken(ctx context.Context, dir, module string) (made serviceKeys, err e
 	return serviceKeysOf(ctx, t, ceremony.ServiceKeys{Origin: devOrigin, Log: logLabel, Pseudonym: pseudoLabel, State: stateLabel})
 }
 
-// devKeys is the ceremony of a development set-up's first keys.
+// devKeys is the ceremony of a development set-up's first keys and of its card profile.
 const devKeys = `ceremony: First keys of the development set-up
 configuration: cardkms.yaml
 present: [ada, bob]
 keys:
   - {issuer: ` + devIssuer + `, key: isd, kvn: "30", master: {generate: true}}
   - {issuer: ` + devIssuer + `, key: upd, usage: card-update, kvn: "5A", algorithm: aes-128, master: {generate: true}}
+` + devProfiles
+
+// devProfiles are the card profiles of its ceremony.
+const devProfiles = `profiles:
+  - issuer: ` + devIssuer + `
+    document: |
+      name: default
+      protocol: scp03
+      i: "70"
+      aid: "A000000151000000"
+      level: "33"
+      keys: {algorithm: aes-128, diversification: kdf3, kvn: {from: "30", to: "3F"}}
 `
 
 var devClients = []struct{ name, path, config string }{
@@ -225,14 +238,7 @@ clients:
 	for _, c := range devClients {
 		fmt.Fprintf(&b, "  - id: %s%s\n%s", devDomain, c.path, c.config)
 	}
-	fmt.Fprintf(&b, `profiles:
-  default:
-    mode: s8
-    aid: "A000000151000000"
-    level: "33"
-    suite: "01"
-    chunkSize: 1024
-releaseKeys:
+	fmt.Fprintf(&b, `releaseKeys:
   %s: {release: release/release.pem}
 `, devIssuer)
 	return []byte(b.String())

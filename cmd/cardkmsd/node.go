@@ -247,10 +247,6 @@ func newService(n *node, logger *slog.Logger) (*kms.Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	profiles, err := n.cfg.profiles()
-	if err != nil {
-		return nil, err
-	}
 	release, err := n.cfg.releaseKeys()
 	if err != nil {
 		return nil, err
@@ -265,8 +261,8 @@ func newService(n *node, logger *slog.Logger) (*kms.Service, error) {
 		ServiceKeys: n.cfg.serviceKeys(), Node: n.cfg.Node,
 		Token: n.token, Store: n.store, Log: n.log, Pseudonym: derive.FromRoot(pseudonym),
 		// The state key protects what the database holds: rows by MACs, cards by names and seals.
-		Registry: derive.FromRoot(state),
-		Profiles: profiles, ReleaseKeys: release, ChannelsMax: l.Channels, Now: time.Now, Logger: logger,
+		Registry:    derive.FromRoot(state),
+		ReleaseKeys: release, ChannelsMax: l.Channels, Now: time.Now, Logger: logger,
 		Limits: channel.Limits{AnswerWithin: l.AnswerWithin, Idle: l.Idle, Absolute: l.Absolute, PendingMax: channel.DefaultLimits().PendingMax},
 	})
 }

@@ -13,19 +13,20 @@ import (
 
 	"cardkms/kms/hsm"
 	"cardkms/kms/probe"
+	"cardkms/kms/profile"
 	"cardkms/kms/secret"
 	"cardkms/softhsm"
 )
 
 type probeFlags struct {
 	module, initArgs, label, pin string
-	vectors                      []string
+	vectors, profiles            []string
 }
 
 func probeCommand() *cobra.Command {
 	var f probeFlags
 	c := &cobra.Command{
-		Use:   "probe [--module M --label L --pin REF] [--vectors FILE...]",
+		Use:   "probe [--module M --label L --pin REF] [--profile FILE]... [--vectors FILE...]",
 		Short: "Say what a PKCS#11 token can do, by which plan, and run known answers through it",
 		Long: `Say which operations a PKCS#11 token can do and by which plan, and run known
 answers through it: each key of a vector is imported as a session object, used
@@ -33,7 +34,8 @@ and destroyed. Without --module a throw-away SoftHSM2 token is made and used.
 
 One line per case says PASS, FAIL or SKIP with the case's id and a reason; the
 last line counts them. The exit status is 1 if any case failed. Without
---vectors the built-in known answers run.`,
+--vectors and --profile the built-in known answers run. Those of a card profile give
+one line for the whole of it.`,
 		Args: cobra.ArbitraryArgs, // further files of --vectors
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 && len(f.vectors) == 0 {
@@ -47,6 +49,7 @@ last line counts them. The exit status is 1 if any case failed. Without
 	c.Flags().StringVar(&f.initArgs, "init-args", "", "reserved string of C_Initialize (NSS softokn)")
 	c.Flags().StringVar(&f.label, "label", "", "label of the token")
 	c.Flags().StringVar(&f.pin, "pin", "", "reference to its User PIN: file:PATH or env:NAME")
+	c.Flags().StringArrayVar(&f.profiles, "profile", nil, "card profile whose known answers are run: `FILE`; may be repeated")
 	c.Flags().StringArrayVar(&f.vectors, "vectors", nil, "known answers to run: `FILE`...")
 	return c
 }
@@ -73,8 +76,16 @@ func runProbe(ctx context.Context, f probeFlags, out io.Writer) error {
 		results = append(results, rs...)
 		return err
 	}
-	if len(f.vectors) == 0 {
+	if len(f.vectors) == 0 && len(f.profiles) == 0 {
 		err = add(probe.Standards)
+	}
+	for _, path := range f.profiles {
+		r, rerr := probeProfile(ctx, t, path)
+		if rerr == nil {
+			fmt.Fprintln(out, r)
+			results = append(results, r)
+		}
+		err = errors.Join(err, rerr)
 	}
 	for _, path := range f.vectors {
 		b, rerr := os.ReadFile(path)
@@ -91,6 +102,20 @@ func runProbe(ctx context.Context, f probeFlags, out io.Writer) error {
 		err = errFailed
 	}
 	return err
+}
+
+// probeProfile runs the known answers of a card profile. Which keys a service has is not
+// known here; the service looks at that when the profile is registered.
+func probeProfile(ctx context.Context, t probe.Token, path string) (r probe.Result, err error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return r, err
+	}
+	p, err := profile.Parse(b)
+	if err != nil {
+		return r, fmt.Errorf("%s: %w", path, err)
+	}
+	return probe.Judge("profile/"+p.Name, p.Prove(ctx, t, nil)), nil
 }
 
 // probeToken opens the token to probe: the named one, or a throw-away SoftHSM2

@@ -24,6 +24,7 @@ func TestProbe(t *testing.T) {
 		"one file":           {"--vectors", vectors + "scp03.json"},
 		"two after the flag": {"--vectors", vectors + "scp03.json", vectors + "diversification.json"},
 		"two flags":          {"--vectors", vectors + "scp02.json", "--vectors", vectors + "recorded_scp03_openscp.json"},
+		"a profile":          {"--profile", "../../deploy/profiles/template.yaml", "--profile", "../../deploy/profiles/scp02.yaml"},
 		"with SoftHSM named": {"--module", "/usr/lib/softhsm/libsofthsm2.so", "--vectors", vectors + "diversification.json"},
 	} {
 		out := s.must(s.cardkmsd("", append([]string{"probe"}, args...)...))
@@ -46,7 +47,16 @@ func TestProbeFails(t *testing.T) {
 	if err == nil || !strings.Contains(out, "FAIL kdf3-aes128-0") || !strings.Contains(lastLine(out), ", 1 failed,") {
 		t.Errorf("a wrong answer: %v\n%s", err, out)
 	}
+	b, err = os.ReadFile("../../deploy/profiles/template.yaml")
+	s.must("", err)
+	s.must("", os.WriteFile(wrong, []byte(strings.Replace(string(b), "0C790A", "0C790B", 1)), 0o600))
+	out, err = s.cardkmsd("", "probe", "--profile", wrong)
+	if err == nil || !strings.Contains(out, "FAIL profile/template") || !strings.Contains(out, "card-keys") || strings.Contains(out, "0C790A") {
+		t.Errorf("a wrong answer of a profile: %v\n%s", err, out)
+	}
 	for name, args := range map[string][]string{
+		"no such profile":      {"--profile", "nowhere.yaml"},
+		"no profile":           {"--profile", "config.go"},
 		"no such file":         {"--vectors", "nowhere.json"},
 		"files without flag":   {"file.json"},
 		"a module without PIN": {"--module", "/usr/lib/x86_64-linux-gnu/libsoftokn3.so"},

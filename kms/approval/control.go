@@ -3,6 +3,7 @@ package approval
 import (
 	"crypto/ed25519"
 	"encoding/base64"
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"strconv"
@@ -27,6 +28,12 @@ const (
 	SystemResume = "system.resume"
 )
 
+// Operations of card profiles.
+const (
+	ProfileRegister = "profile.register"
+	ProfileWithdraw = "profile.withdraw"
+)
+
 // Operations of the life of a key version.
 const (
 	KeyCreate     = "key.create"
@@ -48,6 +55,7 @@ var controlled = []string{
 	KeyActivate, KeyAllowLegacy, KeyCompromise, KeyCreate, KeyDeactivate, KeyDestroy, KeyPlanMove, KeyUndestroy,
 	OfficerEnrol, OfficerRemove,
 	PolicySet,
+	ProfileRegister, ProfileWithdraw,
 	SystemResume,
 }
 
@@ -107,6 +115,24 @@ func SetBy(p Proposal) (Policy, error) {
 	}
 	set := Policy{Operation: name, K: parseK(p.Params["k"])}
 	return set, set.Check()
+}
+
+// RegisteredBy returns the SHA-256 digest of the document that a proposal registers as a
+// card profile: parameter sha256, 64 lower-case hexadecimal digits.
+func RegisteredBy(p Proposal) (digest [32]byte, err error) {
+	b, err := hex.DecodeString(p.Params["sha256"])
+	if err != nil || copy(digest[:], b) != len(digest) || p.Params["sha256"] != hex.EncodeToString(digest[:]) || !only(p.Params, "sha256") {
+		return digest, fault.New(fault.InvalidInput, "a card profile is registered with sha256, the digest of its document in lower-case hexadecimal, and the document")
+	}
+	return digest, nil
+}
+
+// WithdrawnBy checks a proposal to withdraw a card profile: parameter reason.
+func WithdrawnBy(p Proposal) error {
+	if p.Params["reason"] == "" || !only(p.Params, "reason") {
+		return fault.New(fault.InvalidInput, "a card profile is withdrawn with a reason")
+	}
+	return nil
 }
 
 // Days until the objects of a destroyed version leave the token.

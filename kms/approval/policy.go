@@ -69,8 +69,8 @@ func (ps Policies) Required(p Proposal) int {
 		return KMin
 	case OfficerEnrol, OfficerRemove, LogRestore:
 		return ps.greatest()
-	case CeremonyOperation: // it makes keys that serve at once
-		return max(k, ps.k(KeyCreate), ps.k(KeyActivate))
+	case CeremonyOperation: // it makes keys and card profiles that serve at once
+		return max(k, ps.k(KeyCreate), ps.k(KeyActivate), ps.k(ProfileRegister))
 	case PolicySet:
 	default:
 		return k

@@ -36,7 +36,7 @@ type Record struct {
 // Concerns reports whether a Replay needs the entries of an operation.
 func Concerns(operation string) bool {
 	switch operation {
-	case opInit, opLoad, opDestroyed, LogRestore:
+	case opInit, opLoad, opProfile, opDestroyed, LogRestore:
 		return true
 	}
 	return strings.HasPrefix(operation, "approval.") || strings.HasPrefix(operation, "ceremony.") || slices.Contains(controlled, operation)
@@ -107,7 +107,7 @@ func (r *Replay) judge(e Record) error {
 		return r.begin(e)
 	case opEnd, opAbandon:
 		r.end(e)
-	case opLoad, opKEK, opKEKGone, opToken:
+	case opLoad, opProfile, opKEK, opKEKGone, opToken:
 		return r.within(e)
 	case opDestroyed:
 		return r.destroyed(e)
@@ -227,6 +227,11 @@ func (r *Replay) apply(p Proposal, at time.Time) error {
 		wait, err := DestroyedAfter(p)
 		r.ends[p.Object] = at.Add(wait)
 		return err
+	case ProfileRegister:
+		_, err := RegisteredBy(p)
+		return err
+	case ProfileWithdraw:
+		return WithdrawnBy(p)
 	case KeyAllowLegacy:
 		_, err := LegacyUntil(p)
 		return err

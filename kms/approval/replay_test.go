@@ -127,6 +127,26 @@ func TestReplayLegacy(t *testing.T) {
 	h.replay(2, 3)
 }
 
+// TestReplayProfile: a card profile is registered by a proposal that signs its digest, or
+// in a ceremony that officers signed, and is withdrawn with a reason.
+func TestReplayProfile(t *testing.T) {
+	h := begun(t)
+	about := func(operation string, params map[string]string) approval.Proposal {
+		return approval.Proposal{Issuer: "acme", Operation: operation, Object: "issuers/acme/profiles/default", Params: params}
+	}
+	h.whole(about(approval.ProfileRegister, map[string]string{"sha256": strings.Repeat("0a", 32)}), "bob", "cyd")
+	h.whole(about(approval.ProfileWithdraw, map[string]string{"reason": "recalled"}), "bob", "cyd")
+	h.replay(2, 0)
+	h.whole(about(approval.ProfileRegister, map[string]string{"sha256": strings.Repeat("0A", 32)}), "bob", "cyd")
+	h.whole(about(approval.ProfileRegister, map[string]string{"sha256": "0a"}), "bob", "cyd")
+	h.whole(about(approval.ProfileWithdraw, nil), "bob", "cyd")
+	h.replay(2, 3)
+	h.add("service", "acme", "profile.load", "issuers/acme/profiles/default", map[string]string{"ceremony": strings.Repeat("0a", 32)})
+	h.replay(2, 4)
+	h.add("ada", "acme", approval.ProfileRegister, "issuers/acme/profiles/default", nil)
+	h.replay(2, 5)
+}
+
 // TestReplayGlass: sealed officers count while the glass is broken.
 func TestReplayGlass(t *testing.T) {
 	h := begun(t)

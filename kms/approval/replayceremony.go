@@ -18,6 +18,7 @@ const (
 	opKEK       = "ceremony.kek"
 	opKEKGone   = "ceremony.destroy-kek"
 	opLoad      = "key.load"
+	opProfile   = "profile.load"
 	opDestroyed = "key.destroyed"
 
 	ceremoniesPrefix = "ceremonies/"

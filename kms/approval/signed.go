@@ -19,7 +19,8 @@ import (
 // signatures go with it in a second file, see ParseSignatures.
 const (
 	// CeremonyOperation is the signing of a key ceremony, which needs as many officers
-	// as the strictest of the policies default, key.create and key.activate says.
+	// as the strictest of the policies default, key.create, key.activate and
+	// profile.register says.
 	CeremonyOperation = "ceremony.run"
 	// LogRestore is the signing of a Restoration, and the entry that tells of it. It
 	// may take back anything, so the strictest policy of all counts.

@@ -197,14 +197,15 @@ func TestReplayCeremonies(t *testing.T) {
 	h.step("ceremony.token", "one")
 	h.replay(2, 0)
 	for name, f := range map[string]func(*history){
-		"nobody signed":        func(h *history) { h.ceremony("f") },
-		"one signed":           func(h *history) { h.ceremony("f", "ada") },
-		"a stranger":           func(h *history) { h.ceremony("f", "ada", "eve") },
-		"of another file":      func(h *history) { h.ceremony("f", "ada", "bob").Object = "ceremonies/" + ceremonyID("g") },
-		"no ceremony":          func(h *history) { h.add("service", "", "ceremony.begin", "ceremonies/x", nil) },
-		"fewer than for a key": func(h *history) { h.strict("key.activate"); h.ceremony("f", "ada", "bob") },
-		"a key of none":        func(h *history) { h.add("service", "acme", "key.load", "x", nil) },
-		"a key of another":     func(h *history) { h.ceremony("f", "ada", "bob"); h.step("key.load", "g") },
+		"nobody signed":            func(h *history) { h.ceremony("f") },
+		"one signed":               func(h *history) { h.ceremony("f", "ada") },
+		"a stranger":               func(h *history) { h.ceremony("f", "ada", "eve") },
+		"of another file":          func(h *history) { h.ceremony("f", "ada", "bob").Object = "ceremonies/" + ceremonyID("g") },
+		"no ceremony":              func(h *history) { h.add("service", "", "ceremony.begin", "ceremonies/x", nil) },
+		"fewer than for a key":     func(h *history) { h.strict("key.activate"); h.ceremony("f", "ada", "bob") },
+		"fewer than for a profile": func(h *history) { h.strict("profile.register"); h.ceremony("f", "ada", "bob") },
+		"a key of none":            func(h *history) { h.add("service", "acme", "key.load", "x", nil) },
+		"a key of another":         func(h *history) { h.ceremony("f", "ada", "bob"); h.step("key.load", "g") },
 		"a key after the end": func(h *history) {
 			h.ceremony("f", "ada", "bob")
 			h.step("ceremony.end", "f").Object = "ceremonies/" + ceremonyID("f")

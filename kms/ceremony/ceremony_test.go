@@ -59,6 +59,30 @@ func TestParse(t *testing.T) {
 	}
 }
 
+// TestProfiles: a file carries documents of card profiles, and each is judged with it.
+func TestProfiles(t *testing.T) {
+	document := func(level string) string {
+		return "\n    document: |\n      name: default\n      protocol: scp03\n      i: \"70\"\n      level: \"" + level +
+			"\"\n      keys: {algorithm: aes-128, diversification: kdf3, kvn: {from: \"30\", to: \"3F\"}}\n"
+	}
+	f, err := Parse([]byte(head + "profiles:\n  - issuer: demo" + document("33") + "  - issuer: other" + document("33")))
+	if err != nil || len(f.Profiles) != 2 || f.Profiles[0].String() != "issuers/demo/profiles/default" || f.Profiles[1].Name() != "default" {
+		t.Fatalf("%+v, %v", f, err)
+	}
+	for name, profiles := range map[string]string{
+		"a contradiction":     "  - issuer: demo" + document("02"),
+		"one twice":           "  - issuer: demo" + document("33") + "  - issuer: demo" + document("01"),
+		"an issuer of none":   "  - issuer: Demo" + document("33"),
+		"no document":         "  - issuer: demo\n",
+		"a document that is":  "  - issuer: demo\n    document: {name: default}\n",
+		"an unknown property": "  - issuer: demo\n    name: default" + document("33"),
+	} {
+		if _, err := Parse([]byte(head + "profiles:\n" + profiles)); err == nil {
+			t.Errorf("%s passed", name)
+		}
+	}
+}
+
 // TestDocumentedFile: the file of deploy/CEREMONY.md is one.
 func TestDocumentedFile(t *testing.T) {
 	b, err := os.ReadFile("../../deploy/CEREMONY.md")
@@ -68,7 +92,7 @@ func TestDocumentedFile(t *testing.T) {
 	_, rest, _ := strings.Cut(string(b), "```yaml\n")
 	text, _, _ := strings.Cut(rest, "```")
 	f, err := Parse([]byte(text))
-	if err != nil || len(f.Keys) != 2 || len(f.KEKs) != 2 || f.Token == nil || f.Officers == nil {
+	if err != nil || len(f.Keys) != 2 || len(f.KEKs) != 2 || len(f.Profiles) != 1 || f.Token == nil || f.Officers == nil {
 		t.Errorf("%+v, %v", f, err)
 	}
 }

@@ -2,11 +2,13 @@ package ceremony
 
 import (
 	"encoding/hex"
+	"fmt"
 	"slices"
 	"strings"
 
 	"cardkms/kms"
 	"cardkms/kms/key"
+	"cardkms/kms/profile"
 )
 
 // check refuses a file that no ceremony could follow.
@@ -36,6 +38,9 @@ func (f *File) check() error {
 			return invalid("%s is destroyed in a ceremony of its own: this one could not be run again", label)
 		}
 	}
+	if err := f.checkProfiles(); err != nil {
+		return err
+	}
 	seen := map[string]bool{}
 	for _, k := range f.Keys {
 		if seen[k.String()] {
@@ -45,6 +50,24 @@ func (f *File) check() error {
 		if err := k.check(); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// checkProfiles reads the documents of profiles, and refuses two versions of one: nobody
+// could say which serves.
+func (f *File) checkProfiles() error {
+	seen := map[string]bool{}
+	for i, p := range f.Profiles {
+		document, err := profile.Parse([]byte(p.Document))
+		if err != nil {
+			return fmt.Errorf("profile %d: %w", i+1, err)
+		}
+		p.name = document.Name
+		if !key.ValidName(p.Issuer) || seen[p.String()] {
+			return invalid("profile %d: each profile has an issuer and stands in the file once", i+1)
+		}
+		seen[p.String()], f.Profiles[i] = true, p
 	}
 	return nil
 }

@@ -34,6 +34,7 @@ type File struct {
 	Officers      *Officers    `yaml:"officers"`
 	KEKs          []KEK        `yaml:"keks"`
 	Keys          []Key        `yaml:"keys"`
+	Profiles      []Profile    `yaml:"profiles"`
 	Destroy       []string     `yaml:"destroy"` // labels of key-encryption keys that are done
 
 	Digest [32]byte `yaml:"-"` // SHA-256 of the file
@@ -93,6 +94,21 @@ type Key struct {
 	MAC             *Value           `yaml:"mac"`
 	DEK             *Value           `yaml:"dek"`
 }
+
+// Profile registers a version of a card profile. Whoever signs the file signs its
+// document.
+type Profile struct {
+	Issuer   string `yaml:"issuer"`
+	Document string `yaml:"document"` // YAML, see package profile
+
+	name string // that the document has
+}
+
+// String names the profile.
+func (p Profile) String() string { return "issuers/" + p.Issuer + "/profiles/" + p.name }
+
+// Name returns the name of the profile.
+func (p Profile) Name() string { return p.name }
 
 // Value says where the value of a key comes from: one of the three.
 type Value struct {

@@ -94,9 +94,9 @@ func runGP(ctx context.Context, t Token, raw json.RawMessage) []Result {
 	}
 	b := &bench{ctx: ctx, token: t}
 	defer b.close()
-	out := []Result{verdict(c.ID, run(b))}
+	out := []Result{Judge(c.ID, run(b))}
 	if c.PutKey != nil {
-		out = append(out, verdict(c.ID+"/put-key", putKey(b)))
+		out = append(out, Judge(c.ID+"/put-key", putKey(b)))
 	}
 	return out
 }

@@ -82,7 +82,8 @@ func mismatch(what string, got, want []byte) error {
 	return fmt.Errorf("%s is %X, want %X", what, got, want)
 }
 
-func verdict(id string, err error) Result {
+// Judge makes the line of a report of what became of a case.
+func Judge(id string, err error) Result {
 	var s skip
 	switch {
 	case err == nil:
@@ -177,7 +178,7 @@ func numbered(f func(context.Context, Token, json.RawMessage) error) runner {
 	n := 0
 	return func(ctx context.Context, t Token, raw json.RawMessage) []Result {
 		n++
-		return []Result{verdict(fmt.Sprintf("case-%d", n), f(ctx, t, raw))}
+		return []Result{Judge(fmt.Sprintf("case-%d", n), f(ctx, t, raw))}
 	}
 }
 
@@ -190,7 +191,7 @@ func one(f func(context.Context, Token, json.RawMessage) error) runner {
 		if err := json.Unmarshal(raw, &c); err != nil {
 			return []Result{{Fail, "?", err.Error()}}
 		}
-		return []Result{verdict(c.ID, f(ctx, t, raw))}
+		return []Result{Judge(c.ID, f(ctx, t, raw))}
 	}
 }
 

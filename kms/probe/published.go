@@ -135,11 +135,11 @@ type cmacCase struct {
 
 func (f cmacFile) run(ctx context.Context, t Token) (out []Result) {
 	for i, c := range f.SP {
-		out = append(out, verdict(fmt.Sprintf("sp800-38b-%s-%d", c.Algorithm, i), c.run(ctx, t)))
+		out = append(out, Judge(fmt.Sprintf("sp800-38b-%s-%d", c.Algorithm, i), c.run(ctx, t)))
 	}
 	for i, c := range f.RFC.Cases {
 		c.Algorithm, c.Key = "aes128", f.RFC.Key
-		out = append(out, verdict(fmt.Sprintf("rfc4493-%d", i), c.run(ctx, t)))
+		out = append(out, Judge(fmt.Sprintf("rfc4493-%d", i), c.run(ctx, t)))
 	}
 	return out
 }

@@ -51,11 +51,11 @@ var algorithms = map[string]func(*bench, input) error{
 func runStandards(ctx context.Context, t Token, vectors []standard) []Result {
 	var out []Result
 	for _, v := range vectors {
-		out = append(out, verdict(v.ID, v.run(ctx, t)))
+		out = append(out, Judge(v.ID, v.run(ctx, t)))
 		for _, more := range v.more() {
 			part := v
 			part.Alg += more
-			out = append(out, verdict(v.ID+more, part.run(ctx, t)))
+			out = append(out, Judge(v.ID+more, part.run(ctx, t)))
 		}
 	}
 	return out

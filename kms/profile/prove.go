@@ -111,6 +111,16 @@ func (b *bench) add(a key.Algorithm, c derive.Class, value []byte) (*derive.Key,
 	return k, err
 }
 
+// cardKeys returns K-ENC, K-MAC and K-DEK of the card.
+func (b *bench) cardKeys(a Answer, class derive.Class) (keys [3]*derive.Key, err error) {
+	for i, p := range []diversify.Purpose{diversify.ENC, diversify.MAC, diversify.DEK} {
+		if keys[i], err = b.card(a, p, class); err != nil {
+			return keys, err
+		}
+	}
+	return keys, nil
+}
+
 // card returns a key of the card.
 func (b *bench) card(a Answer, purpose diversify.Purpose, class derive.Class) (k *derive.Key, err error) {
 	if a.Keys != nil {
@@ -129,16 +139,16 @@ func (b *bench) card(a Answer, purpose diversify.Purpose, class derive.Class) (k
 }
 
 func (b *bench) checkValues(a Answer) error {
-	for i, want := range a.CheckValues {
-		k, err := b.card(a, diversify.ENC+diversify.Purpose(i), derive.Static)
-		if err != nil {
-			return err
-		}
+	keys, err := b.cardKeys(a, derive.Static)
+	if err != nil {
+		return err
+	}
+	for i, k := range keys {
 		kcv, err := b.token.KCV(b.ctx, k)
 		if err != nil {
 			return err
 		}
-		if kcv.Value != want {
+		if kcv.Value != a.CheckValues[i] {
 			return another("a check value")
 		}
 	}
@@ -185,21 +195,16 @@ func same(a, b apdu.Command) bool {
 
 func (b *bench) authenticate(a Answer) (cmd apdu.Command, err error) {
 	level, now := b.profile.Level, time.Time{}
-	class := derive.Static
 	if b.profile.Legacy() {
-		class = derive.StaticCBC
-	}
-	var keys [3]*derive.Key
-	for i := range keys {
-		if i == 2 && !b.profile.Legacy() {
-			break // K-DEK takes no part in a session of SCP03
-		}
-		if keys[i], err = b.card(a, diversify.ENC+diversify.Purpose(i), class); err != nil {
+		keys, err := b.cardKeys(a, derive.StaticCBC)
+		if err != nil {
 			return cmd, err
 		}
-	}
-	if b.profile.Legacy() {
 		return b.channel.AuthenticateSCP02(b.ctx, b.token, scp02.Static{ENC: keys[0], MAC: keys[1], DEK: keys[2]}, level, now)
+	}
+	keys, err := b.cardKeys(a, derive.Static)
+	if err != nil {
+		return cmd, err
 	}
 	return b.channel.Authenticate(b.ctx, b.token, scp03.Static{ENC: keys[0], MAC: keys[1]}, level, now)
 }

@@ -269,6 +269,10 @@ var (
 		"key.allow-legacy":   "officers let a key version speak a deprecated protocol for some time",
 		"key.destroyed":      "a key version left the token",
 
+		"profile.register": "officers registered a version of a card profile",
+		"profile.withdraw": "officers took a card profile out of use",
+		"profile.load":     "a key ceremony registered a version of a card profile",
+
 		"ceremony.begin":       "a key ceremony began, or went on",
 		"ceremony.abandon":     "a key ceremony was given up at the console",
 		"ceremony.token":       "a key ceremony made the token or the service's keys before there was a log",
@@ -282,6 +286,7 @@ var (
 		"card_counter_not_rising": "a card's counter did not rise: a clone, or a card that lost its memory",
 		"forbidden":               "somebody asked for what the role does not allow",
 		"legacy_refused":          "a deprecated protocol was asked for that no exception allows",
+		"profile_mismatch":        "a card, or a key, was not what its card profile says",
 		"approval_required":       "somebody tried to carry out what too few had approved",
 		"image_unverified":        "an image was not what its signature says",
 		"downgrade_refused":       "an older image was asked for",

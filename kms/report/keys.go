@@ -24,15 +24,25 @@ type Key struct {
 	Held Held `json:"held"`
 }
 
+// Profile is the newest version of a card profile in the inventory.
+type Profile struct {
+	Name       string    `json:"name"` // resource name
+	Version    int       `json:"version"`
+	Registered time.Time `json:"registered"`
+	SHA256     string    `json:"sha256"` // of its document, as officers signed it
+	Withdrawn  bool      `json:"withdrawn"`
+}
+
 // InventoryReport lists every key version, compared with a live look into the
-// token.
+// token, and the card profiles by which they are used.
 type InventoryReport struct {
 	Head
 	Token string `json:"token"` // label, model and serial number
 	Keys  []Key  `json:"keys"`
 	// Ghosts are labels of key objects in the token that no key version names. The
 	// keys of the service itself are not among them.
-	Ghosts []string `json:"ghosts"`
+	Ghosts   []string  `json:"ghosts"`
+	Profiles []Profile `json:"profiles"`
 }
 
 // Text implements Document.
@@ -49,6 +59,11 @@ func (r *InventoryReport) Text() string {
 		p.line("GHOST: the token holds a key named %s that the service does not know", g)
 	}
 	p.line("%d key versions, %d ghosts", len(r.Keys), len(r.Ghosts))
+	rows = [][]string{{"CARD PROFILE", "VERSION", "REGISTERED", "SHA-256", "WITHDRAWN"}}
+	for _, c := range r.Profiles {
+		rows = append(rows, []string{c.Name, fmt.Sprint(c.Version), day(c.Registered), c.SHA256, fmt.Sprint(c.Withdrawn)})
+	}
+	p.table(rows)
 	return p.String()
 }
 
