@@ -31,8 +31,7 @@ type Capability struct {
 // Capabilities returns what the token was found able to do, in a fixed order.
 func (t *Token) Capabilities() []Capability { return t.caps }
 
-// detect tries what the service needs, on throw-away session keys. A token that
-// can derive by neither plan is refused.
+// detect tries what the service needs, on throw-away session keys.
 func (t *Token) detect(ctx context.Context) error {
 	err := t.do(ctx, nil, func(s pkcs11.SessionHandle, _ *object) error {
 		t.plan.copyable = t.keeps(s, pkcs11.NewAttribute(pkcs11.CKA_COPYABLE, false))
@@ -45,7 +44,7 @@ func (t *Token) detect(ctx context.Context) error {
 		return err
 	}
 	t.caps = t.tryAll(ctx)
-	return t.caps[0].Err
+	return nil
 }
 
 // throwAway generates an AES-128 session key with these further attributes.

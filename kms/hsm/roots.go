@@ -175,6 +175,11 @@ func (t *Token) find(s pkcs11.SessionHandle, label string, class uint) (pkcs11.O
 		// objects; that is not the absence of a key.
 		return 0, &Error{Function: "C_FindObjects", CKR: pkcs11.CKR_USER_NOT_LOGGED_IN}
 	}
+	if len(hs) == 0 {
+		if _, err := t.info(); err != nil {
+			return 0, err
+		}
+	}
 	if len(hs) != 1 {
 		return 0, fault.New(fault.KeyState, fmt.Sprintf("the token holds %d objects named %s, want one", len(hs), label))
 	}
@@ -224,8 +229,8 @@ func name(label string) []*pkcs11.Attribute {
 func (t *Token) ceremony(f func(pkcs11.SessionHandle) error) error {
 	t.life.Lock()
 	defer t.life.Unlock()
-	if t.sealed != nil {
-		return t.sealed
+	if err := t.usable(); err != nil {
+		return report(err)
 	}
 	s, err := t.ctx.OpenSession(t.slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
 	if err != nil {
@@ -425,12 +430,15 @@ func (t *Token) volatile(k *derive.Key, value []byte) (*object, error) {
 func (t *Token) dropVolatile(objects []*object) {
 	t.life.RLock()
 	defer t.life.RUnlock()
-	if t.sealed != nil {
+	if t.usable() != nil {
 		return
 	}
 	t.roots.mu.Lock()
 	defer t.roots.mu.Unlock()
 	for _, o := range objects {
+		if t.roots.found[o.key.Root().Label] != o {
+			continue // of an earlier life of the library: its handle is another object's now
+		}
 		delete(t.roots.found, o.key.Root().Label)
 		delete(t.roots.twins, o.key.Root().Label)
 		o.oracle.wipe()
