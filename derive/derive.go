@@ -87,8 +87,9 @@ type Step struct {
 	Algorithm     key.Algorithm // of the derived key
 }
 
-// Root names a key object of the token.
+// Root names a key object of a token.
 type Root struct {
+	Token     string // name of the token, where there are several; empty for the main one
 	Label     string // CKA_LABEL, unique in the token
 	Algorithm key.Algorithm
 	Class     Class
@@ -108,7 +109,7 @@ func FromRoot(r Root) *Key {
 	h := sha256.New()
 	// Every field counts: an object that was checked as one class or algorithm
 	// must not serve a reference to another.
-	writeFields(h.Write, []byte("root"), []byte(r.Label), []byte(r.Algorithm), []byte{byte(r.Class)},
+	writeFields(h.Write, []byte("root"), []byte(r.Token), []byte(r.Label), []byte(r.Algorithm), []byte{byte(r.Class)},
 		[]byte(r.KCV.Method), []byte(r.KCV.Value))
 	k := &Key{root: r}
 	h.Sum(k.id[:0])
@@ -148,6 +149,15 @@ func (k *Key) Root() Root { return k.root }
 
 // Step returns how k follows from its parent.
 func (k *Key) Step() Step { return k.step }
+
+// Token returns the name of the token that computes with the key: that of its root,
+// because what is derived stays where it was derived.
+func (k *Key) Token() string {
+	for k.parent != nil {
+		k = k.parent
+	}
+	return k.root.Token
+}
 
 // Class returns what the key may do.
 func (k *Key) Class() Class {

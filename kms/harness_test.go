@@ -150,8 +150,7 @@ func (h *harness) start() {
 		Profiles:    h.allProfiles(),
 		ReleaseKeys: map[string]map[string]crypto.PublicKey{h.issuer: {"release": h.release.Public()}},
 		Issuers:     []string{h.issuer},
-		Inspector:   h.token,
-		Keys:        h.token,
+		Holder:      func(string) (kms.Holder, error) { return h.token, nil },
 		Limits:      channel.DefaultLimits(), ChannelsMax: 1000, Now: h.clock,
 	})
 	h.must(err)

@@ -176,9 +176,9 @@ func algorithmOf(v key.Version) audit.Algorithm {
 	return audit.Approved
 }
 
-// Root names the object of one part of a version inside the token.
+// Root names the object of one part of a version inside its token.
 func Root(v key.Version, p key.Part) derive.Root {
-	r := derive.Root{Label: v.ID.Label(p), Algorithm: v.Algorithm, Class: derive.Static, KCV: v.KCVs[p]}
+	r := derive.Root{Token: v.Token, Label: v.ID.Label(p), Algorithm: v.Algorithm, Class: derive.Static, KCV: v.KCVs[p]}
 	switch {
 	case p == key.Master:
 	case v.Usage == key.GPSCP02: // [GPCS], Section E.4.1: also the DEK of a session is derived
@@ -241,6 +241,7 @@ func updateKey(v key.Version, kdd []byte) (*derive.Key, error) {
 // NewKey describes a key version that a ceremony at the console makes.
 type NewKey struct {
 	Issuer, Name    string
+	Token           string // that holds it; empty for the main one
 	Usage           key.Usage
 	Algorithm       key.Algorithm // of the master
 	CardAlgorithm   key.Algorithm // of the card keys
@@ -253,6 +254,9 @@ type NewKey struct {
 func (n NewKey) Check() error {
 	if !key.ValidName(n.Issuer) || !key.ValidName(n.Name) {
 		return fault.New(fault.InvalidInput, "issuer and key are named by 1 to 63 lower-case letters, digits and hyphens, a letter first")
+	}
+	if n.Token != "" && !key.ValidName(n.Token) {
+		return fault.New(fault.InvalidInput, "a token is named by 1 to 63 lower-case letters, digits and hyphens, a letter first")
 	}
 	if n.Usage.EMV() {
 		return n.checkEMV()
@@ -341,8 +345,11 @@ func (s *Service) LoadKey(ctx context.Context, by string, n NewKey, m Maker) (ke
 			return key.Version{}, err
 		}
 	}
+	if _, err := s.holder(n.Token); err != nil {
+		return key.Version{}, err
+	}
 	v := key.Version{
-		Usage: n.Usage, Algorithm: n.Algorithm, CardAlgorithm: n.CardAlgorithm, KVN: n.KVN,
+		Token: n.Token, Usage: n.Usage, Algorithm: n.Algorithm, CardAlgorithm: n.CardAlgorithm, KVN: n.KVN,
 		Diversification: string(n.Diversification), State: key.Active, Created: s.cfg.Now().UTC().Round(time.Second), KCVs: map[key.Part]key.KCV{},
 		Ceremony: n.Ceremony,
 	}
@@ -356,6 +363,9 @@ func (s *Service) LoadKey(ctx context.Context, by string, n NewKey, m Maker) (ke
 	e.issuer, e.key, e.algorithm = n.Issuer, id.String(), algorithmOf(v)
 	if n.Ceremony != "" {
 		e.detail["ceremony"] = n.Ceremony
+	}
+	if n.Token != "" {
+		e.detail["token"] = n.Token
 	}
 	if e.intent, err = s.intend(ctx, e); err != nil {
 		return v, err

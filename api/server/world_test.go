@@ -77,6 +77,7 @@ func (t *plainToken) Random(_ context.Context, n int) ([]byte, error) {
 // What kms.Inspector wants: this token holds all that it is asked for.
 func (t *plainToken) Check(context.Context, derive.Root) error { return t.call() }
 func (t *plainToken) Labels(context.Context) ([]string, error) { return []string{"a-ghost"}, t.call() }
+func (t *plainToken) Ready(context.Context) error              { return t.call() }
 func (t *plainToken) Description() string                      { return "plain (test)" }
 
 // What kms.KeyStore wants: keys of random values.
@@ -199,7 +200,7 @@ func (w *world) newService() {
 		Registry:    w.token.Add("registry", key.AES128, derive.SessionMAC, series(0xB0)),
 		Profiles:    map[string]kms.Profile{"default": p},
 		ReleaseKeys: map[string]map[string]crypto.PublicKey{"acme": {"release-1": public}},
-		Issuers:     []string{"acme"}, Inspector: w.token, Keys: w.token,
+		Issuers:     []string{"acme"}, Holder: func(string) (kms.Holder, error) { return w.token, nil },
 		Limits: channel.DefaultLimits(), ChannelsMax: 64, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
 	})
 	must(t, err)

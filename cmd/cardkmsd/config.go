@@ -38,6 +38,7 @@ type config struct {
 	Listen      string                       `yaml:"listen"`
 	Data        string                       `yaml:"data"` // directory of the database
 	Token       tokenConfig                  `yaml:"token"`
+	Tokens      map[string]ModuleConfig      `yaml:"tokens"` // beside it, by the name that keys have of them
 	TLS         tlsConfig                    `yaml:"tls"`
 	Log         logConfig                    `yaml:"log"`
 	Anchors     anchorsConfig                `yaml:"anchors"`
@@ -55,18 +56,12 @@ type config struct {
 	secrets map[string]secret.Bytes
 }
 
+// tokenConfig is the main token, which holds the service's own keys and every key that
+// names no token.
 type tokenConfig struct {
-	Module    string `yaml:"module"`
-	InitArgs  string `yaml:"initArgs"` // NSS softokn only
-	SoftHSM   string `yaml:"softhsm"`  // directory of SoftHSM2's tokens; development only
-	Label     string `yaml:"label"`
-	PIN       string `yaml:"pin"` // a reference: file:PATH or env:NAME
-	Sessions  int    `yaml:"sessions"`
-	Objects   int    `yaml:"objects"`
-	Pseudonym keyRef `yaml:"pseudonym"` // names cards in the log
-	State     keyRef `yaml:"state"`     // makes the MACs of rows and of the log's head
-	// KEKs are the labels of key-encryption keys, so that the inventory knows them.
-	KEKs []string `yaml:"keks"`
+	ModuleConfig `yaml:",inline"`
+	Pseudonym    keyRef `yaml:"pseudonym"` // names cards in the log
+	State        keyRef `yaml:"state"`     // makes the MACs of rows and of the log's head
 }
 
 // keyRef names a service key of the token.
@@ -181,9 +176,7 @@ func (c *config) path(p string) string {
 // trying again.
 func (c *config) check() error {
 	wrong := c.missing()
-	if c.Token.SoftHSM != "" && !c.Development {
-		wrong = append(wrong, errors.New("token.softhsm is for development: true only"))
-	}
+	wrong = append(wrong, c.checkTokens()...)
 	wrong = append(wrong, c.beyond()...)
 	if _, ok := c.Profiles["default"]; !ok {
 		wrong = append(wrong, errors.New("there is no profile named default"))
@@ -469,9 +462,13 @@ func publicKey(path string) (crypto.PublicKey, error) {
 	return x509.ParsePKIXPublicKey(block.Bytes)
 }
 
-// serviceKeys returns the labels of the service's own keys in the token.
-func (c *config) serviceKeys() []string {
-	return append([]string{c.Log.Label, c.Token.Pseudonym.Label, c.Token.State.Label}, c.Token.KEKs...)
+// serviceKeys returns the labels of the service's own keys, by token.
+func (c *config) serviceKeys() map[string][]string {
+	out := map[string][]string{"": append([]string{c.Log.Label, c.Token.Pseudonym.Label, c.Token.State.Label}, c.Token.KEKs...)}
+	for name, t := range c.Tokens {
+		out[name] = t.KEKs
+	}
+	return out
 }
 
 // issuers returns the issuers that clients and release keys name.
