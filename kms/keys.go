@@ -148,8 +148,9 @@ func (s *Service) exists(ctx context.Context, issuer, name string, usages ...key
 	return fault.New(fault.NotFound, "no such key")
 }
 
-// serves refuses a key of which no version could serve a card now. Which one does is
-// not known before the card says its KVN.
+// serves refuses a key of which no version could serve a card now, also because the
+// tokens of all of them are not there. Which one does is not known before the card says
+// its KVN.
 func (s *Service) serves(ctx context.Context, issuer, name string, usage key.Usage) error {
 	all, err := s.versions(ctx, issuer)
 	if err != nil {
@@ -161,6 +162,9 @@ func (s *Service) serves(ctx context.Context, issuer, name string, usage key.Usa
 			continue
 		}
 		if why = serves(v, key.Move, s.cfg.Now()); why == nil {
+			_, why = s.cfg.Holder(v.Token)
+		}
+		if why == nil {
 			return nil
 		}
 	}
