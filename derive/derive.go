@@ -76,13 +76,16 @@ const (
 	ECB
 	// CBC encrypts Messages[0], a multiple of the block length, with a zero IV.
 	CBC
+	// XOR is the exclusive or of a 3DES key with Messages[0], of the same length, which
+	// changes no more than the last two bytes of each part of the key, see Step.Counts.
+	XOR
 )
 
 // Step derives one key from another. All its fields are public values.
 type Step struct {
 	Function      Function
 	Before, After []byte   // CMACCounter
-	Messages      [][]byte // CMACTwoBlocks, ECB, CBC
+	Messages      [][]byte // CMACTwoBlocks, ECB, CBC, XOR
 	Class         Class
 	Algorithm     key.Algorithm // of the derived key
 }
@@ -195,6 +198,21 @@ type Token interface {
 	// Release destroys the objects of these keys, now and not when room is
 	// needed. A released key may be used again and is then derived again.
 	Release(keys ...*Key)
+}
+
+// Counts reports whether an XOR step changes what a counter of 16 bits can: whoever could
+// choose the whole of Messages[0] would have keys that are related as he likes, and a key
+// of the token would be one of his choice away from another.
+func (s Step) Counts() bool {
+	if s.Function != XOR || len(s.Messages) != 1 || len(s.Messages[0]) != s.Algorithm.Size() || !s.Algorithm.TDEA() {
+		return false
+	}
+	for i, b := range s.Messages[0] {
+		if i%8 < 6 && b != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // Challenger computes the one value of a derivation that is public.

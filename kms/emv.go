@@ -272,7 +272,7 @@ func (s *Service) script(ctx context.Context, t transaction, in EMVScriptInput) 
 		if err != nil {
 			return nil, used, err
 		}
-		used = append(used, keys.MAC.Whole(), keys.MAC.Left(), keys.ENC)
+		used = append(used, keys.MAC.Whole(), keys.MAC.Left(), keys.MAC.Left().Parent(), keys.ENC)
 		apdu, err := t.profile.Secure(ctx, t.token, keys, t.Input, c)
 		if err != nil {
 			return nil, used, fmt.Errorf("command %d of the script: %w", n+1, err)
