@@ -237,3 +237,38 @@ func TestKeyInAnUnknownToken(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
+
+// TestProbeConfiguration: each token of a configuration has its table, with a reason for
+// what it cannot do, and one that is not there keeps no other from being probed.
+func TestProbeConfiguration(t *testing.T) {
+	s, second, _ := newTokenSite(t)
+	s.must("", os.Rename(second, filepath.Join(s.dir, "parked")))
+	out, err := s.cardkmsd("", "probe", "--config", s.config())
+	if err == nil {
+		t.Error("a token that is not there does not show in the exit status")
+	}
+	main, rest, ok := strings.Cut(out, "tokens.nss: ")
+	nss, gone, ok2 := strings.Cut(rest, "tokens.second: ")
+	if !ok || !ok2 || !strings.HasPrefix(main, "token: ") {
+		t.Fatalf("the tables are\n%s", out)
+	}
+	row := func(table, operation string) string {
+		_, rest, _ := strings.Cut(table, operation)
+		row, _, _ := strings.Cut(rest, "\n")
+		return row
+	}
+	for _, operation := range []string{"SCP11 key derivation", "exclusive or with a key"} {
+		if !strings.Contains(row(main, operation), "NO: token_unable") || !strings.Contains(row(main, operation), "CKR_MECHANISM_INVALID") {
+			t.Errorf("SoftHSM2, %s:%s", operation, row(main, operation))
+		}
+		if strings.Contains(row(nss, operation), "NO") || !strings.Contains(row(nss, operation), "CKM_") {
+			t.Errorf("NSS, %s:%s", operation, row(nss, operation))
+		}
+	}
+	if !strings.Contains(row(nss, "AES-CMAC key derivation"), "native") || !strings.Contains(row(main, "AES-CMAC key derivation"), "composed") {
+		t.Error("the plans are not told apart")
+	}
+	if !strings.Contains(nss, " 0 failed") || !strings.Contains(main, " 0 failed") || !strings.Contains(gone, "NO: ") {
+		t.Errorf("the known answers:\n%s", out)
+	}
+}

@@ -142,8 +142,12 @@ func (t *Token) tryAll(ctx context.Context) []Capability {
 	if t.plan.enforced {
 		boundary = "enforced by the token"
 	}
+	derivation := t.tryDerivation(ctx)
+	if derivation != nil {
+		boundary = "not seen: the token derives no keys at all"
+	}
 	caps := []Capability{
-		{"AES-CMAC key derivation (SCP03, KDF3, CUP-1)", kdf, t.tryDerivation(ctx)},
+		{"AES-CMAC key derivation (SCP03, KDF3, CUP-1)", kdf, derivation},
 		{"AES-CBC", "CKM_AES_CBC", t.tryCBC(ctx)},
 		{"3DES diversification (VISA2, EMV CPS)", "CKM_DES3_ECB_ENCRYPT_DATA", t.tryTDEA(ctx)},
 	}
