@@ -41,6 +41,8 @@ func TestMain(m *testing.M) { testtoken.Main(m) }
 // harness is a service on a real token and a real database, one issuer of its
 // own, and a clock that the test moves.
 type harness struct {
+	experimental bool // of the configuration
+
 	t       *testing.T
 	ctx     context.Context
 	token   *hsm.Token
@@ -149,9 +151,9 @@ func (h *harness) start() {
 		Token: h.token, Store: h.db, Log: h.ledger, Pseudonym: derive.FromRoot(h.pseudo), Registry: derive.FromRoot(h.state),
 		Profiles:    h.allProfiles(),
 		ReleaseKeys: map[string]map[string]crypto.PublicKey{h.issuer: {"release": h.release.Public()}},
-		Issuers:     []string{h.issuer},
-		Holder:      func(string) (kms.Holder, error) { return h.token, nil },
-		Limits:      channel.DefaultLimits(), ChannelsMax: 1000, Now: h.clock,
+		Issuers:     []string{h.issuer}, Experimental: h.experimental,
+		Holder: func(string) (kms.Holder, error) { return h.token, nil },
+		Limits: channel.DefaultLimits(), ChannelsMax: 1000, Now: h.clock,
 	})
 	h.must(err)
 }

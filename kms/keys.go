@@ -297,11 +297,14 @@ func (n NewKey) checkSCP02() error {
 // checkEMV refuses what is no issuer master key of EMV: two-key 3DES, with the
 // derivation key index of the cards in the place of a Key Version Number.
 func (n NewKey) checkEMV() error {
-	if n.Algorithm != key.TDEA2 || n.CardAlgorithm != key.TDEA2 {
-		return fault.New(fault.InvalidInput, "issuer master keys of EMV and the keys of their cards are tdea-2key")
-	}
 	if n.KVN == 0 {
 		return fault.New(fault.InvalidInput, "a derivation key index is 01 to FF")
+	}
+	if n.optionC() {
+		return nil
+	}
+	if n.Algorithm != key.TDEA2 || n.CardAlgorithm != key.TDEA2 {
+		return fault.New(fault.InvalidInput, "issuer master keys of EMV and the keys of their cards are tdea-2key")
 	}
 	for _, o := range []emv.Option{emv.OptionA, emv.OptionB} {
 		if string(n.Diversification) == emvDiversification(o) {
@@ -309,6 +312,23 @@ func (n NewKey) checkEMV() error {
 		}
 	}
 	return fault.New(fault.InvalidInput, "issuer master keys of EMV are diversified by emv-option-a or emv-option-b")
+}
+
+// optionC reports whether this is an issuer master key of application cryptograms under
+// AES, which is experimental: see Config.Experimental.
+func (n NewKey) optionC() bool {
+	return n.Usage == key.EMVAC && n.Algorithm == key.AES128 && n.CardAlgorithm == key.AES128 && string(n.Diversification) == emvDiversification(emv.OptionC)
+}
+
+// allowed refuses a key that the configuration has no use for: in a token that it does not
+// have, or of a kind that it did not ask for.
+func (s *Service) allowed(n NewKey) (Holder, error) {
+	if n.optionC() {
+		if err := s.experimental("emv-option-c"); err != nil {
+			return nil, err
+		}
+	}
+	return s.holder(n.Token)
 }
 
 // checkOTA refuses what gives no KIc and KID: without diversification both would be
@@ -349,7 +369,7 @@ func (s *Service) LoadKey(ctx context.Context, by string, n NewKey, m Maker) (ke
 			return key.Version{}, err
 		}
 	}
-	if _, err := s.holder(n.Token); err != nil {
+	if _, err := s.allowed(n); err != nil {
 		return key.Version{}, err
 	}
 	v := key.Version{

@@ -267,7 +267,7 @@ func checkCreate(ctx context.Context, s *Service, p approval.Proposal) error {
 	if err != nil {
 		return err
 	}
-	holder, err := s.holder(n.Token)
+	holder, err := s.allowed(n)
 	if err != nil {
 		return err
 	}
@@ -285,7 +285,7 @@ func actCreate(ctx context.Context, s *Service, p approval.Proposal) (any, error
 	if err != nil {
 		return nil, err
 	}
-	holder, err := s.holder(n.Token)
+	holder, err := s.allowed(n)
 	if err != nil {
 		return nil, err
 	}

@@ -77,10 +77,12 @@ type Config struct {
 	Holder      func(token string) (Holder, error)
 	Tokens      []string            // names of the tokens beside the main one, sorted
 	ServiceKeys map[string][]string // labels of the service's own keys, by token
-	Limits      channel.Limits
-	ChannelsMax int
-	Now         func() time.Time
-	Logger      *slog.Logger
+	// Experimental serves what no independent implementation agrees with: EMV's option C.
+	Experimental bool
+	Limits       channel.Limits
+	ChannelsMax  int
+	Now          func() time.Time
+	Logger       *slog.Logger
 }
 
 // Service is the key management service.

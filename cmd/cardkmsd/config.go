@@ -34,19 +34,21 @@ import (
 // everything is checked before anything is opened. Paths are relative to the
 // file.
 type config struct {
-	Development bool                         `yaml:"development"` // allows SoftHSM2
-	Listen      string                       `yaml:"listen"`
-	Data        string                       `yaml:"data"` // directory of the database
-	Token       tokenConfig                  `yaml:"token"`
-	Tokens      map[string]ModuleConfig      `yaml:"tokens"` // beside it, by the name that keys have of them
-	TLS         tlsConfig                    `yaml:"tls"`
-	Log         logConfig                    `yaml:"log"`
-	Anchors     anchorsConfig                `yaml:"anchors"`
-	Witnesses   []witnessConfig              `yaml:"witnesses"`
-	Clients     []clientConfig               `yaml:"clients"`
-	Profiles    map[string]profileConfig     `yaml:"profiles"`
-	ReleaseKeys map[string]map[string]string `yaml:"releaseKeys"` // issuer → name → PEM file
-	Limits      limitsConfig                 `yaml:"limits"`
+	Development bool `yaml:"development"` // allows SoftHSM2
+	// Experimental serves what no independent implementation agrees with, see kms.Config.
+	Experimental bool                         `yaml:"experimental"`
+	Listen       string                       `yaml:"listen"`
+	Data         string                       `yaml:"data"` // directory of the database
+	Token        tokenConfig                  `yaml:"token"`
+	Tokens       map[string]ModuleConfig      `yaml:"tokens"` // beside it, by the name that keys have of them
+	TLS          tlsConfig                    `yaml:"tls"`
+	Log          logConfig                    `yaml:"log"`
+	Anchors      anchorsConfig                `yaml:"anchors"`
+	Witnesses    []witnessConfig              `yaml:"witnesses"`
+	Clients      []clientConfig               `yaml:"clients"`
+	Profiles     map[string]profileConfig     `yaml:"profiles"`
+	ReleaseKeys  map[string]map[string]string `yaml:"releaseKeys"` // issuer → name → PEM file
+	Limits       limitsConfig                 `yaml:"limits"`
 
 	dir    string // of the file
 	digest string // SHA-256 of the file, in base64; stands in every checkpoint

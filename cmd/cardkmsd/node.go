@@ -209,8 +209,9 @@ func newService(n *node, logger *slog.Logger) (*kms.Service, error) {
 		Tokens: n.tokens.Names(), Holder: func(name string) (kms.Holder, error) { return n.tokens.Get(name) },
 		Token: n.tokens, Store: n.store, Log: n.log, Pseudonym: derive.FromRoot(pseudonym),
 		// The state key protects what the database holds: rows by MACs, cards by names and seals.
-		Registry: derive.FromRoot(state),
-		Profiles: profiles, ReleaseKeys: release, ChannelsMax: l.Channels, Now: time.Now, Logger: logger,
+		Registry:     derive.FromRoot(state),
+		Experimental: n.cfg.Experimental,
+		Profiles:     profiles, ReleaseKeys: release, ChannelsMax: l.Channels, Now: time.Now, Logger: logger,
 		Limits: channel.Limits{AnswerWithin: l.AnswerWithin, Idle: l.Idle, Absolute: l.Absolute, PendingMax: channel.DefaultLimits().PendingMax},
 	})
 }
