@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -41,7 +42,8 @@ func TestMain(m *testing.M) { testtoken.Main(m) }
 // harness is a service on a real token and a real database, one issuer of its
 // own, and a clock that the test moves.
 type harness struct {
-	experimental bool // of the configuration
+	experimental bool                  // of the configuration
+	further      map[string]kms.Holder // tokens beside the main one; nil for one that is away
 
 	t       *testing.T
 	ctx     context.Context
@@ -152,10 +154,21 @@ func (h *harness) start() {
 		Profiles:    h.allProfiles(),
 		ReleaseKeys: map[string]map[string]crypto.PublicKey{h.issuer: {"release": h.release.Public()}},
 		Issuers:     []string{h.issuer}, Experimental: h.experimental,
-		Holder: func(string) (kms.Holder, error) { return h.token, nil },
+		Tokens: slices.Sorted(maps.Keys(h.further)),
+		Holder: h.holder,
 		Limits: channel.DefaultLimits(), ChannelsMax: 1000, Now: h.clock,
 	})
 	h.must(err)
+}
+
+func (h *harness) holder(name string) (kms.Holder, error) {
+	if name == "" {
+		return h.token, nil
+	}
+	if t := h.further[name]; t != nil {
+		return t, nil
+	}
+	return nil, fault.New(fault.TokenUnavailable, "away")
 }
 
 func (h *harness) allProfiles() map[string]kms.Profile {
