@@ -80,7 +80,7 @@ var policy = map[string][]string{
 	"kms/keywrap": {"kms/secret"},
 	"kms/tr31":    {"derive", "kms/key", "kms/secret"},
 
-	"kms/hsm":             {"derive", "kms/apdu", "kms/fault", "kms/key", "kms/secret"},
+	"kms/hsm": {"derive", "kms/apdu", "kms/fault", "kms/key", "kms/secret"},
 	// tokens routes by the name in a key; which tokens there are is the program's to say.
 	"kms/tokens":          {"derive", "kms/fault", "kms/key"},
 	"kms/store/sqlite":    {"kms/store"},
