@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -18,90 +16,6 @@ import (
 	"cardkms/kms/tokens"
 	"cardkms/softhsm"
 )
-
-// ModuleConfig is one PKCS#11 token, exported because the decoder asks it of what is
-// embedded. Tokens of one module share its library, and with it
-// the reserved string and SoftHSM2's directory.
-type ModuleConfig struct {
-	Module   string `yaml:"module"`
-	InitArgs string `yaml:"initArgs"` // NSS softokn only
-	SoftHSM  string `yaml:"softhsm"`  // directory of SoftHSM2's tokens; development only
-	Label    string `yaml:"label"`
-	PIN      string `yaml:"pin"` // a reference: file:PATH or env:NAME
-	Sessions int    `yaml:"sessions"`
-	Objects  int    `yaml:"objects"`
-	// KEKs are the labels of key-encryption keys, so that the inventory knows them.
-	KEKs []string `yaml:"keks"`
-}
-
-// configuredToken is a token of the configuration with the field that it stands in.
-type configuredToken struct {
-	name, field string // the main one has no name
-	ModuleConfig
-}
-
-// allTokens returns the main token and then the others, by name.
-func (c *config) allTokens() []configuredToken {
-	out := []configuredToken{{"", "token", c.Token.ModuleConfig}}
-	for _, name := range slices.Sorted(maps.Keys(c.Tokens)) {
-		out = append(out, configuredToken{name, "tokens." + name, c.Tokens[name]})
-	}
-	return out
-}
-
-// checkTokens returns what is wrong with each token, and with two of them together.
-func (c *config) checkTokens() (wrong []error) {
-	all := c.allTokens()
-	for i, t := range all {
-		bad := func(format string, args ...any) {
-			wrong = append(wrong, fmt.Errorf(t.field+format, args...))
-		}
-		for _, f := range []struct{ name, value string }{{"module", t.Module}, {"label", t.Label}, {"pin", t.PIN}} {
-			if f.value == "" && t.name != "" { // of the main one, missing says so
-				bad(".%s is missing", f.name)
-			}
-		}
-		if t.SoftHSM != "" && !c.Development {
-			bad(".softhsm is for development: true only")
-		}
-		if t.name == "main" || t.name != "" && !key.ValidName(t.name) {
-			bad(": a token has a name of 1 to 63 lower-case letters, digits and hyphens, a letter first, and not main")
-		}
-		for _, o := range all[:i] {
-			t.besides(o, c, bad)
-		}
-	}
-	return wrong
-}
-
-// besides says what keeps a token from being open beside another one in one process.
-func (t configuredToken) besides(o configuredToken, c *config, bad func(string, ...any)) {
-	if t.Module == o.Module && t.Label == o.Label && t.Module != "" {
-		bad(" is the token of %s", o.field)
-	}
-	if t.Module == o.Module && t.InitArgs != o.InitArgs {
-		bad(".initArgs is another than that of %s, and a module has one", o.field)
-	}
-	if t.SoftHSM != "" && o.SoftHSM != "" && c.path(t.SoftHSM) != c.path(o.SoftHSM) {
-		bad(".softhsm is another directory than that of %s, and SoftHSM2 has one", o.field)
-	}
-	for _, label := range t.KEKs {
-		if slices.Contains(o.KEKs, label) {
-			bad(".keks has %s, and so has %s", label, o.field)
-		}
-	}
-}
-
-// tokenOfKEK returns the name of the token that the configuration gives a key-encryption
-// key to; the main one has those that it does not name.
-func (c *config) tokenOfKEK(label string) string {
-	for name, t := range c.Tokens {
-		if slices.Contains(t.KEKs, label) {
-			return name
-		}
-	}
-	return ""
-}
 
 // openTokens opens the main token, and makes the set that opens the others.
 func (n *node) openTokens(ctx context.Context, logger *slog.Logger) error {
@@ -164,18 +78,21 @@ func (n *node) openFurther(ctx context.Context, c configuredToken, pin secret.By
 	case err != nil:
 		return nil, false, err
 	}
-	err = n.verifyToken(ctx, c.name, t, logger)
+	versions, err := n.service.AllKeys(ctx)
+	if err == nil {
+		err = n.verifyToken(ctx, c.name, t, versions, logger)
+		if final = err != nil && fault.CodeOf(err) != fault.TokenUnavailable && ctx.Err() == nil; final {
+			err = fault.Because(fault.TokenUnavailable, "the token holds an object that is not what it should be; it does not serve before a restart", err)
+		}
+	}
 	if err == nil {
 		err = n.announceToken(ctx, c.name, t, logger)
 	}
-	if err == nil {
-		return t, false, nil
+	if err != nil {
+		t.Close()
+		return nil, final, err
 	}
-	t.Close()
-	if code := fault.CodeOf(err); code == fault.TokenUnavailable || code == fault.AuditUnavailable || code == fault.AuditFull {
-		return nil, false, err
-	}
-	return nil, true, fault.Because(fault.TokenUnavailable, "the token holds an object that is not what it should be; it serves no more before a restart", err)
+	return t, false, nil
 }
 
 // verifyKeys finds every key of the service in the main token before anybody is served,
@@ -199,16 +116,12 @@ func (n *node) verifyKeys(ctx context.Context, logger *slog.Logger) error {
 			return fmt.Errorf("%s is in the token %s, and the configuration has no tokens.%[2]s", v.ID, v.Token)
 		}
 	}
-	return n.verifyToken(ctx, "", n.token, logger)
+	return n.verifyToken(ctx, "", n.token, versions, logger)
 }
 
 // verifyToken does so for the key versions in one token, and then looks at every key
 // object that the token holds, whoever made it.
-func (n *node) verifyToken(ctx context.Context, name string, t *hsm.Token, logger *slog.Logger) error {
-	versions, err := n.service.AllKeys(ctx)
-	if err != nil {
-		return err
-	}
+func (n *node) verifyToken(ctx context.Context, name string, t *hsm.Token, versions []key.Version, logger *slog.Logger) error {
 	ours := n.cfg.serviceKeys()[name]
 	for _, v := range versions {
 		if v.Token != name || v.State == key.Destroyed {

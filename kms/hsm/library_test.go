@@ -1,6 +1,7 @@
 package hsm_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -30,7 +31,9 @@ func three(t *testing.T) (a, b, nss *hsm.Token, kept string) {
 		t.Fatal(err)
 	}
 	first.Logger, second.Logger, other.Logger = quiet, quiet, quiet
-	return openToken(t, first), openToken(t, second), openToken(t, other), kept
+	// When b is away, the sessions of a get the numbers that those of b had.
+	b = openToken(t, second)
+	return openToken(t, first), b, openToken(t, other), kept
 }
 
 // TestTokensOfOneLibrary runs three tokens at once, and each with its own keys although
@@ -70,7 +73,17 @@ func TestTokensOfOneLibrary(t *testing.T) {
 	if err := os.Rename(kept+"-away", parked); err != nil {
 		t.Fatal(err)
 	}
+	if labels, err := b.Labels(ctx); fault.CodeOf(err) != fault.TokenUnavailable {
+		t.Errorf("a token that was taken away is taken for one that holds %q: %v", labels, err)
+	}
+	b.ForgiveLoss()
 	wantCode(t, "a token that was taken away", b.Ready(ctx), fault.TokenUnavailable)
+	// Its sessions and its slot have numbers that may be those of the first token now.
+	labels, err := b.Labels(ctx)
+	wantCode(t, fmt.Sprintf("what a token that is away holds (%q)", labels), err, fault.TokenUnavailable)
+	wantCode(t, "destroying what it may take for its own", b.Destroy(ctx, wa.macs[0].Parent().Root().Label), fault.TokenUnavailable)
+	_, err = b.Random(ctx, 8)
+	wantCode(t, "its random numbers", err, fault.TokenUnavailable)
 	for range 3 {
 		b.ForgiveLoss() // the next operation looks for it again
 		serve("while one is away", map[*hsm.Token]fault.Code{b: fault.TokenUnavailable})

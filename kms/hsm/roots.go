@@ -175,11 +175,6 @@ func (t *Token) find(s pkcs11.SessionHandle, label string, class uint) (pkcs11.O
 		// objects; that is not the absence of a key.
 		return 0, &Error{Function: "C_FindObjects", CKR: pkcs11.CKR_USER_NOT_LOGGED_IN}
 	}
-	if len(hs) == 0 {
-		if _, err := t.info(); err != nil {
-			return 0, err
-		}
-	}
 	if len(hs) != 1 {
 		return 0, fault.New(fault.KeyState, fmt.Sprintf("the token holds %d objects named %s, want one", len(hs), label))
 	}
@@ -211,6 +206,11 @@ func (t *Token) findUpTo(s pkcs11.SessionHandle, template []*pkcs11.Attribute, m
 	}
 	if ferr := t.ctx.FindObjectsFinal(s); err == nil {
 		err = ferr
+	}
+	if err == nil && len(hs) == 0 {
+		// SoftHSM2 finds nothing in a token that was taken away, which is not an empty one.
+		_, err = t.info()
+		return nil, err
 	}
 	return hs, failed("C_FindObjects", err)
 }
