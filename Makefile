@@ -10,7 +10,7 @@ TOOL := $(GO) tool -modfile=tools.mod
 
 BALANCER := haproxy
 
-.PHONY: help demo demo-rogue demo-rotation demo-cluster test check race fuzz bench setup build tear audit-tamper audit-canary audit-crash bench-audit bench-keys bench-cards bench-timing test-long test-pcsc clean
+.PHONY: help demo demo-rogue demo-rotation demo-cluster test check race fuzz bench setup build tear audit-tamper audit-canary audit-crash bench-audit bench-keys bench-cards bench-timing test-long test-pcsc test-opencryptoki clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -100,6 +100,10 @@ test-pcsc: ## the simulated card behind a real PC/SC reader (root; its own netwo
 	ip -n cardkms-vpcd link set lo up
 	ip netns exec cardkms-vpcd $(GO) test -tags pcsc ./softhsm/cardsim -run '^TestPCSC$$' -count 1 -v; \
 	  status=$$?; ip netns del cardkms-vpcd; exit $$status
+
+test-opencryptoki: setup ## a token that can derive nothing inside is named and refused (root; its own namespaces)
+	RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends opencryptoki >/dev/null
+	softhsm/testtoken/opencryptoki.sh $(GO) test -tags opencryptoki ./kms/hsm ./cmd/cardkmsd -run 'Opencryptoki$$' -count 1 -v
 
 clean: ## remove what was built
 	rm -rf $(BIN)

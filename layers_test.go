@@ -21,7 +21,7 @@ import (
 //	state machines  kms/update   kms/channel   kms/approval   kms/ledger   kms/report   kms/profile
 //	specifications  derive/scp03 derive/scp02 derive/diversify → derive             audit/tiles audit/witness → audit
 //	vocabulary      kms/apdu → kms/fault   kms/key   kms/secret   kms/store   api
-//	adapters        kms/hsm  kms/store/sqlite  kms/store/postgres: vocabulary and the interfaces that they satisfy
+//	adapters        kms/hsm  kms/tokens  kms/store/sqlite  kms/store/postgres: vocabulary and the interfaces that they satisfy
 var policy = map[string][]string{
 	"kms/fault":  {},
 	"kms/key":    {},
@@ -85,6 +85,8 @@ var policy = map[string][]string{
 	"kms/tr31":    {"derive", "kms/key", "kms/secret"},
 
 	"kms/hsm": {"derive", "kms/apdu", "kms/fault", "kms/key", "kms/secret"},
+	// tokens routes by the name in a key; which tokens there are is the program's to say.
+	"kms/tokens": {"derive", "kms/fault", "kms/key"},
 	// relational is what the two databases share, so that one SQL text serves both; it
 	// imports no driver.
 	"kms/store/relational": {"kms/store"},
@@ -103,7 +105,7 @@ var policy = map[string][]string{
 	"softhsm/testtoken": {"kms/hsm", "kms/secret", "softhsm"},
 
 	"cmd/cardkmsd": {"api/server", "audit", "audit/durable", "audit/tiles", "audit/witness", "derive", "kms", "kms/approval", "kms/approval/officerkey", "kms/ceremony", "kms/channel",
-		"kms/fault", "kms/hsm", "kms/key", "kms/ledger", "kms/probe", "kms/profile", "kms/report", "kms/secret", "kms/store", "kms/store/postgres", "kms/store/sqlite", "softhsm"},
+		"kms/fault", "kms/hsm", "kms/key", "kms/ledger", "kms/probe", "kms/profile", "kms/report", "kms/secret", "kms/store", "kms/store/postgres", "kms/store/sqlite", "kms/tokens", "softhsm"},
 	// The client holds no key and links no PKCS#11: update is for the statement that
 	// a release key signs and the commands that ask a card for its status; approval is
 	// for what an officer signs, and for judging it in a log; ceremony reads the file that an

@@ -35,6 +35,7 @@ type Key struct {
 	Name            string         `json:"name" doc:"Resource name issuers/{issuer}/keys/{key}/versions/{n}."`
 	Key             string         `json:"key"`
 	Version         int            `json:"version"`
+	Token           string         `json:"token,omitempty" doc:"Name of the token that holds it; absent for the main one."`
 	Usage           string         `json:"usage" doc:"gp-scp03, gp-scp02, card-update, emv-ac, emv-smi, emv-smc or ota."`
 	Algorithm       string         `json:"algorithm" doc:"Of the master."`
 	CardAlgorithm   string         `json:"cardAlgorithm" doc:"Of the card keys derived from it."`
@@ -84,5 +85,13 @@ type AuditConsistency struct {
 
 // Health is the answer of the health paths.
 type Health struct {
-	Status string `json:"status" enum:"ok,ready"`
+	Status string        `json:"status" enum:"ok,ready,degraded" doc:"Degraded: ready, but the keys of a token beside the main one do not serve."`
+	Tokens []TokenHealth `json:"tokens,omitempty" doc:"The main token first; only of readyz."`
+}
+
+// TokenHealth is what one token does now.
+type TokenHealth struct {
+	Name   string `json:"name" doc:"As key versions name it; main for the one that they do not name."`
+	State  string `json:"state" enum:"ready,unavailable"`
+	Detail string `json:"detail,omitempty" doc:"Why its keys do not serve."`
 }

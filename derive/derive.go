@@ -76,19 +76,23 @@ const (
 	ECB
 	// CBC encrypts Messages[0], a multiple of the block length, with a zero IV.
 	CBC
+	// XOR is the exclusive or of a 3DES key with Messages[0], of the same length, which
+	// changes no more than the last two bytes of each part of the key, see Step.Counts.
+	XOR
 )
 
 // Step derives one key from another. All its fields are public values.
 type Step struct {
 	Function      Function
 	Before, After []byte   // CMACCounter
-	Messages      [][]byte // CMACTwoBlocks, ECB, CBC
+	Messages      [][]byte // CMACTwoBlocks, ECB, CBC, XOR
 	Class         Class
 	Algorithm     key.Algorithm // of the derived key
 }
 
-// Root names a key object of the token.
+// Root names a key object of a token.
 type Root struct {
+	Token     string // name of the token, where there are several; empty for the main one
 	Label     string // CKA_LABEL, unique in the token
 	Algorithm key.Algorithm
 	Class     Class
@@ -108,7 +112,7 @@ func FromRoot(r Root) *Key {
 	h := sha256.New()
 	// Every field counts: an object that was checked as one class or algorithm
 	// must not serve a reference to another.
-	writeFields(h.Write, []byte("root"), []byte(r.Label), []byte(r.Algorithm), []byte{byte(r.Class)},
+	writeFields(h.Write, []byte("root"), []byte(r.Token), []byte(r.Label), []byte(r.Algorithm), []byte{byte(r.Class)},
 		[]byte(r.KCV.Method), []byte(r.KCV.Value))
 	k := &Key{root: r}
 	h.Sum(k.id[:0])
@@ -149,6 +153,15 @@ func (k *Key) Root() Root { return k.root }
 // Step returns how k follows from its parent.
 func (k *Key) Step() Step { return k.step }
 
+// Token returns the name of the token that computes with the key: that of its root,
+// because what is derived stays where it was derived.
+func (k *Key) Token() string {
+	for k.parent != nil {
+		k = k.parent
+	}
+	return k.root.Token
+}
+
 // Class returns what the key may do.
 func (k *Key) Class() Class {
 	if k.parent == nil {
@@ -185,6 +198,21 @@ type Token interface {
 	// Release destroys the objects of these keys, now and not when room is
 	// needed. A released key may be used again and is then derived again.
 	Release(keys ...*Key)
+}
+
+// Counts reports whether an XOR step changes what a counter of 16 bits can: whoever could
+// choose the whole of Messages[0] would have keys that are related as he likes, and a key
+// of the token would be one of his choice away from another.
+func (s Step) Counts() bool {
+	if s.Function != XOR || len(s.Messages) != 1 || len(s.Messages[0]) != s.Algorithm.Size() || !s.Algorithm.TDEA() {
+		return false
+	}
+	for i, b := range s.Messages[0] {
+		if i%8 < 6 && b != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // Challenger computes the one value of a derivation that is public.

@@ -1,6 +1,7 @@
 package derive
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 
@@ -25,13 +26,24 @@ func (k *Key) Retail(s Step) (RetailKey, error) {
 		return RetailKey{}, fmt.Errorf("derive: a key of the retail MAC is two blocks of 3DES")
 	}
 	s.Class, s.Algorithm = SessionRetail, key.TDEA2
-	first := s.Messages[0][:8]
-	var thrice []byte
-	for range 3 {
-		thrice = append(thrice, first...)
-	}
+	thrice := bytes.Repeat(s.Messages[0][:8], 3)
 	left := Step{Function: ECB, Messages: [][]byte{thrice}, Class: SessionRetailLeft, Algorithm: key.TDEA3}
 	return RetailKey{whole: k.Derive(s), left: k.Derive(left)}, nil
+}
+
+// RetailXOR refers to the key of the retail MAC that is another key xor mask, 16 bytes.
+// That other key follows from k by made, two blocks of ECB, and is of class Static: so its
+// left half three times can be made in the same way.
+func (k *Key) RetailXOR(made Step, mask []byte) (RetailKey, error) {
+	if made.Function != ECB || len(made.Messages) != 1 || len(made.Messages[0]) != 16 || len(mask) != 16 || !k.Algorithm().TDEA() {
+		return RetailKey{}, fmt.Errorf("derive: a key of the retail MAC is two blocks of 3DES")
+	}
+	thrice := func(b []byte) []byte { return bytes.Repeat(b[:8], 3) }
+	left := Step{Function: ECB, Messages: [][]byte{thrice(made.Messages[0])}, Class: Static, Algorithm: key.TDEA3}
+	return RetailKey{
+		whole: k.Derive(made).Derive(Step{Function: XOR, Messages: [][]byte{mask}, Class: SessionRetail, Algorithm: key.TDEA2}),
+		left:  k.Derive(left).Derive(Step{Function: XOR, Messages: [][]byte{thrice(mask)}, Class: SessionRetailLeft, Algorithm: key.TDEA3}),
+	}, nil
 }
 
 // RetailFromRoots refers to a key of the retail MAC whose two objects exist: for

@@ -87,3 +87,35 @@ func TestDerives(t *testing.T) {
 		}
 	}
 }
+
+// TestRetailXOR: both halves follow from the same value, and only a counter changes it.
+func TestRetailXOR(t *testing.T) {
+	var tok derivetest.Token
+	imk := tok.Add("imk", key.TDEA2, derive.Static, bytes.Repeat([]byte{0x2F, 0x15}, 8))
+	made := derive.Step{Function: derive.ECB, Messages: [][]byte{bytes.Repeat([]byte{1, 2, 3, 4}, 4)}, Class: derive.Static, Algorithm: key.TDEA2}
+	mask := []byte{7: 1, 15: 0xFE}
+	k, err := imk.RetailXOR(made, mask)
+	if err != nil {
+		t.Fatal(err)
+	}
+	master, whole, left := tok.Value(imk.Derive(made)), tok.Value(k.Whole()), tok.Value(k.Left())
+	for i := range master {
+		master[i] ^= mask[i]
+	}
+	if !bytes.Equal(whole, master) || !bytes.Equal(left, bytes.Repeat(master[:8], 3)) {
+		t.Errorf("%X and %X, want %X and its left half", whole, left, master)
+	}
+	if _, err := imk.RetailXOR(made, mask[:8]); err == nil {
+		t.Error("a mask of 8 bytes")
+	}
+	for _, s := range []derive.Step{
+		{Function: derive.ECB, Messages: [][]byte{mask}, Algorithm: key.TDEA2},
+		{Function: derive.XOR, Messages: [][]byte{mask}, Algorithm: key.AES128},
+		{Function: derive.XOR, Messages: [][]byte{mask, mask}, Algorithm: key.TDEA2},
+		{Function: derive.XOR, Messages: [][]byte{append([]byte{1}, mask[1:]...)}, Algorithm: key.TDEA2},
+	} {
+		if s.Counts() {
+			t.Errorf("%+v counts", s)
+		}
+	}
+}

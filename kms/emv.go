@@ -70,6 +70,7 @@ type transaction struct {
 	ac      emv.Master
 	mac     derive.RetailKey // of the cryptogram
 	arpc    derive.RetailKey
+	aes     *derive.Key // of the cryptogram under option C, instead of both
 }
 
 // begin checks the caller of an EMV operation and finds the keys. A caller whose
@@ -82,7 +83,13 @@ func (s *Service) begin(ctx context.Context, r Request, op Operation, in Transac
 	if r.Caller.Cards != AllCards() {
 		return e, t, s.refuse(ctx, e, fault.New(fault.Forbidden, "EMV cards are in no card range"))
 	}
-	if t.profile, err = emv.ProfileOf(in.Profile); err != nil {
+	if t.profile, err = emv.ProfileOf(in.Profile); err == nil && t.profile.Experimental() {
+		err = s.experimental("this profile")
+		if err == nil && op != EMVVerify {
+			err = fault.New(fault.InvalidInput, "under this profile cryptograms are verified, and nothing else")
+		}
+	}
+	if err != nil {
 		return e, t, s.refuse(ctx, e, err)
 	}
 	var ok bool
@@ -95,10 +102,7 @@ func (s *Service) begin(ctx context.Context, r Request, op Operation, in Transac
 		err = t.profile.Binds(in.Input, in.Data)
 	}
 	if err == nil {
-		t.mac, err = m.MAC(t.profile.Cryptogram, in.Input, false)
-	}
-	if err == nil {
-		t.arpc, err = t.profile.ARPCKey(m, in.Input)
+		err = t.derive(m)
 	}
 	e.key, e.algorithm = v.ID.String(), algorithmOf(v)
 	e.detail = map[string]string{"profile": in.Profile, "atc": fmt.Sprintf("%04X", in.ATC)}
@@ -107,6 +111,27 @@ func (s *Service) begin(ctx context.Context, r Request, op Operation, in Transac
 		return e, t, s.refuse(ctx, e, err)
 	}
 	return e, t, nil
+}
+
+// derive refers to the keys of the cryptogram and of its answer.
+func (t *transaction) derive(m emv.Master) (err error) {
+	if t.profile.Option == emv.OptionC {
+		t.aes, err = m.AESCryptogram(t.Input)
+		return err
+	}
+	if t.mac, err = m.MAC(t.profile.Cryptogram, t.Input, false); err == nil {
+		t.arpc, err = t.profile.ARPCKey(m, t.Input)
+	}
+	return err
+}
+
+// experimental refuses what no independent implementation agrees with, unless the
+// configuration wants it.
+func (s *Service) experimental(what string) error {
+	if s.cfg.Experimental {
+		return nil
+	}
+	return fault.New(fault.NotFound, what+" is experimental, and the configuration does not say experimental: true")
 }
 
 // emvMaster refers to the ICC master key of a card under one of the issuer's keys.
@@ -150,7 +175,11 @@ func (s *Service) conclude(ctx context.Context, e *event, t transaction, proof e
 
 // verify proves a transaction's cryptogram. What is no answer of the proof is refused.
 func (s *Service) verify(ctx context.Context, e event, t transaction) (proof, err error) {
-	proof = emv.Verify(ctx, t.token, t.mac, t.profile.Padding, t.Data, t.ARQC)
+	if t.aes != nil {
+		proof = emv.VerifyAES(ctx, t.token, t.aes, t.Data, t.ARQC)
+	} else {
+		proof = emv.Verify(ctx, t.token, t.mac, t.profile.Padding, t.Data, t.ARQC)
+	}
 	if proof != nil && fault.CodeOf(proof) != fault.ProofFailed {
 		return nil, s.refuse(ctx, e, proof)
 	}
@@ -159,7 +188,7 @@ func (s *Service) verify(ctx context.Context, e event, t transaction) (proof, er
 
 // release destroys the keys of a transaction, and those that were used beside.
 func (t transaction) release(more ...*derive.Key) {
-	keys := slices.DeleteFunc(append(more, t.mac.Whole(), t.mac.Left(), t.arpc.Whole(), t.arpc.Left(), t.ac.Key()), func(k *derive.Key) bool { return k == nil })
+	keys := slices.DeleteFunc(append(more, t.aes, t.mac.Whole(), t.mac.Left(), t.arpc.Whole(), t.arpc.Left(), t.ac.Key()), func(k *derive.Key) bool { return k == nil })
 	t.token.Release(keys...)
 }
 
@@ -272,7 +301,7 @@ func (s *Service) script(ctx context.Context, t transaction, in EMVScriptInput) 
 		if err != nil {
 			return nil, used, err
 		}
-		used = append(used, keys.MAC.Whole(), keys.MAC.Left(), keys.ENC)
+		used = append(used, keys.MAC.Whole(), keys.MAC.Left(), keys.MAC.Left().Parent(), keys.ENC)
 		apdu, err := t.profile.Secure(ctx, t.token, keys, t.Input, c)
 		if err != nil {
 			return nil, used, fmt.Errorf("command %d of the script: %w", n+1, err)

@@ -9,9 +9,11 @@ import (
 	"cardkms/derive/emv"
 	"cardkms/kms"
 	"cardkms/kms/fault"
+	"cardkms/kms/hsm"
 	"cardkms/kms/key"
 	"cardkms/kms/store"
 	"cardkms/softhsm/cardsim"
+	"cardkms/softhsm/testtoken"
 )
 
 // The issuer's keys and the transaction of vector emv-mc-cvn16 of derive/emv: pyemv,
@@ -262,5 +264,38 @@ func TestEMVMakesNoRows(t *testing.T) {
 	}
 	if rows() != 0 {
 		t.Errorf("%d rows of cards that proved nothing", rows())
+	}
+}
+
+// TestVisaScript: a script whose keys are an exclusive or of the master key is secured by
+// a token that has one inside, with the bytes of vector emv-visa-cvn10; another token
+// refuses it, and the cryptogram serves afterwards.
+func TestVisaScript(t *testing.T) {
+	for name, token := range map[string]*hsm.Token{"softhsm": testtoken.SoftHSM(t), "nss": testtoken.NSS(t)} {
+		t.Run(name, func(t *testing.T) {
+			h := newHarness(t, func(h *harness) { h.token = token })
+			h.loadEMV()
+			before := token.LiveObjects() // of other tests
+			in := mchip(h.issuer)
+			in.Profile, in.UN, in.ARQC = "visa-10", nil, unhex("29CCA15AE665FA2E")
+			in.Data = unhex("0000000040000000000000000124800004800001241911050152BF45851800001C03A06010")
+			script := h.pinScript(in)
+			script.Code, script.Commands = unhex("3030"), []emv.Command{{CLA: 0x84, INS: 0x18}}
+			out, err := h.service.SecureEMVScript(h.ctx, h.req(), script)
+			if name == "nss" {
+				if err != nil || len(out.Commands) != 1 || !bytes.Equal(out.Commands[0], unhex("8418000008DB56BA60087CEFD3")) || !bytes.Equal(out.ARPC, unhex("28993816AFAE4AEB")) {
+					t.Errorf("%X, %v", out, err)
+				}
+			} else {
+				h.want("a token without", err, fault.TokenUnable)
+				if len(out.ARPC)+len(out.Commands) > 0 {
+					t.Errorf("something came back: %X", out)
+				}
+				h.must(h.service.VerifyARQC(h.ctx, h.req(), in))
+			}
+			if n := token.LiveObjects() - before; n > 0 {
+				t.Errorf("%d objects are left", n)
+			}
+		})
 	}
 }

@@ -10,7 +10,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -41,6 +43,9 @@ func TestMain(m *testing.M) { testtoken.Main(m) }
 // harness is a service on a real token and a real database, one issuer of its
 // own, and a clock that the test moves.
 type harness struct {
+	experimental bool                  // of the configuration
+	further      map[string]kms.Holder // tokens beside the main one; nil for one that is away
+
 	t       *testing.T
 	ctx     context.Context
 	token   *hsm.Token
@@ -148,10 +153,10 @@ func (h *harness) start() {
 	h.service, err = kms.New(kms.Config{
 		Token: h.token, Store: h.db, Log: h.ledger, Pseudonym: derive.FromRoot(h.pseudo), Registry: derive.FromRoot(h.state),
 		ReleaseKeys: map[string]map[string]crypto.PublicKey{h.issuer: {"release": h.release.Public()}},
-		Issuers:     []string{h.issuer},
-		Inspector:   h.token,
-		Keys:        h.token,
-		Limits:      channel.DefaultLimits(), ChannelsMax: 1000, Now: h.clock,
+		Issuers:     []string{h.issuer}, Experimental: h.experimental,
+		Tokens: slices.Sorted(maps.Keys(h.further)),
+		Holder: h.holder,
+		Limits: channel.DefaultLimits(), ChannelsMax: 1000, Now: h.clock,
 	})
 	h.must(err)
 	for _, p := range append([]profile.Profile{h.profile}, h.profiles...) {
@@ -183,6 +188,16 @@ func written(p profile.Profile) string {
 	}
 	return text + fmt.Sprintf("protocol: scp03\nsuite: \"%02X\"\nchunkSize: %d\nextendedLength: %t\nputKey: %s\n",
 		byte(p.Suite), p.ChunkSize, p.Extended, []string{"with-length", "without-length"}[p.PutKey])
+}
+
+func (h *harness) holder(name string) (kms.Holder, error) {
+	if name == "" {
+		return h.token, nil
+	}
+	if t := h.further[name]; t != nil {
+		return t, nil
+	}
+	return nil, fault.New(fault.TokenUnavailable, "away")
 }
 
 func (h *harness) stop() {

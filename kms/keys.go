@@ -95,8 +95,9 @@ func (s *Service) exists(ctx context.Context, issuer, name string, usages ...key
 	return fault.New(fault.NotFound, "no such key")
 }
 
-// opens refuses a key of which no version could serve a card of this profile now. Which
-// one does is not known before the card says its KVN.
+// opens refuses a key of which no version could serve a card of this profile now, also
+// because the tokens of all of them are not there. Which one does is not known before the
+// card says its KVN.
 func (s *Service) opens(ctx context.Context, issuer, name string, p profile.Profile) error {
 	all, err := s.versions(ctx, issuer)
 	if err != nil {
@@ -109,6 +110,9 @@ func (s *Service) opens(ctx context.Context, issuer, name string, p profile.Prof
 		}
 		if why = p.Agrees(v); why == nil {
 			why = serves(v, key.Move, s.cfg.Now())
+		}
+		if why == nil {
+			_, why = s.cfg.Holder(v.Token)
 		}
 		if why == nil {
 			return nil
@@ -126,9 +130,9 @@ func algorithmOf(v key.Version) audit.Algorithm {
 	return audit.Approved
 }
 
-// Root names the object of one part of a version inside the token.
+// Root names the object of one part of a version inside its token.
 func Root(v key.Version, p key.Part) derive.Root {
-	r := derive.Root{Label: v.ID.Label(p), Algorithm: v.Algorithm, Class: derive.Static, KCV: v.KCVs[p]}
+	r := derive.Root{Token: v.Token, Label: v.ID.Label(p), Algorithm: v.Algorithm, Class: derive.Static, KCV: v.KCVs[p]}
 	switch {
 	case p == key.Master:
 	case v.Usage == key.GPSCP02: // [GPCS], Section E.4.1: also the DEK of a session is derived
@@ -191,6 +195,7 @@ func updateKey(v key.Version, kdd []byte) (*derive.Key, error) {
 // NewKey describes a key version that a ceremony at the console makes.
 type NewKey struct {
 	Issuer, Name    string
+	Token           string // that holds it; empty for the main one
 	Usage           key.Usage
 	Algorithm       key.Algorithm // of the master
 	CardAlgorithm   key.Algorithm // of the card keys
@@ -203,6 +208,9 @@ type NewKey struct {
 func (n NewKey) Check() error {
 	if !key.ValidName(n.Issuer) || !key.ValidName(n.Name) {
 		return fault.New(fault.InvalidInput, "issuer and key are named by 1 to 63 lower-case letters, digits and hyphens, a letter first")
+	}
+	if n.Token != "" && !key.ValidName(n.Token) {
+		return fault.New(fault.InvalidInput, "a token is named by 1 to 63 lower-case letters, digits and hyphens, a letter first")
 	}
 	if n.Usage.EMV() {
 		return n.checkEMV()
@@ -239,11 +247,14 @@ func (n NewKey) checkSCP02() error {
 // checkEMV refuses what is no issuer master key of EMV: two-key 3DES, with the
 // derivation key index of the cards in the place of a Key Version Number.
 func (n NewKey) checkEMV() error {
-	if n.Algorithm != key.TDEA2 || n.CardAlgorithm != key.TDEA2 {
-		return fault.New(fault.InvalidInput, "issuer master keys of EMV and the keys of their cards are tdea-2key")
-	}
 	if n.KVN == 0 {
 		return fault.New(fault.InvalidInput, "a derivation key index is 01 to FF")
+	}
+	if n.optionC() {
+		return nil
+	}
+	if n.Algorithm != key.TDEA2 || n.CardAlgorithm != key.TDEA2 {
+		return fault.New(fault.InvalidInput, "issuer master keys of EMV and the keys of their cards are tdea-2key")
 	}
 	for _, o := range []emv.Option{emv.OptionA, emv.OptionB} {
 		if string(n.Diversification) == emvDiversification(o) {
@@ -251,6 +262,23 @@ func (n NewKey) checkEMV() error {
 		}
 	}
 	return fault.New(fault.InvalidInput, "issuer master keys of EMV are diversified by emv-option-a or emv-option-b")
+}
+
+// optionC reports whether this is an issuer master key of application cryptograms under
+// AES, which is experimental: see Config.Experimental.
+func (n NewKey) optionC() bool {
+	return n.Usage == key.EMVAC && n.Algorithm == key.AES128 && n.CardAlgorithm == key.AES128 && string(n.Diversification) == emvDiversification(emv.OptionC)
+}
+
+// allowed refuses a key that the configuration has no use for: in a token that it does not
+// have, or of a kind that it did not ask for.
+func (s *Service) allowed(n NewKey) (Holder, error) {
+	if n.optionC() {
+		if err := s.experimental("emv-option-c"); err != nil {
+			return nil, err
+		}
+	}
+	return s.holder(n.Token)
 }
 
 // checkOTA refuses what gives no KIc and KID: without diversification both would be
@@ -291,8 +319,11 @@ func (s *Service) LoadKey(ctx context.Context, by string, n NewKey, m Maker) (ke
 			return key.Version{}, err
 		}
 	}
+	if _, err := s.allowed(n); err != nil {
+		return key.Version{}, err
+	}
 	v := key.Version{
-		Usage: n.Usage, Algorithm: n.Algorithm, CardAlgorithm: n.CardAlgorithm, KVN: n.KVN,
+		Token: n.Token, Usage: n.Usage, Algorithm: n.Algorithm, CardAlgorithm: n.CardAlgorithm, KVN: n.KVN,
 		Diversification: string(n.Diversification), State: key.Active, Created: s.cfg.Now().UTC().Round(time.Second), KCVs: map[key.Part]key.KCV{},
 		Ceremony: n.Ceremony,
 	}
@@ -306,6 +337,9 @@ func (s *Service) LoadKey(ctx context.Context, by string, n NewKey, m Maker) (ke
 	e.issuer, e.key, e.algorithm = n.Issuer, id.String(), algorithmOf(v)
 	if n.Ceremony != "" {
 		e.detail["ceremony"] = n.Ceremony
+	}
+	if n.Token != "" {
+		e.detail["token"] = n.Token
 	}
 	if e.intent, err = s.intend(ctx, e); err != nil {
 		return v, err

@@ -32,7 +32,7 @@ import (
 //
 // One officer suspends a version at once (SuspendKey); to go on needs approvals.
 
-// KeyStore makes and destroys the objects of key versions in the token.
+// KeyStore makes and destroys the objects of key versions in one token.
 type KeyStore interface {
 	// Taken reports whether the token holds an object of this label.
 	Taken(ctx context.Context, label string) (bool, error)
@@ -233,14 +233,14 @@ func created(p approval.Proposal) (n NewKey, id key.ID, life time.Duration, err 
 		return n, id, 0, fault.New(fault.InvalidInput, "kvn has two hexadecimal digits, and cryptoperiod_days is 1 to 3650")
 	}
 	n = NewKey{
-		Issuer: id.Issuer, Name: id.Name, Usage: key.Usage(p.Params["usage"]), KVN: byte(kvn),
+		Issuer: id.Issuer, Name: id.Name, Token: p.Params["token"], Usage: key.Usage(p.Params["usage"]), KVN: byte(kvn),
 		Algorithm: key.Algorithm(p.Params["algorithm"]), CardAlgorithm: key.Algorithm(p.Params["card_algorithm"]),
 		Diversification: diversify.Method(p.Params["diversification"]),
 	}
 	return n, id, time.Duration(days) * 24 * time.Hour, n.Check()
 }
 
-var createParams = []string{"usage", "algorithm", "card_algorithm", "diversification", "kvn", "cryptoperiod_days"}
+var createParams = []string{"usage", "algorithm", "card_algorithm", "diversification", "kvn", "cryptoperiod_days", "token"}
 
 func checkCreate(ctx context.Context, s *Service, p approval.Proposal) error {
 	n, id, _, err := created(p)
@@ -267,7 +267,11 @@ func checkCreate(ctx context.Context, s *Service, p approval.Proposal) error {
 	if err != nil {
 		return err
 	}
-	if next, err = n.free(ctx, s.cfg.Keys, next); err == nil && id.Version != next {
+	holder, err := s.allowed(n)
+	if err != nil {
+		return err
+	}
+	if next, err = n.free(ctx, holder, next); err == nil && id.Version != next {
 		err = fault.New(fault.Conflict, fmt.Sprintf("the next version of this key is %d", next))
 	}
 	return err
@@ -281,21 +285,25 @@ func actCreate(ctx context.Context, s *Service, p approval.Proposal) (any, error
 	if err != nil {
 		return nil, err
 	}
+	holder, err := s.allowed(n)
+	if err != nil {
+		return nil, err
+	}
 	now := s.cfg.Now().UTC().Round(time.Second)
 	v := key.Version{
-		ID: id, Usage: n.Usage, Algorithm: n.Algorithm, CardAlgorithm: n.CardAlgorithm, KVN: n.KVN,
+		ID: id, Token: n.Token, Usage: n.Usage, Algorithm: n.Algorithm, CardAlgorithm: n.CardAlgorithm, KVN: n.KVN,
 		Diversification: string(n.Diversification), State: key.PreActivation, Created: now, Ends: now.Add(life), KCVs: map[key.Part]key.KCV{},
 	}
 	for _, part := range Parts(n.Diversification, n.Usage) {
 		label := id.Label(part)
-		taken, err := s.cfg.Keys.Taken(ctx, label)
+		taken, err := holder.Taken(ctx, label)
 		if err == nil && taken {
 			err = fault.New(fault.Conflict, "the token holds an object of this version, which no row knows; propose the next one")
 		}
 		if err != nil {
 			return nil, err
 		}
-		root, err := s.cfg.Keys.Generate(ctx, label, n.Algorithm, Root(v, part).Class)
+		root, err := holder.Generate(ctx, label, n.Algorithm, Root(v, part).Class)
 		if err != nil {
 			return nil, err
 		}
@@ -363,7 +371,11 @@ func due(v key.Version, now time.Time) bool {
 
 // own is the event of something that the service does by itself to a version.
 func own(op Operation, v key.Version) event {
-	return event{req: Request{Caller: Caller{ID: audit.ActorService}}, op: op, issuer: v.ID.Issuer, object: v.ID.String(), key: v.ID.String(), detail: map[string]string{}}
+	e := event{req: Request{Caller: Caller{ID: audit.ActorService}}, op: op, issuer: v.ID.Issuer, object: v.ID.String(), key: v.ID.String(), detail: map[string]string{}}
+	if v.Token != "" {
+		e.detail["token"] = v.Token
+	}
+	return e
 }
 
 // destroy takes the objects of a version out of the token and looks that they are
@@ -372,7 +384,10 @@ func own(op Operation, v key.Version) event {
 // call goes on.
 func (s *Service) destroy(ctx context.Context, v key.Version) error {
 	e := own("key.destroyed", v)
-	var err error
+	holder, err := s.holder(v.Token)
+	if err != nil {
+		return err // before anything is done: the next call tries again
+	}
 	e.intent, err = s.intendAnd(ctx, e, func(tx store.Rows) error {
 		n, err := need(tx, versionRef(v.ID), &v)
 		if err != nil {
@@ -390,15 +405,15 @@ func (s *Service) destroy(ctx context.Context, v key.Version) error {
 	labels := make([]string, 0, len(v.KCVs))
 	for _, p := range slices.Sorted(maps.Keys(v.KCVs)) {
 		labels = append(labels, v.ID.Label(p))
-		taken, err := s.cfg.Keys.Taken(ctx, v.ID.Label(p))
+		taken, err := holder.Taken(ctx, v.ID.Label(p))
 		if err == nil && taken {
-			err = s.cfg.Keys.Destroy(ctx, v.ID.Label(p))
+			err = holder.Destroy(ctx, v.ID.Label(p))
 		}
 		if err != nil {
 			return s.refuse(ctx, e, err)
 		}
 	}
-	if err := s.cfg.Keys.Absent(ctx, labels...); err != nil {
+	if err := holder.Absent(ctx, labels...); err != nil {
 		return s.refuse(ctx, e, err)
 	}
 	e.approved = true

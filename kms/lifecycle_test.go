@@ -168,6 +168,8 @@ func TestCreateRefuses(t *testing.T) {
 		"no cryptoperiod":             {2, with("cryptoperiod_days", ""), fault.InvalidInput},
 		"a cryptoperiod of a century": {2, with("cryptoperiod_days", "36500"), fault.InvalidInput},
 		"a parameter too many":        {2, with("color", "red"), fault.InvalidInput},
+		"a token that is none":        {2, with("token", "nowhere"), fault.InvalidInput},
+		"a name that is none":         {2, with("token", "No/"), fault.InvalidInput},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := o.decide(approval.KeyCreate, h.versionName(tt.version), tt.params); fault.CodeOf(err) != tt.want {

@@ -13,7 +13,7 @@ import (
 	"cardkms/kms/store"
 )
 
-// proven parses a document and runs its known answers through the token. Their keys are
+// proven parses a document and runs its known answers through the main token. Their keys are
 // objects of a PKCS#11 session under the one label for known answers; the guard of the
 // token makes each of them with the template of its class, as it does for its own tests at
 // every start, and no key that lives in the token is used with them.
@@ -21,7 +21,11 @@ func (s *Service) proven(ctx context.Context, document string) (p profile.Profil
 	if p, err = profile.Parse([]byte(document)); err != nil || len(p.Answers) == 0 {
 		return p, err
 	}
-	t, ok := s.cfg.Token.(profile.Token)
+	main, err := s.cfg.Holder("")
+	if err != nil {
+		return p, err
+	}
+	t, ok := main.(profile.Token)
 	if !ok {
 		return p, fault.New(fault.TokenUnable, "the token takes no keys of known value, so the known answers cannot be run")
 	}

@@ -7,28 +7,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"cardkms/audit"
-	"cardkms/derive"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
 	"cardkms/kms/profile"
 	"cardkms/kms/report"
 	"cardkms/kms/store"
 )
-
-// Inspector looks into the token for the inventory.
-type Inspector interface {
-	// Check finds a root and compares what protects it and its check value.
-	Check(ctx context.Context, r derive.Root) error
-	// Labels returns the labels of all private and secret keys that live in the
-	// token, sorted.
-	Labels(ctx context.Context) ([]string, error)
-	// Description names the token: label, model, serial number.
-	Description() string
-}
 
 // ReportInput asks for a report. Reports of a period need one of at most
 // reportMax; the others take none.
@@ -99,39 +86,6 @@ func (s *Service) reportHead(ctx context.Context, in ReportInput) (report.Head, 
 		Report: in.Name, Log: c.Origin, Made: s.cfg.Now().UTC().Round(time.Second),
 		Entries: c.Size, Root: base64.StdEncoding.EncodeToString(c.Root[:]),
 	}, err
-}
-
-// inventory compares the key versions with what the token holds.
-func (s *Service) inventory(ctx context.Context, h report.Head) (*report.InventoryReport, error) {
-	versions, err := s.AllKeys(ctx)
-	if err != nil {
-		return nil, err
-	}
-	labels, err := s.cfg.Inspector.Labels(ctx)
-	if err != nil {
-		return nil, err
-	}
-	out := &report.InventoryReport{Head: h, Token: s.cfg.Inspector.Description(), Keys: []report.Key{}, Ghosts: []string{}, Profiles: []report.Profile{}}
-	known := slices.Clone(s.cfg.ServiceKeys)
-	for _, v := range versions {
-		k := report.Key{Version: v, Held: report.Present}
-		for p := range v.KCVs {
-			known = append(known, v.ID.Label(p))
-			if err := s.cfg.Inspector.Check(ctx, Root(v, p)); err != nil {
-				if fault.CodeOf(err) == fault.TokenUnavailable {
-					return nil, err
-				}
-				k.Held = report.Missing
-			}
-		}
-		out.Keys = append(out.Keys, k)
-	}
-	for _, l := range labels {
-		if !slices.Contains(known, l) {
-			out.Ghosts = append(out.Ghosts, l)
-		}
-	}
-	return out, s.inventoryOfProfiles(ctx, out)
 }
 
 // inventoryOfProfiles adds the newest versions of every issuer's card profiles.

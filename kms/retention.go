@@ -66,7 +66,7 @@ func (s *Service) DestroyPseudonyms(ctx context.Context, by, label string, destr
 	if label == s.cfg.Pseudonym.Root().Label {
 		return fault.New(fault.Conflict, "this key names cards now; configure another one first")
 	}
-	if !PseudonymLabel(label) || slices.Contains(s.cfg.ServiceKeys, label) {
+	if !PseudonymLabel(label) || slices.Contains(s.cfg.ServiceKeys[""], label) {
 		return fault.New(fault.Forbidden, "this is no pseudonym key; key versions are destroyed by officers only (key.destroy)")
 	}
 	e := console("pseudonym.destroy", printable(label), by)

@@ -152,6 +152,8 @@ func (s *Service) moveOf(ctx context.Context, o *openChannel) (from, to key.Vers
 	case from.CardAlgorithm.Size() < to.CardAlgorithm.Size():
 		// [AmdD], Section 3: a key is never sent under a weaker one.
 		return from, to, fault.New(fault.KeyState, "the card's data encryption key is weaker than the keys it would carry")
+	case from.Token != to.Token:
+		return from, to, fault.New(fault.TokenUnable, "the new keys are in another token than the card's, and no key leaves its token, not even wrapped")
 	case diversify.Method(to.Diversification) == diversify.None || diversify.Method(from.Diversification) == diversify.None:
 		return from, to, fault.New(fault.TokenUnable, "keys that are not derived for each card cannot leave the token, not even wrapped")
 	}

@@ -59,9 +59,13 @@ type Config struct {
 	ReleaseKeys map[string]map[string]crypto.PublicKey // issuer → name → key
 	Issuers     []string                               // every tenant
 	Clients     []report.Client                        // who may call, for the access report
-	Inspector   Inspector                              // of the token, for the inventory
-	Keys        KeyStore                               // of the token, for the life of keys
-	ServiceKeys []string                               // labels of the service's own keys in the token
+	// Holder returns the token of a name, "" for the main one. One that is not there now
+	// is fault.TokenUnavailable.
+	Holder      func(token string) (Holder, error)
+	Tokens      []string            // names of the tokens beside the main one, sorted
+	ServiceKeys map[string][]string // labels of the service's own keys, by token
+	// Experimental serves what no independent implementation agrees with: EMV's option C.
+	Experimental bool
 	// Node names this process among those that share the store; empty if there is only one.
 	Node        string
 	Limits      channel.Limits
@@ -85,7 +89,7 @@ type Service struct {
 // New checks a configuration and returns a service.
 func New(cfg Config) (*Service, error) {
 	switch {
-	case cfg.Token == nil || cfg.Store == nil || cfg.Log == nil || cfg.Pseudonym == nil || cfg.Registry == nil || cfg.Now == nil || cfg.Inspector == nil || cfg.Keys == nil:
+	case cfg.Token == nil || cfg.Store == nil || cfg.Log == nil || cfg.Pseudonym == nil || cfg.Registry == nil || cfg.Now == nil || cfg.Holder == nil:
 		return nil, errors.New("kms: the configuration lacks a part")
 	case cfg.ChannelsMax < 1:
 		return nil, errors.New("kms: ChannelsMax must be at least 1")
@@ -260,18 +264,6 @@ func digestOf(parts ...[]byte) audit.Digest {
 	return audit.Digest(h.Sum(nil))
 }
 
-// Ready checks what the service cannot work without: the token, the store and a
-// log that takes entries.
-func (s *Service) Ready(ctx context.Context) error {
-	if err := s.cfg.Log.Ready(); err != nil {
-		return err
-	}
-	if _, err := s.cfg.Token.Random(ctx, 8); err != nil {
-		return err
-	}
-	return s.cfg.Log.View(ctx, func(store.Rows) error { return nil })
-}
-
 // Close ends every channel, destroys its session keys, and logs who read the log.
 func (s *Service) Close() {
 	s.channels.closeAll(s.cfg.Token)
@@ -305,5 +297,11 @@ func (s *Service) Started(ctx context.Context, found map[string]string) error {
 func (s *Service) Moved(ctx context.Context, n store.Copied) error {
 	found := map[string]string{"rows": fmt.Sprint(n.Rows), "entries": fmt.Sprint(n.Leaves), "blocks": fmt.Sprint(n.Blocks)}
 	e := event{req: Request{Caller: Caller{ID: audit.ActorService}}, op: "store.migrate", detail: found}
+	return s.log(ctx, &e, nil)
+}
+
+// TokenServes logs that a token beside the main one began to serve.
+func (s *Service) TokenServes(ctx context.Context, name string, found map[string]string) error {
+	e := event{req: Request{Caller: Caller{ID: audit.ActorService}}, op: "token.serve", object: "tokens/" + name, detail: found}
 	return s.log(ctx, &e, nil)
 }

@@ -141,7 +141,7 @@ func TestTimeout(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	start := time.Now()
-	if err := c.Ready(ctx); err == nil || time.Since(start) > 2*time.Second {
+	if _, err := c.Ready(ctx); err == nil || time.Since(start) > 2*time.Second {
 		t.Errorf("%v after %v", err, time.Since(start))
 	}
 }

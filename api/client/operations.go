@@ -146,9 +146,10 @@ func (c *Client) Healthy(ctx context.Context) error {
 	return c.do(ctx, call{method: http.MethodGet, path: "/healthz"}, nil)
 }
 
-// Ready reports whether the service can work; an *api.Problem says why not.
-func (c *Client) Ready(ctx context.Context) error {
-	return c.do(ctx, call{method: http.MethodGet, path: "/readyz"}, nil)
+// Ready says what each token does while the service can work; an *api.Problem says why it
+// cannot.
+func (c *Client) Ready(ctx context.Context) (api.Health, error) {
+	return do[api.Health](ctx, c, call{method: http.MethodGet, path: "/readyz"})
 }
 
 // OpenAPI returns the server's OpenAPI document.

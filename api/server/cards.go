@@ -77,7 +77,7 @@ func (s *server) listKeys(ctx context.Context, r kms.Request, in *listKeysInput)
 
 func keyOf(v key.Version) api.Key {
 	out := api.Key{
-		Name: v.ID.String(), Key: v.ID.Name, Version: v.ID.Version, Usage: string(v.Usage), Algorithm: string(v.Algorithm),
+		Name: v.ID.String(), Key: v.ID.Name, Version: v.ID.Version, Token: v.Token, Usage: string(v.Usage), Algorithm: string(v.Algorithm),
 		CardAlgorithm: string(v.CardAlgorithm), Diversification: v.Diversification, KVN: api.HexByte(v.KVN),
 		State: string(v.State), Created: v.Created, Ends: v.Ends, LegacyUntil: v.LegacyUntil, DestroyAt: v.DestroyAt, KCVs: map[string]api.KCV{},
 	}

@@ -151,7 +151,8 @@ func TestCertificates(t *testing.T) {
 	}
 	must(t, checkpointWith(t, ca, addr, ca.leaf(t, x509.ExtKeyUsageClientAuth, uriAuditor)))
 	// Probes need a certificate of the CA and no more.
-	must(t, dial(t, ca, addr, ca.leaf(t, x509.ExtKeyUsageClientAuth)).Ready(t.Context()))
+	_, err := dial(t, ca, addr, ca.leaf(t, x509.ExtKeyUsageClientAuth)).Ready(t.Context())
+	must(t, err)
 }
 
 // checkpointWith asks for a checkpoint over a connection of its own. A client

@@ -76,6 +76,7 @@ func (t *plainToken) Random(_ context.Context, n int) ([]byte, error) {
 // What kms.Inspector wants: this token holds all that it is asked for.
 func (t *plainToken) Check(context.Context, derive.Root) error { return t.call() }
 func (t *plainToken) Labels(context.Context) ([]string, error) { return []string{"a-ghost"}, t.call() }
+func (t *plainToken) Ready(context.Context) error              { return t.call() }
 func (t *plainToken) Description() string                      { return "plain (test)" }
 
 // What kms.KeyStore wants: keys of random values.
@@ -206,7 +207,7 @@ func (w *world) newService() {
 		Pseudonym:   w.token.Add("pseudonym", key.AES128, derive.SessionMAC, series(0x90)),
 		Registry:    w.token.Add("registry", key.AES128, derive.SessionMAC, series(0xB0)),
 		ReleaseKeys: map[string]map[string]crypto.PublicKey{"acme": {"release-1": public}},
-		Issuers:     []string{"acme"}, Inspector: w.token, Keys: w.token,
+		Issuers:     []string{"acme"}, Holder: func(string) (kms.Holder, error) { return w.token, nil },
 		Limits: channel.DefaultLimits(), ChannelsMax: 64, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
 	})
 	must(t, err)

@@ -146,7 +146,7 @@ func (a *app) proposeCommand() *cobra.Command {
   officer.remove  officers/dan
   policy.set      policies/card.release k=3
   key.create      issuers/demo/keys/isd/versions/2 usage=gp-scp03 algorithm=aes-256
-                  card_algorithm=aes-128 diversification=kdf3 kvn=31 cryptoperiod_days=365
+                  card_algorithm=aes-128 diversification=kdf3 kvn=31 cryptoperiod_days=365 [token=NAME]
   key.activate    issuers/demo/keys/isd/versions/2
   key.deactivate  issuers/demo/keys/isd/versions/1
   key.compromise  issuers/demo/keys/isd/versions/1

@@ -70,6 +70,9 @@ func (a *app) keyCommand() *cobra.Command {
 				text := make([]string, len(keys))
 				for i, k := range keys {
 					text[i] = fmt.Sprintf("%s  %s  %s  KVN %s  %s  %s", plain(k.Name), plain(k.Usage), plain(k.Algorithm), k.KVN, plain(k.Diversification), plain(k.State))
+					if k.Token != "" {
+						text[i] += "  token " + plain(k.Token)
+					}
 				}
 				return a.show(keys, "%s", strings.Join(append(text, count(int64(len(keys)), "key version")), "\n"))
 			})

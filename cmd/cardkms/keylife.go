@@ -95,6 +95,9 @@ func (a *app) compromise(ctx context.Context, c *client.Client, key string, vers
 	}
 	out.Replacement = fmt.Sprintf("cardkms approval propose %s issuers/%s/keys/%s/versions/%d usage=%s algorithm=%s card_algorithm=%s diversification=%s kvn=KVN cryptoperiod_days=365",
 		approval.KeyCreate, quoted(a.issuer), quoted(key), r.Next, quoted(r.Key.Usage), quoted(r.Key.Algorithm), quoted(r.Key.CardAlgorithm), quoted(r.Key.Diversification))
+	if r.Key.Token != "" {
+		out.Replacement += " token=" + quoted(r.Key.Token)
+	}
 	lines := []string{
 		fmt.Sprintf("%s: %s, %s, %s", plain(r.Key.Name), count(r.Cards, "card"), count(int64(r.Channels), "open channel"), count(r.Packages, "open package")),
 		fmt.Sprintf("suspended: %v", out.Suspended),

@@ -276,7 +276,9 @@ func (c *conductor) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.node, err = open(ctx, cfg, slog.New(slog.DiscardHandler))
+	if c.node, err = open(ctx, cfg, slog.New(slog.DiscardHandler)); err == nil {
+		c.node.tokens.Tend(ctx)
+	}
 	return err
 }
 

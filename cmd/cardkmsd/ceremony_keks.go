@@ -4,12 +4,14 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 
 	"cardkms/audit/durable"
 	"cardkms/kms"
 	"cardkms/kms/ceremony"
 	"cardkms/kms/fault"
+	"cardkms/kms/hsm"
 	"cardkms/kms/key"
 )
 
@@ -47,7 +49,11 @@ func (c *conductor) findKEK(ctx context.Context, k ceremony.KEK) (facts, bool, e
 	case row.Algorithm != string(k.Algorithm) || row.KCV != k.KCV:
 		return nil, false, fault.New(fault.Conflict, k.Label+" is another key-encryption key, or has another check value")
 	}
-	if err := c.node.token.CheckKEK(ctx, k.Label, k.Algorithm); err != nil {
+	t, err := c.holderOf(k.Label)
+	if err == nil {
+		err = t.CheckKEK(ctx, k.Label, k.Algorithm)
+	}
+	if err != nil {
 		return nil, false, err
 	}
 	found, err := c.kekFacts(ctx, k)
@@ -61,10 +67,16 @@ func (c *conductor) lookAtKEK(ctx context.Context, label string) (row kms.KEK, t
 	if fault.CodeOf(err) == fault.NotFound {
 		err = nil
 	}
-	if err == nil {
-		there, err = c.node.token.Taken(ctx, label)
+	t, terr := c.holderOf(label)
+	if err = errors.Join(err, terr); err == nil {
+		there, err = t.Taken(ctx, label)
 	}
 	return row, there, err
+}
+
+// holderOf returns the token of a key-encryption key, which the configuration names.
+func (c *conductor) holderOf(label string) (*hsm.Token, error) {
+	return c.node.tokens.Get(c.node.cfg.tokenOfKEK(label))
 }
 
 func (c *conductor) destroyStep(label string) step {
@@ -99,19 +111,25 @@ func (c *conductor) checkDestroy(ctx context.Context, label string) error {
 	case !there:
 		return nil // an attempt that broke off destroyed it; the log does not say so yet
 	}
-	if err := c.node.token.CheckKEK(ctx, label, key.AES256); err != nil {
-		if c.node.token.CheckKEK(ctx, label, key.RSA3072) != nil {
-			return err
-		}
+	t, err := c.holderOf(label)
+	if err != nil {
+		return err
+	}
+	if err := t.CheckKEK(ctx, label, key.AES256); err != nil && t.CheckKEK(ctx, label, key.RSA3072) != nil {
+		return err
 	}
 	return nil
 }
 
 // dropKEK destroys the object of a key-encryption key, if it is there.
 func (c *conductor) dropKEK(ctx context.Context, label string) error {
-	taken, err := c.node.token.Taken(ctx, label)
+	t, err := c.holderOf(label)
+	if err != nil {
+		return err
+	}
+	taken, err := t.Taken(ctx, label)
 	if err == nil && taken {
-		err = c.node.token.DestroyKEK(ctx, label)
+		err = t.DestroyKEK(ctx, label)
 	}
 	return err
 }
@@ -131,8 +149,12 @@ func (c *conductor) makeKEK(ctx context.Context, k ceremony.KEK) error {
 		return err
 	}
 	defer func() { crashAt("made kek " + k.Label) }()
+	t, err := c.holderOf(k.Label)
+	if err != nil {
+		return err
+	}
 	if k.Algorithm == key.RSA3072 {
-		_, err := c.node.token.GenerateKEK(ctx, k.Label)
+		_, err := t.GenerateKEK(ctx, k.Label)
 		return err
 	}
 	sum, free, err := c.combined(ctx, k.Label, k.Algorithm, k.Value)
@@ -140,7 +162,7 @@ func (c *conductor) makeKEK(ctx context.Context, k ceremony.KEK) error {
 		return err
 	}
 	defer free()
-	return c.node.token.ImportKEK(ctx, k.Label, sum)
+	return t.ImportKEK(ctx, k.Label, sum)
 }
 
 // kekFacts writes the public half of a pair, or repeats the check value that was
@@ -151,7 +173,11 @@ func (c *conductor) kekFacts(ctx context.Context, k ceremony.KEK) (facts, error)
 		from(f, "", k.Value)
 		return f, nil
 	}
-	public, err := c.node.token.PublicKEK(ctx, k.Label)
+	t, err := c.holderOf(k.Label)
+	if err != nil {
+		return nil, err
+	}
+	public, err := t.PublicKEK(ctx, k.Label)
 	if err != nil {
 		return nil, err
 	}

@@ -114,10 +114,14 @@ func (c *conductor) keyStep(k ceremony.Key) step {
 		values = append(values, fmt.Sprintf("%s %s", p, origin(*v)))
 	}
 	slices.Sort(values)
+	in := ""
+	if k.Token != "" {
+		in = " in the token " + k.Token
+	}
 	return step{
 		name: k.String(),
-		words: fmt.Sprintf("Make the %s master of key %s of issuer %s for %s, KVN %s on cards, %s card keys by %s: %s.",
-			k.Algorithm, k.Name, k.Issuer, k.Usage, k.KVN, k.CardAlgorithm, k.Diversification, strings.Join(values, "; ")),
+		words: fmt.Sprintf("Make the %s master of key %s of issuer %s%s for %s, KVN %s on cards, %s card keys by %s: %s.",
+			k.Algorithm, k.Name, k.Issuer, in, k.Usage, k.KVN, k.CardAlgorithm, k.Diversification, strings.Join(values, "; ")),
 		check: func(ctx context.Context) error { return c.checkKey(ctx, k) },
 		done:  func(ctx context.Context) (facts, bool, error) { return c.findKey(ctx, k) },
 		do: func(ctx context.Context) (facts, error) {
@@ -140,6 +144,9 @@ func (c *conductor) checkKey(ctx context.Context, k ceremony.Key) error {
 	if err := c.checkIssuer(k.Issuer); err != nil {
 		return err
 	}
+	if err := c.checkToken(k); err != nil {
+		return err
+	}
 	for _, v := range k.Values() {
 		if v.Wrapped == nil {
 			continue
@@ -152,7 +159,11 @@ func (c *conductor) checkKey(ctx context.Context, k ceremony.Key) error {
 			return err
 		}
 		if !c.makesKEK(w.KEK) && c.node != nil {
-			if err := c.node.token.CheckKEK(ctx, w.KEK, w.Method.Algorithm()); err != nil {
+			t, err := c.node.tokens.Get(k.Token)
+			if err == nil {
+				err = t.CheckKEK(ctx, w.KEK, w.Method.Algorithm())
+			}
+			if err != nil {
 				return err
 			}
 		}
@@ -164,6 +175,23 @@ func (c *conductor) checkKey(ctx context.Context, k ceremony.Key) error {
 func (c *conductor) checkIssuer(issuer string) error {
 	if c.node != nil && !slices.Contains(c.node.cfg.issuers(), issuer) {
 		return fault.New(fault.InvalidInput, "the configuration has no issuer "+issuer)
+	}
+	return nil
+}
+
+// checkToken refuses a key for a token that the configuration does not have, or under a
+// key-encryption key that is in another one.
+func (c *conductor) checkToken(k ceremony.Key) error {
+	if c.node == nil {
+		return nil
+	}
+	if _, ok := c.node.cfg.Tokens[k.Token]; !ok && k.Token != "" {
+		return fault.New(fault.InvalidInput, "the configuration has no token "+k.Token)
+	}
+	for _, v := range k.Values() {
+		if v.Wrapped != nil && c.node.cfg.tokenOfKEK(v.Wrapped.KEK) != k.Token {
+			return fault.New(fault.InvalidInput, "the key-encryption key "+v.Wrapped.KEK+" is in another token than "+k.String()+", and no key leaves its token")
+		}
 	}
 	return nil
 }
@@ -209,8 +237,12 @@ func (c *conductor) findKey(ctx context.Context, k ceremony.Key) (facts, bool, e
 	switch {
 	case v.Ceremony != c.f.Hex():
 		return nil, false, fault.New(fault.Conflict, v.ID.String()+" has this KVN, and "+whose(v.Ceremony)+" made it")
-	case v.Usage != n.Usage || v.Algorithm != n.Algorithm || v.CardAlgorithm != n.CardAlgorithm || v.Diversification != string(n.Diversification):
+	case v.Token != n.Token || v.Usage != n.Usage || v.Algorithm != n.Algorithm || v.CardAlgorithm != n.CardAlgorithm || v.Diversification != string(n.Diversification):
 		return nil, false, fault.New(fault.Conflict, v.ID.String()+" has this KVN and is another key")
+	}
+	t, err := c.node.tokens.Get(v.Token)
+	if err != nil {
+		return nil, false, err
 	}
 	for p, value := range k.Values() {
 		if value.KCV != "" && text(v.KCVs[p]) != value.KCV {
@@ -219,7 +251,7 @@ func (c *conductor) findKey(ctx context.Context, k ceremony.Key) (facts, bool, e
 		if v.State == key.Destroyed {
 			continue
 		}
-		if err := c.node.token.Check(ctx, kms.Root(v, p)); err != nil {
+		if err := t.Check(ctx, kms.Root(v, p)); err != nil {
 			return nil, false, fmt.Errorf("%s, which this ceremony made: %w", v.ID.Label(p), err)
 		}
 	}
@@ -236,6 +268,9 @@ func whose(digest string) string {
 
 func keyFacts(k ceremony.Key, v key.Version) facts {
 	f := facts{"version": v.ID.String(), "state": string(v.State)}
+	if v.Token != "" {
+		f["token"] = v.Token
+	}
 	for p, kcv := range v.KCVs {
 		f["kcv_"+string(p)] = text(kcv)
 	}
@@ -267,12 +302,20 @@ type valueMaker struct {
 
 // Taken implements kms.Maker.
 func (m valueMaker) Taken(ctx context.Context, label string) (bool, error) {
-	return m.c.node.token.Taken(ctx, label)
+	t, err := m.c.node.tokens.Get(m.k.Token)
+	if err != nil {
+		return false, err
+	}
+	return t.Taken(ctx, label)
 }
 
 // Make implements kms.Maker.
 func (m valueMaker) Make(ctx context.Context, label string, a key.Algorithm, class derive.Class, p key.Part) (root derive.Root, err error) {
-	v, t := m.k.Values()[p], m.c.node.token
+	v := m.k.Values()[p]
+	t, err := m.c.node.tokens.Get(m.k.Token)
+	if err != nil {
+		return root, err
+	}
 	defer func() { crashAt("made " + string(p) + " of " + m.k.String()) }()
 	switch {
 	case v.Generate:

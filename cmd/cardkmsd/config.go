@@ -32,21 +32,24 @@ import (
 // everything is checked before anything is opened. Paths are relative to the
 // file.
 type config struct {
-	Development bool                         `yaml:"development"` // allows SoftHSM2
-	Listen      string                       `yaml:"listen"`
-	Node        string                       `yaml:"node"` // name among the nodes that share a database
-	Data        string                       `yaml:"data"` // directory of the SQLite database, and of this process
-	Database    databaseConfig               `yaml:"database"`
-	Token       tokenConfig                  `yaml:"token"`
-	TLS         tlsConfig                    `yaml:"tls"`
-	Log         logConfig                    `yaml:"log"`
-	Anchors     anchorsConfig                `yaml:"anchors"`
-	Witnesses   []witnessConfig              `yaml:"witnesses"`
-	Clients     []clientConfig               `yaml:"clients"`
-	Proxies     []string                     `yaml:"proxies"`     // SPIFFE URIs of load balancers
-	Profiles    any                          `yaml:"profiles"`    // of earlier configurations; refused with a hint
-	ReleaseKeys map[string]map[string]string `yaml:"releaseKeys"` // issuer → name → PEM file
-	Limits      limitsConfig                 `yaml:"limits"`
+	Development bool `yaml:"development"` // allows SoftHSM2
+	// Experimental serves what no independent implementation agrees with, see kms.Config.
+	Experimental bool                         `yaml:"experimental"`
+	Listen       string                       `yaml:"listen"`
+	Node         string                       `yaml:"node"` // name among the nodes that share a database
+	Data         string                       `yaml:"data"` // directory of the SQLite database, and of this process
+	Database     databaseConfig               `yaml:"database"`
+	Token        tokenConfig                  `yaml:"token"`
+	Tokens       map[string]ModuleConfig      `yaml:"tokens"` // beside it, by the name that keys have of them
+	TLS          tlsConfig                    `yaml:"tls"`
+	Log          logConfig                    `yaml:"log"`
+	Anchors      anchorsConfig                `yaml:"anchors"`
+	Witnesses    []witnessConfig              `yaml:"witnesses"`
+	Clients      []clientConfig               `yaml:"clients"`
+	Proxies      []string                     `yaml:"proxies"`     // SPIFFE URIs of load balancers
+	Profiles     any                          `yaml:"profiles"`    // of earlier configurations; refused with a hint
+	ReleaseKeys  map[string]map[string]string `yaml:"releaseKeys"` // issuer → name → PEM file
+	Limits       limitsConfig                 `yaml:"limits"`
 
 	dir    string // of the file
 	digest string // SHA-256 of the file, in base64; stands in every checkpoint
@@ -63,18 +66,12 @@ type databaseConfig struct {
 	Connections int32  `yaml:"connections"`
 }
 
+// tokenConfig is the main token, which holds the service's own keys and every key that
+// names no token.
 type tokenConfig struct {
-	Module    string `yaml:"module"`
-	InitArgs  string `yaml:"initArgs"` // NSS softokn only
-	SoftHSM   string `yaml:"softhsm"`  // directory of SoftHSM2's tokens; development only
-	Label     string `yaml:"label"`
-	PIN       string `yaml:"pin"` // a reference: file:PATH or env:NAME
-	Sessions  int    `yaml:"sessions"`
-	Objects   int    `yaml:"objects"`
-	Pseudonym keyRef `yaml:"pseudonym"` // names cards in the log
-	State     keyRef `yaml:"state"`     // makes the MACs of rows and of the log's head
-	// KEKs are the labels of key-encryption keys, so that the inventory knows them.
-	KEKs []string `yaml:"keks"`
+	ModuleConfig `yaml:",inline"`
+	Pseudonym    keyRef `yaml:"pseudonym"` // names cards in the log
+	State        keyRef `yaml:"state"`     // makes the MACs of rows and of the log's head
 }
 
 // keyRef names a service key of the token.
@@ -176,9 +173,7 @@ func (c *config) path(p string) string {
 // trying again.
 func (c *config) check() error {
 	wrong := c.missing()
-	if c.Token.SoftHSM != "" && !c.Development {
-		wrong = append(wrong, errors.New("token.softhsm is for development: true only"))
-	}
+	wrong = append(wrong, c.checkTokens()...)
 	wrong = append(wrong, c.beyond()...)
 	if c.Profiles != nil {
 		wrong = append(wrong, errors.New("profiles are registered by officers and not configured: take them out, and see deploy/profiles/README.md"))
@@ -384,9 +379,13 @@ func publicKey(path string) (crypto.PublicKey, error) {
 	return x509.ParsePKIXPublicKey(block.Bytes)
 }
 
-// serviceKeys returns the labels of the service's own keys in the token.
-func (c *config) serviceKeys() []string {
-	return append([]string{c.Log.Label, c.Token.Pseudonym.Label, c.Token.State.Label}, c.Token.KEKs...)
+// serviceKeys returns the labels of the service's own keys, by token.
+func (c *config) serviceKeys() map[string][]string {
+	out := map[string][]string{"": append([]string{c.Log.Label, c.Token.Pseudonym.Label, c.Token.State.Label}, c.Token.KEKs...)}
+	for name, t := range c.Tokens {
+		out[name] = t.KEKs
+	}
+	return out
 }
 
 // issuers returns the issuers that clients and release keys name.

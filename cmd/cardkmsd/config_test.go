@@ -132,3 +132,41 @@ func TestSecretsAreReferences(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestTokensOfAConfiguration: what is wrong with a token, or with two in one process, is
+// said with the field.
+func TestTokensOfAConfiguration(t *testing.T) {
+	one := ModuleConfig{Module: "/lib/a.so", Label: "main", PIN: "file:pin"}
+	with := func(change func(*ModuleConfig)) ModuleConfig {
+		c := ModuleConfig{Module: "/lib/a.so", Label: "second", PIN: "file:pin"}
+		change(&c)
+		return c
+	}
+	for name, c := range map[string]struct {
+		tokens map[string]ModuleConfig
+		want   string
+	}{
+		"another label":    {map[string]ModuleConfig{"b": with(func(*ModuleConfig) {})}, ""},
+		"another module":   {map[string]ModuleConfig{"b": with(func(c *ModuleConfig) { c.Module, c.InitArgs, c.Label = "/lib/b.so", "x", "main" })}, ""},
+		"no module":        {map[string]ModuleConfig{"b": with(func(c *ModuleConfig) { c.Module = "" })}, "tokens.b.module is missing"},
+		"no PIN":           {map[string]ModuleConfig{"b": with(func(c *ModuleConfig) { c.PIN = "" })}, "tokens.b.pin is missing"},
+		"the same token":   {map[string]ModuleConfig{"b": with(func(c *ModuleConfig) { c.Label = "main" })}, "tokens.b is the token of token"},
+		"one twice":        {map[string]ModuleConfig{"b": with(func(*ModuleConfig) {}), "c": with(func(*ModuleConfig) {})}, "tokens.c is the token of tokens.b"},
+		"two strings":      {map[string]ModuleConfig{"b": with(func(c *ModuleConfig) { c.InitArgs = "x" })}, "tokens.b.initArgs"},
+		"SoftHSM":          {map[string]ModuleConfig{"b": with(func(c *ModuleConfig) { c.SoftHSM = "dir" })}, "tokens.b.softhsm is for development"},
+		"the name main":    {map[string]ModuleConfig{"main": with(func(*ModuleConfig) {})}, "tokens.main: a token has a name"},
+		"a name that is 0": {map[string]ModuleConfig{"B/": with(func(*ModuleConfig) {})}, "tokens.B/: a token has a name"},
+		"one KEK in two":   {map[string]ModuleConfig{"b": with(func(c *ModuleConfig) { c.KEKs = []string{"k"} }), "c": with(func(c *ModuleConfig) { c.Label, c.KEKs = "third", []string{"k"} })}, "tokens.c.keks has k"},
+	} {
+		cfg := &config{Token: tokenConfig{ModuleConfig: one}, Tokens: c.tokens}
+		err := errors.Join(cfg.checkTokens()...)
+		if (err == nil) != (c.want == "") || err != nil && err.Error() != c.want && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+	cfg := &config{Development: true, Token: tokenConfig{ModuleConfig: one}, Tokens: map[string]ModuleConfig{"b": with(func(c *ModuleConfig) { c.SoftHSM = "x" })}}
+	cfg.Token.SoftHSM = "y"
+	if err := errors.Join(cfg.checkTokens()...); err == nil || !strings.Contains(err.Error(), "SoftHSM2 has one") {
+		t.Errorf("two directories of SoftHSM2: %v", err)
+	}
+}

@@ -26,19 +26,21 @@ import (
 	"cardkms/kms/store"
 	"cardkms/kms/store/postgres"
 	"cardkms/kms/store/sqlite"
-	"cardkms/softhsm"
+	"cardkms/kms/tokens"
 )
 
 // node is everything that a configuration opens.
 type node struct {
 	cfg     *config
 	lock    *os.File
-	token   *hsm.Token
+	token   *hsm.Token              // the main one
+	tokens  *tokens.Set[*hsm.Token] // all of them
 	store   store.Store
 	log     *ledger.Ledger
 	service *kms.Service
 
 	suspects suspects
+	serves   bool // a server, not a ceremony; set before tokens are tended
 }
 
 var errSoftHSM = errors.New("SoftHSM2 keeps keys in files that anybody with their PIN can copy; it serves only with development: true")
@@ -57,17 +59,11 @@ func openRestoring(ctx context.Context, cfg *config, logger *slog.Logger, restor
 			n.close()
 		}
 	}()
-	if softhsm.Is(cfg.Token.Module) && !cfg.Development {
-		return n, errSoftHSM
-	}
 	if n.lock, err = lockDir(cfg.path(cfg.Data)); err != nil {
 		return n, err
 	}
-	if n.token, err = openToken(ctx, cfg, logger); err != nil {
+	if err := n.openTokens(ctx, logger); err != nil {
 		return n, err
-	}
-	if softhsm.Made(n.token.Manufacturer()) && !cfg.Development {
-		return n, errSoftHSM
 	}
 	if n.store, err = openStore(ctx, cfg); err != nil {
 		return n, err
@@ -130,26 +126,6 @@ func lockDir(dir string) (*os.File, error) {
 		return nil, fmt.Errorf("another cardkmsd uses %s; stop it first", dir)
 	}
 	return f, nil
-}
-
-func openToken(ctx context.Context, cfg *config, logger *slog.Logger) (*hsm.Token, error) {
-	if cfg.Token.SoftHSM != "" {
-		if err := softhsm.Use(cfg.path(cfg.Token.SoftHSM)); err != nil {
-			return nil, err
-		}
-	}
-	pin, err := cfg.resolve(cfg.Token.PIN)
-	if err != nil {
-		return nil, fmt.Errorf("token.pin: %w", err)
-	}
-	t, err := hsm.Open(ctx, hsm.Config{
-		Module: cfg.Token.Module, InitArgs: cfg.Token.InitArgs, Label: cfg.Token.Label, PIN: pin,
-		Sessions: cfg.Token.Sessions, Objects: cfg.Token.Objects, Logger: logger,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("opening the token %q (token.module, token.label, token.pin): %w", cfg.Token.Label, err)
-	}
-	return t, nil
 }
 
 func (n *node) openLog(ctx context.Context, logger *slog.Logger, restore *ledger.Restoration) (*ledger.Ledger, error) {
@@ -257,53 +233,15 @@ func newService(n *node, logger *slog.Logger) (*kms.Service, error) {
 	}
 	l := n.cfg.Limits
 	return kms.New(kms.Config{
-		Issuers: n.cfg.issuers(), Clients: clients, Inspector: n.token, Keys: n.token,
-		ServiceKeys: n.cfg.serviceKeys(), Node: n.cfg.Node,
-		Token: n.token, Store: n.store, Log: n.log, Pseudonym: derive.FromRoot(pseudonym),
+		Issuers: n.cfg.issuers(), Clients: clients, ServiceKeys: n.cfg.serviceKeys(), Node: n.cfg.Node,
+		Tokens: n.tokens.Names(), Holder: func(name string) (kms.Holder, error) { return n.tokens.Get(name) },
+		Token: n.tokens, Store: n.store, Log: n.log, Pseudonym: derive.FromRoot(pseudonym),
 		// The state key protects what the database holds: rows by MACs, cards by names and seals.
-		Registry:    derive.FromRoot(state),
-		ReleaseKeys: release, ChannelsMax: l.Channels, Now: time.Now, Logger: logger,
+		Registry:     derive.FromRoot(state),
+		Experimental: n.cfg.Experimental,
+		ReleaseKeys:  release, ChannelsMax: l.Channels, Now: time.Now, Logger: logger,
 		Limits: channel.Limits{AnswerWithin: l.AnswerWithin, Idle: l.Idle, Absolute: l.Absolute, PendingMax: channel.DefaultLimits().PendingMax},
 	})
-}
-
-// verifyKeys finds every key of the service in the token before anybody is
-// served, and compares what protects it and its check value. Then it looks at every
-// key object that the token holds, whoever made it.
-func (n *node) verifyKeys(ctx context.Context, logger *slog.Logger) error {
-	for name, ref := range map[string]keyRef{"pseudonym": n.cfg.Token.Pseudonym, "state": n.cfg.Token.State} {
-		root, err := ref.root()
-		if err != nil {
-			return fmt.Errorf("token.%s: %w", name, err)
-		}
-		if err := n.token.Check(ctx, root); err != nil {
-			return fmt.Errorf("the %s key: %w", name, err)
-		}
-	}
-	versions, err := n.service.AllKeys(ctx)
-	if err != nil {
-		return err
-	}
-	ours := n.cfg.serviceKeys()
-	for _, v := range versions {
-		for p := range v.KCVs {
-			if v.State == key.Destroyed {
-				continue // an object that came back is not ours
-			}
-			ours = append(ours, v.ID.Label(p))
-			if err := n.token.Check(ctx, kms.Root(v, p)); err != nil {
-				return fmt.Errorf("%s: %w", v.ID.Label(p), err)
-			}
-		}
-	}
-	found, err := n.token.Survey(ctx, ours)
-	if err != nil {
-		return err
-	}
-	for _, label := range found.Foreign {
-		logger.Warn("the token holds a key that is not ours", "label", label)
-	}
-	return found.Err()
 }
 
 // close closes in the opposite order. Channels end, the log signs a last
@@ -321,8 +259,8 @@ func (n *node) close() {
 	if n.store != nil {
 		_ = n.store.Close()
 	}
-	if n.token != nil {
-		n.token.Close()
+	if n.tokens != nil {
+		n.tokens.Close()
 	}
 	if n.lock != nil {
 		_ = n.lock.Close()

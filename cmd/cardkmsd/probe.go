@@ -19,18 +19,20 @@ import (
 )
 
 type probeFlags struct {
-	module, initArgs, label, pin string
-	vectors, profiles            []string
+	config, module, initArgs, label, pin string
+	vectors, profiles                    []string
 }
 
 func probeCommand() *cobra.Command {
 	var f probeFlags
 	c := &cobra.Command{
-		Use:   "probe [--module M --label L --pin REF] [--profile FILE]... [--vectors FILE...]",
-		Short: "Say what a PKCS#11 token can do, by which plan, and run known answers through it",
-		Long: `Say which operations a PKCS#11 token can do and by which plan, and run known
-answers through it: each key of a vector is imported as a session object, used
-and destroyed. Without --module a throw-away SoftHSM2 token is made and used.
+		Use:   "probe [--config FILE | --module M --label L --pin REF] [--profile FILE]... [--vectors FILE...]",
+		Short: "Say what PKCS#11 tokens can do, by which plan, and run known answers through them",
+		Long: `Say which operations a PKCS#11 token can do, by which plan, and why it cannot do the
+others, and run known answers through it: each key of a vector is imported as a
+session object, used and destroyed. All of it is found by trying. With --config
+each token of a configuration is probed, while no server runs on it; without
+--module and --config a throw-away SoftHSM2 token is made and used.
 
 One line per case says PASS, FAIL or SKIP with the case's id and a reason; the
 last line counts them. The exit status is 1 if any case failed. Without
@@ -45,21 +47,62 @@ one line for the whole of it.`,
 			return runProbe(cmd.Context(), f, cmd.OutOrStdout())
 		},
 	}
+	c.Flags().StringVar(&f.config, "config", "", "configuration `FILE`: probe each of its tokens")
 	c.Flags().StringVar(&f.module, "module", "", "`PATH` of the PKCS#11 module (default: a throw-away SoftHSM2 token)")
 	c.Flags().StringVar(&f.initArgs, "init-args", "", "reserved string of C_Initialize (NSS softokn)")
 	c.Flags().StringVar(&f.label, "label", "", "label of the token")
 	c.Flags().StringVar(&f.pin, "pin", "", "reference to its User PIN: file:PATH or env:NAME")
 	c.Flags().StringArrayVar(&f.profiles, "profile", nil, "card profile whose known answers are run: `FILE`; may be repeated")
 	c.Flags().StringArrayVar(&f.vectors, "vectors", nil, "known answers to run: `FILE`...")
+	c.MarkFlagsMutuallyExclusive("config", "module")
 	return c
 }
 
 func runProbe(ctx context.Context, f probeFlags, out io.Writer) error {
+	if f.config != "" {
+		return probeConfigured(ctx, f, out)
+	}
 	t, cleanup, err := probeToken(ctx, f)
 	if err != nil {
 		return err
 	}
 	defer cleanup()
+	return probeOne(ctx, t, f, out)
+}
+
+// probeConfigured probes each token of a configuration. One that does not open keeps no
+// other from being probed.
+func probeConfigured(ctx context.Context, f probeFlags, out io.Writer) error {
+	cfg, err := load(f.config)
+	if err != nil {
+		return err
+	}
+	for _, c := range cfg.allTokens() {
+		fmt.Fprintf(out, "%s: %q in %s\n", c.field, c.Label, c.Module)
+		if c.SoftHSM != "" {
+			if err := softhsm.Use(cfg.path(c.SoftHSM)); err != nil {
+				return err
+			}
+		}
+		pin, perr := cfg.resolve(c.PIN)
+		if perr == nil {
+			var t *hsm.Token
+			if t, perr = hsm.OpenAny(ctx, hsm.Config{Module: c.Module, InitArgs: c.InitArgs, Label: c.Label, PIN: pin}); perr == nil {
+				perr = probeOne(ctx, t, f, out)
+				t.Close()
+			}
+		}
+		if perr != nil && !errors.Is(perr, errFailed) {
+			fmt.Fprintln(out, "NO:", perr)
+		}
+		err = errors.Join(err, perr)
+	}
+	return err
+}
+
+// probeOne prints the table of one token and runs known answers through it.
+func probeOne(ctx context.Context, t *hsm.Token, f probeFlags, out io.Writer) (err error) {
+	fmt.Fprintln(out, t.Description())
 	for _, c := range t.Capabilities() {
 		how := c.Plan
 		if c.Err != nil {
@@ -152,7 +195,7 @@ func namedToken(ctx context.Context, f probeFlags) (*hsm.Token, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	t, err := hsm.Open(ctx, hsm.Config{Module: f.module, InitArgs: f.initArgs, Label: f.label, PIN: pin})
+	t, err := hsm.OpenAny(ctx, hsm.Config{Module: f.module, InitArgs: f.initArgs, Label: f.label, PIN: pin})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -49,6 +48,7 @@ const (
 	sweepEvery      = 5 * time.Second
 	imagesEvery     = 30 * time.Second // pause between two looks at the images
 	tendEvery       = time.Minute      // and at the keys whose time has come
+	tokensEvery     = 2 * time.Second  // and at the tokens beside the main one
 )
 
 func serve(ctx context.Context, cfg *config, logger *slog.Logger) error {
@@ -65,6 +65,8 @@ func serve(ctx context.Context, cfg *config, logger *slog.Logger) error {
 	if err := n.announce(starting, logger); err != nil {
 		return err
 	}
+	n.serves = true
+	n.tokens.Tend(starting)
 	srv, err := newHTTP(cfg, n, logger)
 	if err != nil {
 		return err
@@ -75,26 +77,6 @@ func serve(ctx context.Context, cfg *config, logger *slog.Logger) error {
 	}
 	logger.Info("serving", "address", l.Addr().String(), "development", cfg.Development)
 	return n.run(ctx, srv, l, logger)
-}
-
-// announce says and logs which plans the token's operations follow, and who
-// keeps the boundary.
-func (n *node) announce(ctx context.Context, logger *slog.Logger) error {
-	found := map[string]string{}
-	for i, c := range n.token.Capabilities() {
-		state := "yes"
-		if c.Err != nil {
-			state = "no"
-		}
-		logger.Info("token", "operation", c.Operation, "plan", c.Plan, "able", state)
-		found[fmt.Sprintf("op%d", i)] = state
-	}
-	plan := "composed"
-	if strings.HasPrefix(n.token.Capabilities()[0].Plan, "native") {
-		plan = "native"
-	}
-	found["kdf"] = plan
-	return n.service.Started(ctx, found)
 }
 
 func newHTTP(cfg *config, n *node, logger *slog.Logger) (*http.Server, error) {
@@ -158,6 +140,9 @@ func (n *node) run(ctx context.Context, srv *http.Server, l net.Listener, logger
 	defer stopWatching()
 	busy.Go(func() { watch(watching, logger, imagesEvery, "the images could not be checked", n.service.CheckImages) })
 	busy.Go(func() { watch(watching, logger, tendEvery, "the keys could not be tended", n.service.Tend) })
+	busy.Go(func() {
+		watch(watching, logger, tokensEvery, "the tokens could not be tended", func(ctx context.Context) error { n.tokens.Tend(ctx); return nil })
+	})
 	ended := make(chan error, 1)
 	go func() { ended <- srv.ServeTLS(l, "", "") }()
 	sweep := time.NewTicker(sweepEvery)

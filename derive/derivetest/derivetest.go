@@ -4,6 +4,7 @@
 package derivetest
 
 import (
+	"bytes"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
@@ -66,6 +67,13 @@ func (t *Token) output(base *derive.Key, s derive.Step) []byte {
 				block.Encrypt(enc[i:], m[i:])
 			}
 			out = append(out, enc...)
+		case derive.XOR:
+			if !s.Counts() {
+				panic("derivetest: an exclusive or that no token makes")
+			}
+			v := bytes.Clone(t.Value(base))
+			subtle.XORBytes(v, v, m)
+			out = append(out, v...)
 		case derive.CBC:
 			enc := make([]byte, len(m))
 			cipher.NewCBCEncrypter(block, make([]byte, block.BlockSize())).CryptBlocks(enc, m)

@@ -32,10 +32,12 @@ func (p Padding) pad(data []byte) []byte {
 // DataMax bounds the data that a cryptogram covers.
 const DataMax = 1024
 
+var errDataLength = fault.New(fault.InvalidInput, fmt.Sprintf("a cryptogram covers 1 to %d bytes", DataMax))
+
 // Cryptogram computes ARQC, TC or AAC over the scheme's data: [EMV2], Section 8.1.
 func Cryptogram(ctx context.Context, t derive.TDEAToken, k derive.RetailKey, p Padding, data []byte) ([]byte, error) {
 	if len(data) == 0 || len(data) > DataMax {
-		return nil, fault.New(fault.InvalidInput, fmt.Sprintf("a cryptogram covers 1 to %d bytes", DataMax))
+		return nil, errDataLength
 	}
 	return t.RetailMAC(ctx, k, p.pad(data))
 }
@@ -44,6 +46,17 @@ func Cryptogram(ctx context.Context, t derive.TDEAToken, k derive.RetailKey, p P
 // fault.Proof().
 func Verify(ctx context.Context, t derive.TDEAToken, k derive.RetailKey, p Padding, data, cryptogram []byte) error {
 	want, err := Cryptogram(ctx, t, k, p, data)
+	return prove(want, cryptogram, err)
+}
+
+// VerifyAES is Verify under option C. Experimental.
+func VerifyAES(ctx context.Context, t derive.Token, k *derive.Key, data, cryptogram []byte) error {
+	want, err := AESCryptogram(ctx, t, k, data)
+	return prove(want, cryptogram, err)
+}
+
+// prove compares a cryptogram in constant time.
+func prove(want, cryptogram []byte, err error) error {
 	if err != nil {
 		return err
 	}
@@ -56,6 +69,9 @@ func Verify(ctx context.Context, t derive.TDEAToken, k derive.RetailKey, p Paddi
 // AESCryptogram is Cryptogram under option C: the first 8 bytes of AES-CMAC.
 // Experimental.
 func AESCryptogram(ctx context.Context, t derive.Token, k *derive.Key, data []byte) ([]byte, error) {
+	if len(data) == 0 || len(data) > DataMax {
+		return nil, errDataLength
+	}
 	mac, err := t.MAC(ctx, k, data)
 	if err != nil {
 		return nil, err

@@ -13,15 +13,17 @@
 // It computes on references: IMK, ICC master key and session keys are inside the
 // token, in the sense of package derive. It leaves out transaction data (the caller
 // passes what the cryptogram covers, in the scheme's order), Format 1, PIN blocks of
-// the schemes, and who may ask. What needs key values as data, which no token takes,
-// is fault.TokenUnable: Visa's session keys of scripts (an exclusive or of the
-// master key) and with them Visa's PIN blocks.
+// the schemes, and who may ask. What needs key values as data, which no token takes, is
+// left out too: Visa's PIN block with the current PIN. Visa's session keys of scripts are
+// an exclusive or of the master key; a token that has none with a key inside answers
+// fault.TokenUnable.
 //
 // Proofs are compared in constant time, and every failed proof is fault.Proof().
 package emv
 
 import (
 	"crypto/sha1" //nolint:gosec // [EMV2], Annex A1.4.2 hashes public digits with it
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -210,8 +212,6 @@ func (d Derivation) seed(in Input, script bool) ([]byte, error) {
 			return nil, fault.New(fault.InvalidInput, "an unpredictable number has 4 bytes")
 		}
 		return append(append(atc, 0, 0), in.UN...), nil
-	case d == VisaXOR:
-		return nil, fault.New(fault.TokenUnable, "Visa's script keys are an exclusive or of a key, for which the token has no mechanism that keeps the key inside")
 	}
 	return nil, fault.New(fault.InvalidInput, "no session key is derived in this way")
 }
@@ -224,8 +224,20 @@ func spread(r []byte) []byte {
 	return out
 }
 
+// mask returns what the master key is changed by under VisaXOR: the ATC stands at the end
+// of its left half, its complement at the end of the right one.
+func (in Input) mask() []byte {
+	out := make([]byte, 16)
+	binary.BigEndian.PutUint16(out[6:], in.ATC)
+	binary.BigEndian.PutUint16(out[14:], ^in.ATC)
+	return out
+}
+
 // session returns the step to a session key of the master key.
 func (m Master) session(d Derivation, in Input, script bool) (derive.Step, error) {
+	if d == VisaXOR && script {
+		return derive.Step{Function: derive.XOR, Messages: [][]byte{in.mask()}, Algorithm: key.TDEA2}, nil
+	}
 	r, err := d.seed(in, script)
 	if err != nil {
 		return derive.Step{}, err
@@ -237,6 +249,12 @@ func (m Master) session(d Derivation, in Input, script bool) (derive.Step, error
 func (m Master) MAC(d Derivation, in Input, script bool) (derive.RetailKey, error) {
 	if d == MasterItself && !script && m.imk != nil {
 		return m.imk.Retail(m.step)
+	}
+	if d == VisaXOR && script {
+		if m.imk == nil {
+			return derive.RetailKey{}, fault.New(fault.TokenUnable, "the left half of an ICC master key that the token holds itself cannot be made")
+		}
+		return m.imk.RetailXOR(m.step, in.mask())
 	}
 	s, err := m.session(d, in, script)
 	if err != nil {

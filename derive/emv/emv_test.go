@@ -81,41 +81,61 @@ func TestOptions(t *testing.T) {
 	}
 }
 
+// prover returns how cryptograms are verified under a profile, and a good one.
+func prover(t *testing.T, tok *derivetest.Token, p emv.Profile, data []byte) (verify func(data, cryptogram []byte) error, good []byte) {
+	t.Helper()
+	a := key.TDEA2
+	if p.Option == emv.OptionC {
+		a = key.AES128
+	}
+	in := emv.Input{ATC: 7, UN: []byte{1, 2, 3, 4}}
+	m, err := emv.NewMaster(p.Option, tok.Add("imk", a, derive.Static, []byte("sixteen bytes!!!")), emv.Card{PAN: "4929717171717171717"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.Option == emv.OptionC {
+		k, err := m.AESCryptogram(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if good, err = emv.AESCryptogram(ctx, tok, k, data); err != nil {
+			t.Fatal(err)
+		}
+		return func(data, c []byte) error { return emv.VerifyAES(ctx, tok, k, data, c) }, good
+	}
+	k, err := m.MAC(p.Cryptogram, in, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if good, err = emv.Cryptogram(ctx, tok, k, p.Padding, data); err != nil {
+		t.Fatal(err)
+	}
+	return func(data, c []byte) error { return emv.Verify(ctx, tok, k, p.Padding, data, c) }, good
+}
+
 // TestProofs: every changed bit of data or cryptogram is the one opaque failure.
 func TestProofs(t *testing.T) {
 	var tok derivetest.Token
-	imk := tok.Add("imk", key.TDEA2, derive.Static, []byte("sixteen bytes!!!"))
 	for _, name := range emv.ProfileNames() {
 		p, err := emv.ProfileOf(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		m, err := emv.NewMaster(p.Option, imk, emv.Card{PAN: "4929717171717171717"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		k, err := m.MAC(p.Cryptogram, emv.Input{ATC: 7, UN: []byte{1, 2, 3, 4}}, false)
-		if err != nil {
-			t.Fatal(err)
-		}
 		data := []byte("the data of a transaction, of 33 b")
-		good, err := emv.Cryptogram(ctx, &tok, k, p.Padding, data)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := emv.Verify(ctx, &tok, k, p.Padding, data, good); err != nil {
+		verify, good := prover(t, &tok, p, data)
+		if err := verify(data, good); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		for bit := range 8 * (len(data) + len(good)) {
 			both := append(bytes.Clone(data), good...)
 			both[bit/8] ^= 1 << (bit % 8)
-			err := emv.Verify(ctx, &tok, k, p.Padding, both[:len(data)], both[len(data):])
+			err := verify(both[:len(data)], both[len(data):])
 			if err == nil || err.Error() != fault.Proof().Error() {
 				t.Fatalf("%s, bit %d: %v", name, bit, err)
 			}
 		}
 		for n := range good {
-			if err := emv.Verify(ctx, &tok, k, p.Padding, data, good[:n]); fault.CodeOf(err) != fault.ProofFailed {
+			if err := verify(data, good[:n]); fault.CodeOf(err) != fault.ProofFailed {
 				t.Errorf("%s, %d bytes of a cryptogram: %v", name, n, err)
 			}
 		}

@@ -38,7 +38,12 @@ var profiles = map[string]Profile{
 	"mchip-20":    {OptionA, CSK, Padding2, Method1, CSK, CSK, CBC, false, 0},
 	"mchip-21":    {OptionA, CSK, Padding2, Method1, CSK, CSK, CBC, false, 0},
 	"interac-133": {OptionA, SKD, Padding2, Method1, SKD, CSK, CBC, true, 0},
+	"aes-c":       {Option: OptionC, Cryptogram: CSK},
 }
+
+// Experimental reports whether no independent implementation agrees with ours: that is
+// option C, of which only the cryptogram is made here.
+func (p Profile) Experimental() bool { return p.Option == OptionC }
 
 // ProfileNames returns the names of the profiles, sorted.
 func ProfileNames() []string { return slices.Sorted(maps.Keys(profiles)) }

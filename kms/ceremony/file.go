@@ -84,6 +84,7 @@ type KEK struct {
 type Key struct {
 	Issuer          string           `yaml:"issuer"`
 	Name            string           `yaml:"key"`
+	Token           string           `yaml:"token"` // of the configuration's tokens; none for the main one
 	Usage           key.Usage        `yaml:"usage"`
 	KVN             string           `yaml:"kvn"` // two hexadecimal digits
 	Algorithm       key.Algorithm    `yaml:"algorithm"`
@@ -207,7 +208,7 @@ func (k Key) Describe() (kms.NewKey, error) {
 		return kms.NewKey{}, invalid("kvn has two hexadecimal digits")
 	}
 	n := kms.NewKey{
-		Issuer: k.Issuer, Name: k.Name, Usage: k.Usage, KVN: kvn[0],
+		Issuer: k.Issuer, Name: k.Name, Token: k.Token, Usage: k.Usage, KVN: kvn[0],
 		Algorithm: k.Algorithm, CardAlgorithm: k.CardAlgorithm, Diversification: k.Diversification,
 	}
 	return n, n.Check()

@@ -18,6 +18,7 @@ type plan struct {
 	native   bool // CKM_SP800_108_COUNTER_KDF with PRF AES-CMAC works
 	copyable bool // the token knows CKA_COPYABLE
 	allowed  bool // the token keeps CKA_ALLOWED_MECHANISMS
+	xor      bool // CKM_XOR_BASE_AND_DATA makes a 3DES key
 	enforced bool // the token itself refuses a readable key from a sensitive one
 }
 
@@ -31,8 +32,7 @@ type Capability struct {
 // Capabilities returns what the token was found able to do, in a fixed order.
 func (t *Token) Capabilities() []Capability { return t.caps }
 
-// detect tries what the service needs, on throw-away session keys. A token that
-// can derive by neither plan is refused.
+// detect tries what the service needs, on throw-away session keys.
 func (t *Token) detect(ctx context.Context) error {
 	err := t.do(ctx, nil, func(s pkcs11.SessionHandle, _ *object) error {
 		t.plan.copyable = t.keeps(s, pkcs11.NewAttribute(pkcs11.CKA_COPYABLE, false))
@@ -45,7 +45,7 @@ func (t *Token) detect(ctx context.Context) error {
 		return err
 	}
 	t.caps = t.tryAll(ctx)
-	return t.caps[0].Err
+	return nil
 }
 
 // throwAway generates an AES-128 session key with these further attributes.
@@ -142,8 +142,12 @@ func (t *Token) tryAll(ctx context.Context) []Capability {
 	if t.plan.enforced {
 		boundary = "enforced by the token"
 	}
+	derivation := t.tryDerivation(ctx)
+	if derivation != nil {
+		boundary = "not seen: the token derives no keys at all"
+	}
 	caps := []Capability{
-		{"AES-CMAC key derivation (SCP03, KDF3, CUP-1)", kdf, t.tryDerivation(ctx)},
+		{"AES-CMAC key derivation (SCP03, KDF3, CUP-1)", kdf, derivation},
 		{"AES-CBC", "CKM_AES_CBC", t.tryCBC(ctx)},
 		{"3DES diversification (VISA2, EMV CPS)", "CKM_DES3_ECB_ENCRYPT_DATA", t.tryTDEA(ctx)},
 	}
@@ -153,6 +157,8 @@ func (t *Token) tryAll(ctx context.Context) []Capability {
 	caps = append(caps,
 		Capability{"retail MAC (SCP02)", "CKM_DES3_CBC_ENCRYPT_DATA, CKM_DES3_CBC", t.tryRetail(ctx)},
 		Capability{"PUT KEY wrapping of " + string(key.TDEA2), "C_WrapKey CKM_DES3_ECB", t.tryWrap(ctx, key.TDEA2, key.TDEA2)})
+	caps = append(caps, Capability{"exclusive or with a key (Visa's script keys)", "CKM_XOR_BASE_AND_DATA", t.tryXOR(ctx)})
+	caps = append(caps, Capability{"SCP11 key derivation (not served)", "CKM_ECDH1_DERIVE twice, CKM_CONCATENATE_BASE_AND_KEY, CKM_SHA256_KEY_DERIVATION", t.tryAgreement(ctx)})
 	ed := t.tryKeyPair(key.Ed25519)
 	caps = append(caps, Capability{"Ed25519 signature (audit log)", "CKM_EDDSA", ed})
 	caps = append(caps, Capability{"ECDSA P-256 signature (audit log)", "CKM_ECDSA", t.tryKeyPair(key.P256)})
@@ -245,6 +251,28 @@ func (t *Token) tryRetail(ctx context.Context) error {
 		return err
 	}
 	return expect(mac[:6], nil, "E9C62BA1C4C8")
+}
+
+// tryXOR makes the session key of a Visa script: emv-visa-cvn10 of the vectors in
+// derive/emv, whose MAC of a command without data is known.
+func (t *Token) tryXOR(ctx context.Context) error {
+	imk, forget, err := t.ImportVolatile(ctx, "cardkms-probe-xor", key.TDEA2, derive.Static, unhex("FEDCBA98765432100123456789ABCDEF"))
+	if err != nil {
+		return err
+	}
+	defer forget()
+	made := derive.Step{Function: derive.ECB, Messages: [][]byte{unhex("3456789012345600CBA9876FEDCBA9FF")}, Class: derive.Static, Algorithm: key.TDEA2}
+	k, err := imk.RetailXOR(made, unhex("000000000000001C000000000000FFE3"))
+	if err != nil {
+		return err
+	}
+	defer t.Release(k.Whole(), k.Left(), k.Whole().Parent(), k.Left().Parent())
+	t.plan.xor = true
+	mac, err := t.RetailMAC(ctx, k, unhex("8418000008001C29CCA15AE665FA2E80"))
+	if err = expect(mac, err, "DB56BA60087CEFD3"); err != nil {
+		t.plan.xor = false
+	}
+	return err
 }
 
 // tryWrap wraps a key of type a under a key of zeros: zeros too for AES, bytes 01 for

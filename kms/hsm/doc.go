@@ -14,6 +14,15 @@
 // of the library that gave them: SoftHSM2 gives old handle numbers to other keys
 // after C_Finalize, and a MAC under the wrong key looks like any other.
 //
+// # Several tokens
+//
+// Tokens of one module share its library: C_Initialize and C_Finalize are for the whole
+// process. When one of them is lost the library begins anew for all, every token is opened
+// again, and one that does not open is away: nothing reaches it, because its handles may
+// now be another's. So the others lose their session objects for a moment, and nothing
+// else; attempts for one that stays away come at most every 30 s. Tokens of two modules do
+// not touch each other.
+//
 // # Plans
 //
 // AES-CMAC key derivation runs by one of two plans, found by trying and not from

@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime"
 	"strings"
 	"sync"
 	"time"
-	"unsafe"
 
 	"github.com/miekg/pkcs11"
 
@@ -39,25 +37,25 @@ const creators = 4
 
 // Token is one PKCS#11 token. It implements derive.Token and derive.Wrapper.
 type Token struct {
-	ctx *pkcs11.Ctx
-	cfg Config
+	*library // that it is in, with life and epoch
+	cfg      Config
 
-	// life is held for reading by every operation, and for writing while the
-	// library is finalised and initialised, so that no call is in flight then.
-	life   sync.RWMutex
-	epoch  uint64 // rises with every initialisation; guarded by life
 	slot   uint
 	anchor pkcs11.SessionHandle // holds the login; never carries an operation
 	ops    chan *session
 	owners []*owner
 	plan   plan
 	sealed error // why the token must not be used again; guarded by life
+	// away is why the token could not be opened again in this life of the library, in
+	// which its handles may be those of another token; guarded by life.
+	away error
 
 	kinds    sync.Map // of derivedKind: whose whole template was read back
 	objects  table
 	roots    roots
 	caps     []Capability
-	lastLost time.Time // guarded by life
+	lastLost time.Time     // guarded by life
+	pause    time.Duration // before the next attempt to reconnect; guarded by life
 }
 
 // session is one PKCS#11 session for operations.
@@ -69,9 +67,21 @@ type owner struct {
 	handle pkcs11.SessionHandle
 }
 
-// Open loads the module, logs in and finds out what the token can do. There is
-// one Token per process and module: the library's state is global.
+// Open loads the module, logs in and finds out what the token can do. One that can
+// derive by neither plan is refused. Tokens of one module may be open at the same time,
+// each once.
 func Open(ctx context.Context, cfg Config) (*Token, error) {
+	t, err := OpenAny(ctx, cfg)
+	if err == nil && t.caps[0].Err != nil {
+		err = fmt.Errorf("the token %q cannot derive keys inside: %w", cfg.Label, t.caps[0].Err)
+		t.Close()
+		return nil, err
+	}
+	return t, err
+}
+
+// OpenAny is Open for whoever wants to know what a token cannot do.
+func OpenAny(ctx context.Context, cfg Config) (*Token, error) {
 	if cfg.Sessions <= 0 {
 		cfg.Sessions = 8
 	}
@@ -84,13 +94,9 @@ func Open(ctx context.Context, cfg Config) (*Token, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	t := &Token{cfg: cfg, ctx: pkcs11.New(cfg.Module)}
-	if t.ctx == nil {
-		return nil, fmt.Errorf("hsm: %s cannot be loaded as a PKCS#11 module", cfg.Module)
-	}
+	t := &Token{cfg: cfg}
 	t.objects.init(cfg.Objects)
-	if err := t.connect(); err != nil {
-		t.ctx.Destroy()
+	if err := join(cfg, t); err != nil {
 		return nil, fmt.Errorf("opening the token %q: %w", cfg.Label, err)
 	}
 	if err := t.detect(ctx); err != nil {
@@ -98,6 +104,23 @@ func Open(ctx context.Context, cfg Config) (*Token, error) {
 		return nil, fmt.Errorf("finding out what the token %q can do: %w", cfg.Label, err)
 	}
 	return t, nil
+}
+
+// PINRefused reports whether an error of Open says that the token refused its PIN: then
+// another attempt could lock it.
+func PINRefused(err error) bool { return remedyFor(err) == stop }
+
+var errClosed = errors.New("hsm: the token is closed")
+
+// usable returns why no call may reach the token now. The caller holds life.
+func (t *Token) usable() error {
+	if t.sealed != nil {
+		return t.sealed
+	}
+	if t.away != nil {
+		return &Error{Function: "C_GetSlotList", CKR: pkcs11.CKR_TOKEN_NOT_PRESENT}
+	}
+	return nil
 }
 
 // Manufacturer returns who made the library and the token, as they say of
@@ -109,7 +132,7 @@ func (t *Token) Manufacturer() string {
 	if err != nil {
 		return ""
 	}
-	token, err := t.ctx.GetTokenInfo(t.slot)
+	token, err := t.info()
 	if err != nil {
 		return library.ManufacturerID
 	}
@@ -120,55 +143,54 @@ func (t *Token) Manufacturer() string {
 func (t *Token) Description() string {
 	t.life.RLock()
 	defer t.life.RUnlock()
-	info, err := t.ctx.GetTokenInfo(t.slot)
+	info, err := t.info()
 	if err != nil {
 		return t.cfg.Label
 	}
 	return fmt.Sprintf("%s (%s, serial number %s)", info.Label, info.Model, info.SerialNumber)
 }
 
-// Close waits for operations to end, logs out by finalising the library, and
-// unloads the module.
-func (t *Token) Close() {
-	t.life.Lock()
-	defer t.life.Unlock()
-	t.sealed = errors.New("hsm: the token is closed")
-	t.forgetAll()
-	_ = t.ctx.Finalize()
-	t.ctx.Destroy()
+// info asks the token about itself. One that was taken away answers no more, although its
+// sessions may: SoftHSM2 then finds no key and makes random numbers still. The caller
+// holds life.
+func (t *Token) info() (pkcs11.TokenInfo, error) {
+	if err := t.usable(); err != nil {
+		return pkcs11.TokenInfo{}, err
+	}
+	info, err := t.ctx.GetTokenInfo(t.slot)
+	if err != nil {
+		return info, &Error{Function: "C_GetTokenInfo", CKR: pkcs11.CKR_TOKEN_NOT_PRESENT}
+	}
+	return info, nil
 }
 
-// initialize calls C_Initialize; the flags say that the module is used by many
-// threads. NSS reads its configuration from the reserved argument.
-func initialize(c *pkcs11.Ctx, args string) error {
-	if args == "" {
-		return failed("C_Initialize", c.Initialize())
-	}
-	b := append([]byte(args), 0)
-	var pin runtime.Pinner
-	defer pin.Unpin()
-	pin.Pin(&b[0])
-	return failed("C_Initialize", c.Initialize(pkcs11.InitializeWithReserved(unsafe.Pointer(&b[0]))))
+// Ready looks that the token is there and answers; one that was lost is connected again.
+func (t *Token) Ready(ctx context.Context) error {
+	return t.do(ctx, nil, func(s pkcs11.SessionHandle, _ *object) error {
+		if _, err := t.info(); err != nil {
+			return err
+		}
+		_, err := t.ctx.GenerateRandom(s, 8)
+		return failed("C_GenerateRandom", err)
+	})
 }
 
-// connect initialises the library and opens every session. The caller holds life
-// for writing, or nobody else knows t yet.
-func (t *Token) connect() error {
-	if err := initialize(t.ctx, t.cfg.InitArgs); err != nil {
-		return err
-	}
-	t.epoch++
-	if err := t.openSessions(); err != nil {
-		_ = t.ctx.Finalize()
-		return err
-	}
-	return nil
-}
+// Close waits for operations to end and logs out. With the last token of a module the
+// library is finalised and unloaded.
+func (t *Token) Close() { t.leave(t) }
 
+// openSessions finds the token and logs in. What was opened is closed again where it
+// fails: the library may go on with other tokens. The caller holds life for writing, or
+// nobody else knows t yet.
 func (t *Token) openSessions() (err error) {
 	if t.slot, err = findSlot(t.ctx, t.cfg.Label); err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil {
+			_ = t.ctx.CloseAllSessions(t.slot)
+		}
+	}()
 	if t.anchor, err = t.ctx.OpenSession(t.slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION); err != nil {
 		return failed("C_OpenSession", err)
 	}
@@ -195,9 +217,6 @@ func (t *Token) openSessions() (err error) {
 		}
 		ops <- &session{handle: h}
 	}
-	// Only a whole set replaces the old one: after a failure here the dead
-	// sessions must still be there to be leased, because it is their error that
-	// asks for the next reconnect.
 	t.owners, t.ops = owners, ops
 	return nil
 }
@@ -230,9 +249,12 @@ func findSlot(c *pkcs11.Ctx, label string) (uint, error) {
 
 var errNoToken = errors.New("hsm: no token is labelled")
 
-// backOff is the least time between two attempts to reconnect, so that a dead
-// token is not hammered by every request.
-const backOff = 500 * time.Millisecond
+// The least and the longest time between two attempts to reconnect, so that a dead token
+// is hammered by no request, and the others of its library are seldom disturbed by it.
+const (
+	backOff    = 500 * time.Millisecond
+	backOffMax = 30 * time.Second
+)
 
 // reconnect finalises and initialises the library, unless somebody did so since
 // the caller saw epoch. Every handle is forgotten: derived keys are derived
@@ -246,16 +268,17 @@ func (t *Token) reconnect(epoch uint64, why error) error {
 	if t.epoch != epoch {
 		return nil
 	}
-	if time.Since(t.lastLost) < backOff {
+	if time.Since(t.lastLost) < t.pause {
 		return fault.Because(fault.TokenUnavailable, "the token is lost", why)
 	}
 	t.lastLost = time.Now()
 	t.cfg.Logger.Warn("token lost, connecting again", "token", t.cfg.Label, "why", why, "epoch", epoch)
-	t.forgetAll()
-	_ = t.ctx.Finalize()
-	if err := t.connect(); err != nil {
-		return fault.Because(fault.TokenUnavailable, "the token is lost", err)
+	_ = t.restart() // what became of this token is in away
+	if t.away != nil {
+		t.pause = min(max(2*t.pause, backOff), backOffMax)
+		return fault.Because(fault.TokenUnavailable, "the token is lost", t.away)
 	}
+	t.pause = backOff
 	return nil
 }
 
@@ -337,14 +360,14 @@ func (t *Token) do(ctx context.Context, k *derive.Key, f func(pkcs11.SessionHand
 func (t *Token) anchored() bool {
 	t.life.RLock()
 	defer t.life.RUnlock()
-	return t.sealed == nil && t.loggedIn(t.anchor)
+	return t.usable() == nil && t.loggedIn(t.anchor)
 }
 
 func (t *Token) try(ctx context.Context, k *derive.Key, f func(pkcs11.SessionHandle, *object) error) (uint64, error) {
 	t.life.RLock()
 	defer t.life.RUnlock()
-	if t.sealed != nil {
-		return t.epoch, t.sealed
+	if err := t.usable(); err != nil {
+		return t.epoch, err
 	}
 	s, err := t.lease(ctx)
 	if err != nil {

@@ -168,7 +168,7 @@ func (t *Token) LiveObjects() int { return t.objects.live() }
 func (t *Token) Release(keys ...*derive.Key) {
 	t.life.RLock()
 	defer t.life.RUnlock()
-	if t.sealed != nil {
+	if t.usable() != nil {
 		return
 	}
 	for _, k := range keys {

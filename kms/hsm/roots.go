@@ -207,6 +207,11 @@ func (t *Token) findUpTo(s pkcs11.SessionHandle, template []*pkcs11.Attribute, m
 	if ferr := t.ctx.FindObjectsFinal(s); err == nil {
 		err = ferr
 	}
+	if err == nil && len(hs) == 0 {
+		// SoftHSM2 finds nothing in a token that was taken away, which is not an empty one.
+		_, err = t.info()
+		return nil, err
+	}
 	return hs, failed("C_FindObjects", err)
 }
 
@@ -224,8 +229,8 @@ func name(label string) []*pkcs11.Attribute {
 func (t *Token) ceremony(f func(pkcs11.SessionHandle) error) error {
 	t.life.Lock()
 	defer t.life.Unlock()
-	if t.sealed != nil {
-		return t.sealed
+	if err := t.usable(); err != nil {
+		return report(err)
 	}
 	s, err := t.ctx.OpenSession(t.slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
 	if err != nil {
@@ -425,12 +430,15 @@ func (t *Token) volatile(k *derive.Key, value []byte) (*object, error) {
 func (t *Token) dropVolatile(objects []*object) {
 	t.life.RLock()
 	defer t.life.RUnlock()
-	if t.sealed != nil {
+	if t.usable() != nil {
 		return
 	}
 	t.roots.mu.Lock()
 	defer t.roots.mu.Unlock()
 	for _, o := range objects {
+		if t.roots.found[o.key.Root().Label] != o {
+			continue // of an earlier life of the library: its handle is another object's now
+		}
 		delete(t.roots.found, o.key.Root().Label)
 		delete(t.roots.twins, o.key.Root().Label)
 		o.oracle.wipe()

@@ -39,6 +39,9 @@ func (p plan) roleOf(c derive.Class, a key.Algorithm, root bool) role {
 		switch {
 		case a.TDEA():
 			r.mechanisms = []uint{pkcs11.CKM_DES3_ECB_ENCRYPT_DATA}
+			if p.xor && !root {
+				r.mechanisms = append(r.mechanisms, pkcs11.CKM_XOR_BASE_AND_DATA)
+			}
 		case p.native:
 			r.mechanisms = []uint{ckmSP800108Counter, pkcs11.CKM_AES_ECB_ENCRYPT_DATA}
 		default:
@@ -135,6 +138,40 @@ func readableTemplate(length int) []*pkcs11.Attribute {
 		pkcs11.NewAttribute(pkcs11.CKA_SIGN, false),
 		pkcs11.NewAttribute(pkcs11.CKA_DERIVE, false),
 	}
+}
+
+// agreedSecret is a secret of an agreement on its way to keys: it derives, and that is all.
+func agreedSecret(length int) []*pkcs11.Attribute {
+	return locked([]*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
+		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_GENERIC_SECRET),
+		pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, length),
+		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false),
+		pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, true),
+		pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true),
+		pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, false),
+		pkcs11.NewAttribute(pkcs11.CKA_SIGN, false),
+		pkcs11.NewAttribute(pkcs11.CKA_DERIVE, true),
+	})
+}
+
+// agreeingTemplate imports a P-256 private key of known value that may only agree on
+// secrets, for known answers: it ends with its session.
+func agreeingTemplate(scalar []byte) []*pkcs11.Attribute {
+	return locked([]*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY),
+		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_EC),
+		pkcs11.NewAttribute(pkcs11.CKA_EC_PARAMS, curves[key.P256]),
+		pkcs11.NewAttribute(pkcs11.CKA_VALUE, scalar),
+		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false),
+		pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, true),
+		pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true),
+		pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, false),
+		pkcs11.NewAttribute(pkcs11.CKA_SIGN, false),
+		pkcs11.NewAttribute(pkcs11.CKA_DECRYPT, false),
+		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP, false),
+		pkcs11.NewAttribute(pkcs11.CKA_DERIVE, true),
+	})
 }
 
 // locked makes an object that no later call can change. The attribute comes

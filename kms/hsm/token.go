@@ -137,8 +137,11 @@ func (t *Token) mechanism(s pkcs11.SessionHandle, base *object, step derive.Step
 		m, done := counterMechanism(step.Before, step.After)
 		return m, done, nil
 	}
-	if step.Function == derive.CBC {
+	switch step.Function {
+	case derive.CBC:
 		return cbcMechanism(base.key, step)
+	case derive.XOR:
+		return t.xorMechanism(base, step)
 	}
 	data, err := t.ecbInput(s, base, step)
 	if err != nil {
@@ -157,6 +160,19 @@ func cbcMechanism(base *derive.Key, step derive.Step) (*pkcs11.Mechanism, func()
 		return nil, nil, errors.New("hsm: a derivation by CBC has one message")
 	}
 	m, done := cbcTDEAMechanism(step.Messages[0])
+	return m, done, nil
+}
+
+// xorMechanism returns the derivation by an exclusive or, which is for 3DES keys that are
+// session objects: what follows from a master of the token is never its relation.
+func (t *Token) xorMechanism(base *object, step derive.Step) (*pkcs11.Mechanism, func(), error) {
+	if !t.plan.xor {
+		return nil, nil, fault.New(fault.TokenUnable, "the token has no exclusive or with a key inside (CKM_XOR_BASE_AND_DATA)")
+	}
+	if k := base.key; base.owner == nil || k.Class() != derive.Static || k.Algorithm() != step.Algorithm || !step.Counts() {
+		return nil, nil, fmt.Errorf("hsm: a %s key of class %d does not derive by this exclusive or", k.Algorithm(), k.Class())
+	}
+	m, done := stringDataMechanism(pkcs11.CKM_XOR_BASE_AND_DATA, step.Messages[0])
 	return m, done, nil
 }
 

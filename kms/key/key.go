@@ -20,7 +20,7 @@
 //	    ▼  ▼                                │
 //	destroyed ◀─────────────────────────────┘
 //
-// Usage, algorithms, diversification and KVN are fixed at creation. A cryptoperiod
+// Token, usage, algorithms, diversification and KVN are fixed at creation. A cryptoperiod
 // that is over makes an active version a deactivated one for every use.
 package key
 
@@ -190,6 +190,7 @@ func ParseID(s string) (ID, error) {
 // Version is what the service knows of one version: everything but its value.
 type Version struct {
 	ID              ID        `json:"id"`
+	Token           string    `json:"token,omitempty"` // name of the token that holds it; empty for the main one
 	Usage           Usage     `json:"usage"`
 	Algorithm       Algorithm `json:"algorithm"`
 	CardAlgorithm   Algorithm `json:"cardAlgorithm"`   // of the card keys derived from it

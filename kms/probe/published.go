@@ -16,7 +16,6 @@ var unserved = map[string]string{
 	"tr31":           tr31Reason,
 	"interop-tr31-1": tr31Reason,
 	"cmac_des3":      "no protocol here computes CMAC under 3DES",
-	"scp11_kdf":      "SCP11 is not served: it derives from an ECDH secret by X9.63 with a hash, which NSS softokn does inside and SoftHSM2 does not",
 	"bsp_kdf":        "the bound profile package of SGP.22 is no protocol here",
 	"bsp_segments":   "the bound profile package of SGP.22 is no protocol here",
 	"crc_param":      "no protocol here uses this checksum",

@@ -78,6 +78,9 @@ func (v standard) run(ctx context.Context, t Token) error {
 	if f := emvAlgorithms[v.Alg]; f != nil {
 		return f(b, v)
 	}
+	if v.Alg == "scp11_kdf" {
+		return runAgreement(b, v)
+	}
 	f := algorithms[v.Alg]
 	if f == nil {
 		return unservedReason(v.Alg)

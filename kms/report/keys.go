@@ -1,7 +1,9 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -16,6 +18,8 @@ type Held string
 const (
 	Present Held = "present"
 	Missing Held = "missing_or_changed"
+	// NotSeen: the token was not there when the inventory was made.
+	NotSeen Held = "not_seen"
 )
 
 // Key is one key version in the inventory.
@@ -34,24 +38,50 @@ type Profile struct {
 }
 
 // InventoryReport lists every key version, compared with a live look into the
-// token, and the card profiles by which they are used.
+// tokens, and the card profiles by which they are used.
 type InventoryReport struct {
 	Head
-	Token string `json:"token"` // label, model and serial number
-	Keys  []Key  `json:"keys"`
-	// Ghosts are labels of key objects in the token that no key version names. The
-	// keys of the service itself are not among them.
+	Token string `json:"token"` // label, model and serial number of the main one
+	// Tokens are the same of the others, by name.
+	Tokens map[string]string `json:"tokens,omitempty"`
+	Keys   []Key             `json:"keys"`
+	// Ghosts are labels of key objects that no key version names, behind the name of
+	// their token and a colon where that is not the main one. The keys of the service
+	// itself are not among them.
 	Ghosts   []string  `json:"ghosts"`
 	Profiles []Profile `json:"profiles"`
+}
+
+// See adds what a token says of itself; the main one has no name.
+func (r *InventoryReport) See(name, description string) {
+	if name == "" {
+		r.Token = description
+		return
+	}
+	if r.Tokens == nil {
+		r.Tokens = map[string]string{}
+	}
+	r.Tokens[name] = description
+}
+
+// AddGhost adds an object that no key version names.
+func (r *InventoryReport) AddGhost(token, label string) {
+	if token != "" {
+		label = token + ":" + label
+	}
+	r.Ghosts = append(r.Ghosts, label)
 }
 
 // Text implements Document.
 func (r *InventoryReport) Text() string {
 	p := page(r.Head, "Key inventory")
 	p.line("Token: %s", r.Token)
-	rows := [][]string{{"KEY VERSION", "USAGE", "MASTER", "CARD KEYS", "KVN", "STATE", "MADE", "IN THE TOKEN"}}
+	for _, name := range slices.Sorted(maps.Keys(r.Tokens)) {
+		p.line("Token %s: %s", name, r.Tokens[name])
+	}
+	rows := [][]string{{"KEY VERSION", "TOKEN", "USAGE", "MASTER", "CARD KEYS", "KVN", "STATE", "MADE", "IN THE TOKEN"}}
 	for _, k := range r.Keys {
-		rows = append(rows, []string{k.ID.String(), string(k.Usage), string(k.Algorithm), string(k.CardAlgorithm),
+		rows = append(rows, []string{k.ID.String(), cmp.Or(k.Token, "main"), string(k.Usage), string(k.Algorithm), string(k.CardAlgorithm),
 			fmt.Sprintf("%02X", k.KVN), string(k.State), day(k.Created), string(k.Held)})
 	}
 	p.table(rows)

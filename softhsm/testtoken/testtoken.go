@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 
@@ -75,6 +76,30 @@ var SoftHSMConfig = sync.OnceValues(func() (hsm.Config, error) {
 	err = hsm.Format(module, label, secret.New([]byte(soPIN)), secret.New([]byte(pin)))
 	return hsm.Config{Module: module, Label: label, PIN: secret.New([]byte(pin))}, err
 })
+
+// FurtherSoftHSM formats another token in the directory of SoftHSMConfig and returns how to
+// open it and where SoftHSM2 keeps it. No token of SoftHSM2 may be open.
+func FurtherSoftHSM(label string) (cfg hsm.Config, kept string, err error) {
+	if cfg, err = SoftHSMConfig(); err != nil {
+		return cfg, "", err
+	}
+	tokens := filepath.Join(filepath.Dir(os.Getenv(softhsm.ConfVariable)), "tokens")
+	before, err := os.ReadDir(tokens)
+	if err != nil {
+		return cfg, "", err
+	}
+	if err := hsm.Format(cfg.Module, label, secret.New([]byte(soPIN)), secret.New([]byte(pin))); err != nil {
+		return cfg, "", err
+	}
+	cfg.Label = label
+	after, err := os.ReadDir(tokens)
+	for _, d := range after {
+		if !slices.ContainsFunc(before, func(o os.DirEntry) bool { return o.Name() == d.Name() }) {
+			kept = filepath.Join(tokens, d.Name())
+		}
+	}
+	return cfg, kept, err
+}
 
 var openSoftHSM = sync.OnceValues(func() (*hsm.Token, error) {
 	cfg, err := SoftHSMConfig()

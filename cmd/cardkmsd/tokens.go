@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"cardkms/kms"
+	"cardkms/kms/fault"
+	"cardkms/kms/hsm"
+	"cardkms/kms/key"
+	"cardkms/kms/secret"
+	"cardkms/kms/tokens"
+	"cardkms/softhsm"
+)
+
+// openTokens opens the main token, and makes the set that opens the others.
+func (n *node) openTokens(ctx context.Context, logger *slog.Logger) error {
+	further := map[string]tokens.Opener[*hsm.Token]{}
+	var main configuredToken
+	for _, t := range n.cfg.allTokens() {
+		if softhsm.Is(t.Module) && !n.cfg.Development {
+			return errSoftHSM
+		}
+		if t.SoftHSM != "" {
+			if err := softhsm.Use(n.cfg.path(t.SoftHSM)); err != nil {
+				return err
+			}
+		}
+		pin, err := n.cfg.resolve(t.PIN)
+		if err != nil {
+			return fmt.Errorf("%s.pin: %w", t.field, err)
+		}
+		if t.name == "" {
+			main = t
+			continue
+		}
+		further[t.name] = func(ctx context.Context) (*hsm.Token, bool, error) { return n.openFurther(ctx, t, pin, logger) }
+	}
+	pin, err := n.cfg.resolve(main.PIN)
+	if err != nil {
+		return err
+	}
+	if n.token, err = n.openToken(ctx, main, pin, logger); err != nil {
+		return err
+	}
+	n.tokens = tokens.New(n.token, further, time.Now, logger)
+	return nil
+}
+
+func (n *node) openToken(ctx context.Context, c configuredToken, pin secret.Bytes, logger *slog.Logger) (*hsm.Token, error) {
+	t, err := hsm.Open(ctx, hsm.Config{
+		Module: c.Module, InitArgs: c.InitArgs, Label: c.Label, PIN: pin, Sessions: c.Sessions, Objects: c.Objects, Logger: logger,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("opening the token %q (%s.module, %[2]s.label, %[2]s.pin): %w", c.Label, c.field, err)
+	}
+	if softhsm.Made(t.Manufacturer()) && !n.cfg.Development {
+		t.Close()
+		return nil, errSoftHSM
+	}
+	return t, nil
+}
+
+// openFurther opens a token beside the main one. What another attempt could harm, or
+// could not help, is final: a PIN that was refused, a token that cannot derive inside, one
+// with an object that is not what it should be.
+func (n *node) openFurther(ctx context.Context, c configuredToken, pin secret.Bytes, logger *slog.Logger) (t *hsm.Token, final bool, err error) {
+	t, err = n.openToken(ctx, c, pin, logger)
+	switch {
+	case hsm.PINRefused(err):
+		return nil, true, fault.Because(fault.TokenUnavailable, "the token refused its PIN, which is not tried again before a restart", err)
+	case errors.Is(err, errSoftHSM), fault.CodeOf(err) == fault.TokenUnable:
+		return nil, true, fault.Because(fault.TokenUnavailable, "the token must not or cannot serve, before a restart", err)
+	case err != nil:
+		return nil, false, err
+	}
+	versions, err := n.service.AllKeys(ctx)
+	if err == nil {
+		err = n.verifyToken(ctx, c.name, t, versions, logger)
+		if final = err != nil && fault.CodeOf(err) != fault.TokenUnavailable && ctx.Err() == nil; final {
+			err = fault.Because(fault.TokenUnavailable, "the token holds an object that is not what it should be; it does not serve before a restart", err)
+		}
+	}
+	if err == nil {
+		err = n.announceToken(ctx, c.name, t, logger)
+	}
+	if err != nil {
+		t.Close()
+		return nil, final, err
+	}
+	return t, false, nil
+}
+
+// verifyKeys finds every key of the service in the main token before anybody is served,
+// and compares what protects it and its check value.
+func (n *node) verifyKeys(ctx context.Context, logger *slog.Logger) error {
+	for name, ref := range map[string]keyRef{"pseudonym": n.cfg.Token.Pseudonym, "state": n.cfg.Token.State} {
+		root, err := ref.root()
+		if err != nil {
+			return fmt.Errorf("token.%s: %w", name, err)
+		}
+		if err := n.token.Check(ctx, root); err != nil {
+			return fmt.Errorf("the %s key: %w", name, err)
+		}
+	}
+	versions, err := n.service.AllKeys(ctx)
+	if err != nil {
+		return err
+	}
+	for _, v := range versions {
+		if _, ok := n.cfg.Tokens[v.Token]; v.Token != "" && !ok && v.State != key.Destroyed {
+			return fmt.Errorf("%s is in the token %s, and the configuration has no tokens.%[2]s", v.ID, v.Token)
+		}
+	}
+	return n.verifyToken(ctx, "", n.token, versions, logger)
+}
+
+// verifyToken does so for the key versions in one token, and then looks at every key
+// object that the token holds, whoever made it.
+func (n *node) verifyToken(ctx context.Context, name string, t *hsm.Token, versions []key.Version, logger *slog.Logger) error {
+	ours := n.cfg.serviceKeys()[name]
+	for _, v := range versions {
+		if v.Token != name || v.State == key.Destroyed {
+			continue // an object of a destroyed version that came back is not ours
+		}
+		for p := range v.KCVs {
+			ours = append(ours, v.ID.Label(p))
+			if err := t.Check(ctx, kms.Root(v, p)); err != nil {
+				return fmt.Errorf("%s: %w", v.ID.Label(p), err)
+			}
+		}
+	}
+	found, err := t.Survey(ctx, ours)
+	if err != nil {
+		return err
+	}
+	for _, label := range found.Foreign {
+		logger.Warn("the token holds a key that is not ours", "token", name, "label", label)
+	}
+	return found.Err()
+}
+
+// announce says and logs which plans the main token's operations follow, and who
+// keeps the boundary.
+func (n *node) announce(ctx context.Context, logger *slog.Logger) error {
+	return n.service.Started(ctx, said(n.token, "", logger))
+}
+
+// announceToken does so for another token when it begins to serve.
+func (n *node) announceToken(ctx context.Context, name string, t *hsm.Token, logger *slog.Logger) error {
+	found := said(t, name, logger)
+	if !n.serves {
+		return nil // a ceremony says what it did, and a dry run does nothing
+	}
+	return n.service.TokenServes(ctx, name, found)
+}
+
+func said(t *hsm.Token, name string, logger *slog.Logger) map[string]string {
+	found := map[string]string{}
+	for i, c := range t.Capabilities() {
+		state := "yes"
+		if c.Err != nil {
+			state = "no"
+		}
+		logger.Info("token", "name", name, "operation", c.Operation, "plan", c.Plan, "able", state)
+		found[fmt.Sprintf("op%d", i)] = state
+	}
+	found["kdf"] = "composed"
+	if strings.HasPrefix(t.Capabilities()[0].Plan, "native") {
+		found["kdf"] = "native"
+	}
+	return found
+}
