@@ -51,8 +51,7 @@ func (t *Tx) Size() (int64, error) {
 
 // EmptyLeaves empties the content of leaves; see store.Leaves.
 func (t *Tx) EmptyLeaves(from, to int64) error {
-	_, err := t.write("emptying leaves", EmptyLeaves, []byte{}, from, to)
-	return err
+	return t.write("emptying leaves", EmptyLeaves, []byte{}, from, to)
 }
 
 // Leaves returns a page of leaves; see store.Leaves. A leaf that is missing from

@@ -134,8 +134,7 @@ func (t *Tx) PutBlock(image string, n int64, data []byte) error {
 	if n < 0 || len(data) > store.BlockBytesMax {
 		return errBlock
 	}
-	_, err := t.write("writing a block", UpsertBlock, image, n, notNull(data))
-	return err
+	return t.write("writing a block", UpsertBlock, image, n, notNull(data))
 }
 
 // Block returns a block of an image; see store.Blocks.

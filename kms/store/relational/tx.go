@@ -77,12 +77,9 @@ func (t *Tx) run(doing string, statements []Statement, scan func(int, Scanner) e
 }
 
 // write runs one statement that changes something.
-func (t *Tx) write(doing string, q Query, args ...any) (changed int64, err error) {
-	all, err := t.run(doing, []Statement{{q, args}}, nil)
-	if err != nil {
-		return 0, err
-	}
-	return all[0], nil
+func (t *Tx) write(doing string, q Query, args ...any) error {
+	_, err := t.run(doing, []Statement{{q, args}}, nil)
+	return err
 }
 
 // read runs one statement that only reads.

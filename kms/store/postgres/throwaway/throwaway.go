@@ -32,7 +32,7 @@ const (
 type Cluster struct {
 	bin, dir string
 	process  *exec.Cmd
-	ended    chan error // receives what the process ended with
+	ended    chan struct{} // closed when the process has ended
 }
 
 // Start makes a cluster in a new directory and starts its server.
@@ -152,8 +152,8 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err := c.process.Start(); err != nil {
 		return err
 	}
-	c.ended = make(chan error, 1)
-	go func(p *exec.Cmd, ended chan<- error) { ended <- p.Wait() }(c.process, c.ended)
+	c.ended = make(chan struct{})
+	go func(p *exec.Cmd, ended chan<- struct{}) { _ = p.Wait(); close(ended) }(c.process, c.ended)
 	return c.await(ctx)
 }
 
@@ -167,10 +167,9 @@ func (c *Cluster) await(ctx context.Context) error {
 			}
 		}
 		select {
-		case err := <-c.ended:
-			c.ended <- err
+		case <-c.ended:
 			said, _ := os.ReadFile(filepath.Join(c.dir, "log"))
-			return fmt.Errorf("PostgreSQL ended: %w: %s", err, said)
+			return fmt.Errorf("PostgreSQL ended: %s", said)
 		case <-ctx.Done():
 			return fmt.Errorf("waiting for PostgreSQL: %w", ctx.Err())
 		case <-time.After(20 * time.Millisecond):
