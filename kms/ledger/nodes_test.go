@@ -43,9 +43,17 @@ func (s *countingStore) View(ctx context.Context, f func(store.Tx) error) error 
 // nodes opens ledgers that share a database, each by a handle of its own.
 func nodes(t *testing.T, dir string, n int) (all []*Ledger, stores []*countingStore) {
 	t.Helper()
-	for i := range n {
-		s := &countingStore{Store: openDir(t, dir)}
+	return nodesOf(t, n, func() store.Store {
+		s := openDir(t, dir)
 		t.Cleanup(func() { must(t, s.Close()) })
+		return s
+	})
+}
+
+func nodesOf(t *testing.T, n int, open func() store.Store) (all []*Ledger, stores []*countingStore) {
+	t.Helper()
+	for i := range n {
+		s := &countingStore{Store: open()}
 		cfg := config(t, s)
 		cfg.Node = fmt.Sprintf("n%d", i)
 		all, stores = append(all, mustOpen(t, cfg)), append(stores, s)
@@ -69,8 +77,13 @@ func add(tx store.Rows) error {
 // TestNodes has three nodes change one row and rows of their own. No change is lost,
 // every node reads every row and signs the same log, and nobody reads more than is new.
 func TestNodes(t *testing.T) {
-	const each = 60
 	all, stores := nodes(t, t.TempDir(), 3)
+	workTogether(t, all, stores)
+}
+
+func workTogether(t *testing.T, all []*Ledger, stores []*countingStore) {
+	t.Helper()
+	const each = 60
 	for _, s := range stores {
 		s.pages.Store(0)
 	}

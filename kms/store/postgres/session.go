@@ -97,7 +97,8 @@ func rollback(ctx context.Context, conn *pgxpool.Conn) {
 }
 
 // commit makes the transaction durable. An error that the server sent says that it did
-// not; one of the connection leaves the outcome unknown.
+// not; one of the connection leaves the outcome unknown, also where pgconn.SafeToRetry
+// says that nothing was sent: it says so of a connection that ended after a COMMIT.
 func commit(ctx context.Context, conn *pgxpool.Conn) error {
 	tag, err := conn.Exec(ctx, "COMMIT")
 	switch {
@@ -105,7 +106,7 @@ func commit(ctx context.Context, conn *pgxpool.Conn) error {
 		return nil
 	case err == nil:
 		return fmt.Errorf("committing: the server answered %s", tag)
-	case pgconn.SafeToRetry(err), !lost(err):
+	case !lost(err):
 		return fmt.Errorf("committing: %w", full(err))
 	}
 	return fmt.Errorf("%w: committing: %w", store.ErrUnknown, err)

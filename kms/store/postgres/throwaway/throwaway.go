@@ -180,6 +180,31 @@ func (c *Cluster) await(ctx context.Context) error {
 // Signal sends a signal to the server's first process: SIGSTOP and SIGCONT, say.
 func (c *Cluster) Signal(s os.Signal) error { return c.process.Process.Signal(s) }
 
+// Stall stops every process of the server without ending it, as a host that hangs does,
+// and returns what lets them go on.
+func (c *Cluster) Stall() (resume func(), err error) {
+	first := c.process.Process.Pid
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", first))
+	if err != nil {
+		return nil, err
+	}
+	all := []int{first}
+	for text := range strings.FieldsSeq(string(children)) {
+		pid, err := strconv.Atoi(text)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, pid)
+	}
+	signal := func(s syscall.Signal) {
+		for _, pid := range all {
+			_ = syscall.Kill(pid, s) // one that has ended needs none
+		}
+	}
+	signal(syscall.SIGSTOP)
+	return func() { signal(syscall.SIGCONT) }, nil
+}
+
 // Kill kills the server's first process. The others end by themselves when they see it,
 // and write nothing more.
 func (c *Cluster) Kill() {
