@@ -5,6 +5,7 @@ import (
 	"crypto/des"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -168,15 +169,161 @@ func TestExplainIsLimited(t *testing.T) {
 // | t) with x = KDD[0..1] | KDD[4..7].
 func visa2Key(t *testing.T, kdd [10]byte, purpose byte) []byte {
 	t.Helper()
-	mk := unhex("404142434445464748494A4B4C4D4E4F")
-	block, err := des.NewTripleDESCipher(append(mk, mk[:8]...))
+	return spread(t, append(append([]byte{}, kdd[:2]...), kdd[4:8]...), purpose)
+}
+
+// emvKey is a card key by the method of EMV CPS, which takes the last 6 bytes.
+func emvKey(t *testing.T, kdd [10]byte, purpose byte) []byte {
+	t.Helper()
+	return spread(t, kdd[4:], purpose)
+}
+
+// spread encrypts six bytes of a card and a purpose twice, with F0 and 0F between.
+func spread(t *testing.T, x []byte, purpose byte) []byte {
+	t.Helper()
+	block, err := des.NewTripleDESCipher(append(bytes.Clone(oldMaster), oldMaster[:8]...))
 	if err != nil {
 		t.Fatal(err)
 	}
-	x := append(append([]byte{}, kdd[:2]...), kdd[4:8]...)
-	in := append(append(append([]byte{}, x...), 0xF0, purpose), append(append([]byte{}, x...), 0x0F, purpose)...)
+	in := append(append(append(append([]byte{}, x...), 0xF0, purpose), x...), 0x0F, purpose)
 	out := make([]byte, 16)
 	block.Encrypt(out[:8], in[:8])
 	block.Encrypt(out[8:], in[8:])
 	return out
+}
+
+// TestExplainSCP02: the classic mistakes of personalisation under SCP02. Its cryptogram
+// shows K-ENC alone; a pseudo-random challenge shows K-MAC too.
+func TestExplainSCP02(t *testing.T) {
+	swap := func(k *cardsim.LegacyKeys, _ [10]byte) { k.ENC, k.MAC = k.MAC, k.ENC }
+	for name, tt := range map[string]struct {
+		i      byte // of the profile
+		change func(*cardsim.LegacyKeys, [10]byte)
+		want   string
+	}{
+		"nothing wrong":         {0x15, func(*cardsim.LegacyKeys, [10]byte) {}, "as-expected"},
+		"pseudo-random":         {0x55, func(*cardsim.LegacyKeys, [10]byte) {}, "as-expected"},
+		"ENC and MAC swapped":   {0x15, swap, "enc:mac"},
+		"swapped, and it shows": {0x55, swap, "keys:mac-enc"},
+		"MAC is DEK":            {0x55, func(k *cardsim.LegacyKeys, _ [10]byte) { k.MAC = k.DEK }, "keys:enc-dek"},
+		"another MAC":           {0x55, func(k *cardsim.LegacyKeys, _ [10]byte) { k.MAC = bytes.Repeat([]byte{7}, 16) }, "challenge:other-aid-or-random"},
+		"wrong i":               {0x15, func(k *cardsim.LegacyKeys, _ [10]byte) { k.I = 0x55 }, "i:pseudo-random"},
+		"i without":             {0x55, func(k *cardsim.LegacyKeys, _ [10]byte) { k.I = 0x15 }, "challenge:other-aid-or-random"},
+		"keys of nobody":        {0x15, func(k *cardsim.LegacyKeys, _ [10]byte) { k.ENC = bytes.Repeat([]byte{7}, 16) }, "none"},
+		"EMV for VISA2": {0x15, func(k *cardsim.LegacyKeys, kdd [10]byte) {
+			k.ENC, k.MAC, k.DEK = emvKey(t, kdd, 1), emvKey(t, kdd, 2), emvKey(t, kdd, 3)
+		}, "diversification:emv"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHarness(t, speaking(tt.i, 0x03))
+			h.loadOld(1, oldKVN)
+			h.enrol("ada", "bob", "cyd")
+			h.whole(kms.ProposeInput{
+				Issuer: h.issuer, Operation: approval.KeyAllowLegacy, Object: h.oldName(1),
+				Params: map[string]string{"until": h.clock().AddDate(0, 0, 30).Format(time.DateOnly), "reason": "cards-expire"},
+			})
+			kdd := [10]byte{0xE1, 4: 0xE2, 9: 7}
+			c := h.cardOf(kdd, func(c *cardsim.Config) {
+				c.Legacy = cardsim.PersonaliseLegacy(oldMaster, kdd, oldKVN, tt.i)
+				tt.change(&c.Legacy, kdd)
+			})
+			opened, err := h.service.OpenChannel(h.ctx, h.req(), kms.OpenChannelInput{Issuer: h.issuer, Key: "old", KVN: oldKVN, Profile: "old"})
+			h.must(err)
+			answer, err := c.Transmit(opened.InitializeUpdate)
+			h.must(err)
+			in := h.explaining(failed{kdd, opened.InitializeUpdate[5:13], bytes.TrimSuffix(answer, []byte{0x90, 0x00})})
+			in.Params["key"], in.Params["profile"] = "old", "old"
+			done, err := h.execute(h.approved(in))
+			if err != nil || done.Found != tt.want {
+				t.Errorf("%q, %v; want %q", done.Found, err, tt.want)
+			}
+		})
+	}
+}
+
+// TestExplainARQC asks about cryptograms that another implementation computed (pyemv, see
+// derive/emv/testdata), with one thing wrong in the question.
+func TestExplainARQC(t *testing.T) {
+	mc16 := map[string]string{
+		"profile": "mchip-16", "key": "ac", "dki": "01", "psn": "00", "atc": "001C", "un": "ABCDEF12", "arqc": "24CCF3DEE3158C70",
+		"data": "00000000999900000000000001248000000000012420990600ABCDEF121800001CA00003220000",
+	}
+	visa10 := map[string]string{
+		"profile": "visa-10", "key": "ac", "dki": "01", "psn": "00", "atc": "001C", "arqc": "29CCA15AE665FA2E",
+		"data": "0000000040000000000000000124800004800001241911050152BF45851800001C03A06010",
+	}
+	for name, tt := range map[string]struct {
+		of   map[string]string
+		with map[string]string
+		want string
+	}{
+		"nothing wrong":      {mc16, nil, "as-expected"},
+		"another CVN":        {mc16, map[string]string{"profile": "mchip-20"}, "session-key:skd"},
+		"Visa's CVN 10":      {visa10, nil, "as-expected"},
+		"CVN 10 for 18":      {visa10, map[string]string{"profile": "visa-18"}, "session-key:mk/padding:1"},
+		"another key index":  {mc16, map[string]string{"dki": "02"}, "dki:01"},
+		"another key":        {mc16, map[string]string{"key": "other"}, "key:ac"},
+		"PSN":                {mc16, map[string]string{"psn": "01"}, "psn:00"},
+		"no PSN is 00":       {mc16, map[string]string{"psn": ""}, "as-expected"},
+		"amount altered":     {mc16, map[string]string{"data": "01" + mc16["data"][2:]}, "none"},
+		"cryptogram altered": {mc16, map[string]string{"arqc": "24CCF3DEE3158C71"}, "none"},
+		"two things":         {mc16, map[string]string{"profile": "mchip-20", "psn": "01"}, "psn:00/session-key:skd"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHarness(t)
+			h.loadEMV()
+			_, err := h.service.LoadKey(h.ctx, "test", kms.NewKey{
+				Issuer: h.issuer, Name: "other", Usage: key.EMVAC, Algorithm: key.TDEA2, CardAlgorithm: key.TDEA2, Diversification: "emv-option-a", KVN: 1,
+			}, known{h.token, random(16)})
+			h.must(err)
+			h.enrol("ada", "bob", "cyd")
+			in := kms.ProposeInput{
+				Issuer: h.issuer, Operation: approval.CardExplain, Object: "issuers/" + h.issuer + "/cards/1234567890123456FFFF", Params: maps.Clone(tt.of),
+			}
+			maps.Copy(in.Params, tt.with)
+			maps.DeleteFunc(in.Params, func(_, v string) bool { return v == "" })
+			done, err := h.execute(h.approved(in))
+			if err != nil || done.Found != tt.want {
+				t.Errorf("%q, %v; want %q", done.Found, err, tt.want)
+			}
+			encoded, err := h.ledger.Leaves(h.ctx, 0, 1000)
+			h.must(err)
+			for _, b := range encoded {
+				if strings.Contains(string(b), "1234567890123456") {
+					t.Errorf("an entry holds the PAN:\n%s", b)
+				}
+			}
+		})
+	}
+	t.Run("atc", func(t *testing.T) { explainATC(t, mc16) })
+}
+
+// explainATC: under M/Chip's CVN 20 the session key follows from the counter alone, so
+// that a counter that is one off shows.
+func explainATC(t *testing.T, of map[string]string) {
+	h := newHarness(t)
+	h.loadEMV()
+	h.enrol("ada", "bob", "cyd")
+	params := maps.Clone(of)
+	maps.Copy(params, map[string]string{"profile": "mchip-20", "arqc": "CD29615D6452E70E", "atc": "001D"})
+	in := kms.ProposeInput{
+		Issuer: h.issuer, Operation: approval.CardExplain, Object: "issuers/" + h.issuer + "/cards/1234567890123456FFFF", Params: params,
+	}
+	if done, err := h.execute(h.approved(in)); err != nil || done.Found != "atc:one-less" {
+		t.Errorf("%q, %v", done.Found, err)
+	}
+	for name, wrong := range map[string]string{
+		"dki": "1", "atc": "00", "arqc": "24CC", "un": "AB", "data": "xyz", "profile": "nobody", "psn": "1", "more": "x",
+	} {
+		in.Params = maps.Clone(of)
+		in.Params[name] = wrong
+		if _, err := h.propose("ada", in); fault.CodeOf(err) != fault.InvalidInput && fault.CodeOf(err) != fault.NotFound {
+			t.Errorf("%s=%s: %v", name, wrong, err)
+		}
+	}
+	in.Params = of
+	in.Object = "issuers/" + h.issuer + "/cards/12345678901FFFFFFFFF"
+	if _, err := h.propose("ada", in); fault.CodeOf(err) != fault.InvalidInput {
+		t.Errorf("a PAN of 11 digits: %v", err)
+	}
 }

@@ -40,8 +40,8 @@ type Card struct {
 	PSN string // PAN sequence number, two decimal digits; empty for none
 }
 
-// check refuses what is no PAN or no PSN, without saying it.
-func (c Card) check() error {
+// Check refuses what is no PAN or no PSN, without saying it.
+func (c Card) Check() error {
 	if n := len(c.PAN); n < 12 || n > 19 || !digits(c.PAN) {
 		return fault.New(fault.InvalidInput, "a PAN has 12 to 19 decimal digits")
 	}
@@ -87,7 +87,7 @@ func MasterOf(k *derive.Key) Master { return Master{key: k} }
 // NewMaster refers to the ICC master key of a card under the issuer master key imk, of
 // class Static: 3DES under options A and B, AES under C.
 func NewMaster(o Option, imk *derive.Key, c Card) (Master, error) {
-	if err := c.check(); err != nil {
+	if err := c.Check(); err != nil {
 		return Master{}, err
 	}
 	m := Master{imk: imk, step: derive.Step{Function: derive.ECB, Class: derive.Static, Algorithm: imk.Algorithm()}}
