@@ -10,7 +10,7 @@ TOOL := $(GO) tool -modfile=tools.mod
 
 BALANCER := haproxy
 
-.PHONY: help demo demo-rogue demo-rotation demo-cluster test check race fuzz bench setup build tear audit-tamper audit-canary audit-crash bench-audit bench-keys bench-cards bench-timing test-long test-pcsc test-opencryptoki clean
+.PHONY: help demo demo-rogue demo-rotation demo-cluster test check race fuzz bench setup build tear audit-tamper audit-canary audit-crash bench-audit bench-keys bench-cards bench-nodes bench-timing test-long test-pcsc test-opencryptoki clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -86,6 +86,10 @@ bench-keys: setup ## what moving a card to new keys costs, and the registry as i
 
 bench-cards: setup ## what the service adds to the token for EMV and for prepared scripts
 	$(GO) test -tags bench ./kms -run '^TestBenchCards$$' -count 1 -v | grep -vE '^(=== |PASS)'
+
+bench-nodes: setup ## what a request costs on SQLite, PostgreSQL and three nodes, and an entry of their log
+	$(GO) test -tags bench ./cmd/cardkmsd -run '^TestBenchNodes$$' -count 1 -timeout 30m -v | grep -vE '^(=== |PASS)'
+	$(GO) test -tags bench ./kms/ledger -run '^TestBenchPostgres$$' -count 1 -timeout 30m -v | grep -vE '^(=== |PASS)'
 
 bench-timing: setup ## whether a cryptogram that is nearly right is refused later (CARDKMS_LONG=1 for 100,000 samples)
 	$(GO) test -tags bench ./kms -run '^TestBenchTiming$$' -count 1 -timeout 30m -v | grep -vE '^(=== |PASS)'

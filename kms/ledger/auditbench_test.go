@@ -240,6 +240,8 @@ type bareLog struct {
 	ended chan struct{}
 	seq   int
 	txs   atomic.Int64
+	// commit inserts and commits n rows, from seq on.
+	commit func(n int) error
 }
 
 func newBareLog(b *auditBench, bytes int) *bareLog {
@@ -249,9 +251,14 @@ func newBareLog(b *auditBench, bytes int) *bareLog {
 	db.SetMaxOpenConns(1)
 	_, err = db.Exec(`CREATE TABLE bare (seq INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT`)
 	b.must(err)
-	l := &bareLog{b: b, db: db, body: make([]byte, bytes), queue: make(chan chan error, QueueMax), ended: make(chan struct{})}
-	go l.write()
+	l := &bareLog{b: b, db: db, body: make([]byte, bytes)}
+	l.start(l.insertSQLite)
 	return l
+}
+
+func (l *bareLog) start(commit func(n int) error) {
+	l.commit, l.queue, l.ended = commit, make(chan chan error, QueueMax), make(chan struct{})
+	go l.write()
 }
 
 func (l *bareLog) commits() int { return int(l.txs.Load()) }
@@ -265,13 +272,16 @@ func (l *bareLog) insert(int) error {
 func (l *bareLog) close() {
 	close(l.queue)
 	<-l.ended
-	l.b.must(l.db.Close())
+	if l.db != nil {
+		l.b.must(l.db.Close())
+	}
 }
 
 func (l *bareLog) write() {
 	defer close(l.ended)
 	for first := range l.queue {
 		group := l.gather([]chan error{first})
+		l.txs.Add(1)
 		err := l.commit(len(group))
 		for _, answer := range group {
 			answer <- err
@@ -298,8 +308,7 @@ func (l *bareLog) gather(group []chan error) []chan error {
 	return group
 }
 
-func (l *bareLog) commit(n int) error {
-	l.txs.Add(1)
+func (l *bareLog) insertSQLite(n int) error {
 	tx, err := l.db.Begin()
 	if err != nil {
 		return err

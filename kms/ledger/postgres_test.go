@@ -25,7 +25,7 @@ import (
 	"cardkms/kms/store/postgres/throwaway"
 )
 
-func newCluster(t *testing.T) *throwaway.Cluster {
+func newCluster(t testing.TB) *throwaway.Cluster {
 	t.Helper()
 	c, err := throwaway.Start(context.Background())
 	must(t, err)
@@ -33,7 +33,7 @@ func newCluster(t *testing.T) *throwaway.Cluster {
 	return c
 }
 
-func openPostgres(t *testing.T, url string) store.Store {
+func openPostgres(t testing.TB, url string) store.Store {
 	t.Helper()
 	db, err := postgres.Open(context.Background(), postgres.Config{URL: url})
 	must(t, err)

@@ -183,6 +183,21 @@ func (c *Cluster) Signal(s os.Signal) error { return c.process.Process.Signal(s)
 // Stall stops every process of the server without ending it, as a host that hangs does,
 // and returns what lets them go on.
 func (c *Cluster) Stall() (resume func(), err error) {
+	all, err := c.Processes()
+	if err != nil {
+		return nil, err
+	}
+	signal := func(s syscall.Signal) {
+		for _, pid := range all {
+			_ = syscall.Kill(pid, s) // one that has ended needs none
+		}
+	}
+	signal(syscall.SIGSTOP)
+	return func() { signal(syscall.SIGCONT) }, nil
+}
+
+// Processes returns the ids of the server's processes, its first one first.
+func (c *Cluster) Processes() ([]int, error) {
 	first := c.process.Process.Pid
 	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", first))
 	if err != nil {
@@ -196,13 +211,7 @@ func (c *Cluster) Stall() (resume func(), err error) {
 		}
 		all = append(all, pid)
 	}
-	signal := func(s syscall.Signal) {
-		for _, pid := range all {
-			_ = syscall.Kill(pid, s) // one that has ended needs none
-		}
-	}
-	signal(syscall.SIGSTOP)
-	return func() { signal(syscall.SIGCONT) }, nil
+	return all, nil
 }
 
 // Kill kills the server's first process. The others end by themselves when they see it,
