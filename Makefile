@@ -10,19 +10,24 @@ TOOL := $(GO) tool -modfile=tools.mod
 
 BALANCER := haproxy
 
-.PHONY: help demo demo-rogue demo-rotation demo-cluster test check race fuzz bench setup build tear audit-tamper audit-canary audit-crash bench-audit bench-keys bench-cards bench-nodes bench-timing test-long test-pcsc test-opencryptoki clean
+.PHONY: help demo demo-rogue demo-rotation demo-cluster test check race fuzz bench setup build tear audit-tamper audit-canary audit-crash bench-audit bench-keys bench-cards bench-nodes bench-timing test-long test-pcsc test-opencryptoki package test-package clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-setup: ## install what the tests and the demo need (Debian packages; asks nothing)
-	@missing=; for p in $(PACKAGES); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+# install installs the Debian packages of its argument that are missing.
+define install
+	@missing=; for p in $(1); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then \
 	  command -v apt-get >/dev/null || { echo "cardkms: please install:$$missing"; exit 1; }; \
 	  sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 	  echo "cardkms: installing$$missing"; \
 	  $$sudo apt-get update -q && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -q --no-install-recommends $$missing; \
 	fi
+endef
+
+setup: ## install what the tests and the demo need (Debian packages; asks nothing)
+	$(call install,$(PACKAGES))
 
 build: ## build the three programs into dist/
 	$(GO) build -trimpath -o $(BIN)/ ./cmd/...
@@ -108,6 +113,21 @@ test-pcsc: ## the simulated card behind a real PC/SC reader (root; its own netwo
 test-opencryptoki: setup ## a token that can derive nothing inside is named and refused (root; its own namespaces)
 	RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends opencryptoki >/dev/null
 	softhsm/testtoken/opencryptoki.sh $(GO) test -tags opencryptoki ./kms/hsm ./cmd/cardkmsd -run 'Opencryptoki$$' -count 1 -v
+
+VERSION ?= 0.1.0
+PACKAGE := $(BIN)/package
+package: setup ## the Debian package, with manual pages and a bill of materials
+	rm -rf $(PACKAGE) && mkdir -p $(PACKAGE)/man
+	$(GO) build -trimpath -buildmode=pie -ldflags '-s -w' -o $(PACKAGE)/ ./cmd/cardkmsd ./cmd/cardkms
+	$(PACKAGE)/cardkmsd man $(PACKAGE)/man && $(PACKAGE)/cardkms man $(PACKAGE)/man
+	gzip -9n $(PACKAGE)/man/*.1 && gzip -9nc CHANGELOG.md > $(PACKAGE)/NEWS.gz
+	printf 'cardkms ($(VERSION)) unstable; urgency=medium\n\n  * See NEWS.md.\n\n -- The cardkms authors <maintainers@cardkms.dev>  %s\n' "$$(date -R -d @$$(git log -1 --format=%ct))" | gzip -9n > $(PACKAGE)/changelog.gz
+	$(GO) run ./deploy/sbom $(PACKAGE)/cardkmsd $(PACKAGE)/cardkms > $(PACKAGE)/cardkms.cdx.json
+	ARCH=$$(dpkg --print-architecture) VERSION=$(VERSION) $(TOOL) nfpm package --config deploy/package/nfpm.yaml --packager deb --target $(BIN)/
+
+test-package: package build ## the package in a fresh Debian root: installed, one update done, removed (root)
+	$(call install,debootstrap lintian systemd)
+	deploy/package/test.sh $(BIN)/cardkms_$(VERSION)_$$(dpkg --print-architecture).deb $(BIN)/cardkms-demo
 
 clean: ## remove what was built
 	rm -rf $(BIN)

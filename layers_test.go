@@ -92,6 +92,9 @@ var policy = map[string][]string{
 	"kms/store/relational": {"kms/store"},
 	"kms/store/sqlite":     {"kms/store", "kms/store/relational"},
 	"kms/store/postgres":   {"kms/store", "kms/store/relational"},
+	// Files, and nothing that imports them is needed to read them.
+	"deploy":      {},
+	"deploy/sbom": {},
 	// throwaway runs a server and speaks no SQL itself: tests and the demonstration use it.
 	"kms/store/postgres/throwaway": {},
 	"kms/store/storetest":          {"kms/store"},
@@ -114,8 +117,9 @@ var policy = map[string][]string{
 	// officer signs as the program does that runs it, and profile a card profile as the
 	// service does; key, keywrap, secret and tr31 are for
 	// its offline tool, which is told apart from the client in its help.
-	"cmd/cardkms":      {"api", "api/client", "audit", "audit/durable", "audit/tiles", "audit/witness", "kms/approval", "kms/approval/officerkey", "kms/ceremony", "kms/key", "kms/keywrap", "kms/profile", "kms/secret", "kms/tr31", "kms/update", "kms/report"},
-	"cmd/cardkms-demo": {"kms/store/postgres/throwaway", "softhsm/cardsim"},
+	"cmd/cardkms": {"api", "api/client", "audit", "audit/durable", "audit/tiles", "audit/witness", "kms/approval", "kms/approval/officerkey", "kms/ceremony", "kms/key", "kms/keywrap", "kms/profile", "kms/secret", "kms/tr31", "kms/update", "kms/report"},
+	// The demonstration runs what is deployed.
+	"cmd/cardkms-demo": {"deploy", "kms/store/postgres/throwaway", "softhsm/cardsim"},
 }
 
 // testsOnly are packages that production code never imports, whatever the policy

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"cardkms/deploy"
 	"cardkms/kms/store/postgres/throwaway"
 )
 
@@ -152,27 +153,6 @@ func (n *node) kill() {
 	<-n.ended
 }
 
-// balancerConfig is that of deploy/haproxy.cfg for nodes on this machine.
-const balancerConfig = `global
-  maxconn 1000
-defaults
-  mode http
-  timeout connect 1s
-  timeout client 1m
-  timeout server 1m
-  option forwardfor
-  option redispatch
-  retry-on conn-failure
-  retries 2
-frontend clients
-  bind %s ssl crt %s ca-file %s verify required alpn h2,http/1.1 ssl-min-ver TLSv1.3
-  http-request set-header Client-Cert :%%[ssl_c_der,base64]:
-  default_backend nodes
-backend nodes
-  balance roundrobin
-  option httpchk GET /readyz
-`
-
 // balance starts HAProxy at the address that the set-up was made for.
 func (c *cluster) balance() error {
 	tls := func(name string) string { return filepath.Join(c.dir, "tls", name) }
@@ -189,16 +169,15 @@ func (c *cluster) balance() error {
 			return err
 		}
 	}
-	var cfg strings.Builder
-	fmt.Fprintf(&cfg, balancerConfig, strings.TrimPrefix(c.url, "https://"), tls("server.both"), tls("ca.pem"))
-	for _, n := range c.nodes {
-		fmt.Fprintf(&cfg, "  use-server %s if { req.hdr(Cardkms-Node) %[1]s }\n", n.name)
-	}
-	for _, n := range c.nodes {
-		fmt.Fprintf(&cfg, "  server %s %s ssl crt %s ca-file %s verify required check inter 200ms fall 2 rise 1\n", n.name, n.address, tls("load-balancer.both"), tls("ca.pem"))
-	}
+	// The file that is deployed, with the places of this machine.
+	cfg := strings.NewReplacer(
+		"bind :8443", "bind "+strings.TrimPrefix(c.url, "https://"),
+		"/etc/haproxy/clients.pem", tls("server.both"), "/etc/haproxy/nodes.pem", tls("load-balancer.both"),
+		"/etc/haproxy/clients-ca.pem", tls("ca.pem"), "/etc/haproxy/nodes-ca.pem", tls("ca.pem"), "check inter 1s", "check inter 200ms",
+		"n1.kms.internal:8443", c.nodes[0].address, "n2.kms.internal:8443", c.nodes[1].address, "n3.kms.internal:8443", c.nodes[2].address,
+	).Replace(deploy.HAProxy)
 	path := filepath.Join(c.dir, "haproxy.cfg")
-	if err := os.WriteFile(path, []byte(cfg.String()), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(cfg), 0o600); err != nil {
 		return err
 	}
 	log, err := os.Create(filepath.Join(c.dir, "haproxy.log"))

@@ -52,7 +52,7 @@ was opened.`,
 		SilenceErrors: true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(initCommand(), serveCommand(), ceremonyCommand(), componentCommand(), probeCommand(), storeCommand(), restoreCommand(), pruneCommand(), pseudonymCommand(), officersCommand())
+	root.AddCommand(initCommand(), serveCommand(), ceremonyCommand(), componentCommand(), probeCommand(), storeCommand(), restoreCommand(), pruneCommand(), pseudonymCommand(), officersCommand(), manCommand(root))
 	for _, c := range root.Commands() {
 		if c.HasSubCommands() {
 			c.RunE = group
