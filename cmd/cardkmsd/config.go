@@ -36,7 +36,7 @@ type config struct {
 	// Experimental serves what no independent implementation agrees with, see kms.Config.
 	Experimental bool                         `yaml:"experimental"`
 	Listen       string                       `yaml:"listen"`
-	Node         string                       `yaml:"node"` // name among the nodes that share a database
+	Node         string                       `yaml:"node"` // name among the nodes that share a database, or env:VARIABLE
 	Data         string                       `yaml:"data"` // directory of the SQLite database, and of this process
 	Database     databaseConfig               `yaml:"database"`
 	Token        tokenConfig                  `yaml:"token"`
@@ -139,6 +139,9 @@ func load(path string) (*config, error) {
 	}, Anchors: anchorsConfig{TokenEvery: 10 * time.Second}}
 	if err := decode(b, c); err != nil {
 		return nil, errUsage{fmt.Errorf("the configuration %s: %w", path, err)}
+	}
+	if name, ok := strings.CutPrefix(c.Node, "env:"); ok { // pods share a configuration and have names of their own
+		c.Node = os.Getenv(name)
 	}
 	sum := sha256.Sum256(b)
 	c.digest = base64.StdEncoding.EncodeToString(sum[:])

@@ -18,6 +18,19 @@ func TestExampleConfiguration(t *testing.T) {
 	}
 }
 
+// TestKubernetesConfiguration: the pods share one file, and each has its name.
+func TestKubernetesConfiguration(t *testing.T) {
+	t.Setenv("CARDKMS_NODE", "cardkms-2")
+	c, err := load("../../deploy/kubernetes/cardkms.yaml")
+	if err != nil || c.Node != "cardkms-2" || c.Development {
+		t.Errorf("node %q, %v", c.Node, err)
+	}
+	t.Setenv("CARDKMS_NODE", "")
+	if _, err := load("../../deploy/kubernetes/cardkms.yaml"); err == nil {
+		t.Error("a node without a name")
+	}
+}
+
 func TestConfigurationIsStrict(t *testing.T) {
 	b, err := os.ReadFile("../../deploy/cardkms.yaml")
 	if err != nil {
@@ -54,8 +67,13 @@ func TestConfigurationIsStrict(t *testing.T) {
 		"a witness nowhere": func(s string) string {
 			return strings.Replace(s, "witnesses: []", "witnesses: [{name: w, url: 'nowhere', key: x}]", 1)
 		},
-		"profiles":    func(s string) string { return s + "\nprofiles: {default: {level: \"33\"}}\n" },
-		"no channels": func(s string) string { return strings.Replace(s, "channels: 100000", "channels: 0", 1) },
+		"a database without a node": func(s string) string { return s + "\ndatabase: {url: 'postgres:///x?host=/run'}\n" },
+		"a node without a database": func(s string) string { return s + "\nnode: n1\n" },
+		"a node with a bad name":    func(s string) string { return s + "\nnode: N.1\ndatabase: {url: 'postgres:///x?host=/run'}\n" },
+		"a database in clear":       func(s string) string { return s + "\nnode: n1\ndatabase: {url: 'postgres://db.example.com/x'}\n" },
+		"a password in the file":    func(s string) string { return s + "\nnode: n1\ndatabase: {url: 'postgres://a:b@localhost/x'}\n" },
+		"profiles":                  func(s string) string { return s + "\nprofiles: {default: {level: \"33\"}}\n" },
+		"no channels":               func(s string) string { return strings.Replace(s, "channels: 100000", "channels: 0", 1) },
 	} {
 		text := change(good)
 		if text == good {
