@@ -117,7 +117,10 @@ var (
 // prove who it is, and a file that others read holds no password.
 func CheckURL(url string) error {
 	c, err := pgx.ParseConfig(url)
+	var file *fs.PathError
 	switch {
+	case errors.As(err, &file): // of a certificate that the string names
+		return file
 	case err != nil:
 		return errURL // the parser's own error may show the URL, and with it a password
 	case c.Password != "":

@@ -79,17 +79,18 @@ func TestOpenRefuses(t *testing.T) {
 
 func TestCheckURL(t *testing.T) {
 	for url, ok := range map[string]bool{
-		"postgres:///cardkms?host=/run/postgresql":                      true,
-		"postgres://cardkms@localhost/cardkms?sslmode=disable":          true,
-		"postgres://cardkms@127.0.0.1/cardkms":                          true,
-		"host=/run/postgresql dbname=cardkms":                           true,
-		"postgres://cardkms@db.example.com/cardkms?sslmode=verify-full": true,
-		"postgres://cardkms@db.example.com/cardkms?sslmode=verify-ca":   false,
-		"postgres://cardkms@db.example.com/cardkms?sslmode=require":     false,
-		"postgres://cardkms@db.example.com/cardkms?sslmode=prefer":      false,
-		"postgres://cardkms@db.example.com/cardkms":                     false,
-		"postgres://cardkms@db.example.com/cardkms?sslmode=disable":     false,
-		"postgres://cardkms:secret@localhost/cardkms":                   false,
+		"postgres:///cardkms?host=/run/postgresql":                                           true,
+		"postgres://cardkms@localhost/cardkms?sslmode=disable":                               true,
+		"postgres://cardkms@127.0.0.1/cardkms":                                               true,
+		"host=/run/postgresql dbname=cardkms":                                                true,
+		"postgres://cardkms@db.example.com/cardkms?sslmode=verify-full":                      true,
+		"postgres://cardkms@db.example.com/cardkms?sslmode=verify-ca":                        false,
+		"postgres://cardkms@db.example.com/cardkms?sslmode=require":                          false,
+		"postgres://cardkms@db.example.com/cardkms?sslmode=prefer":                           false,
+		"postgres://cardkms@db.example.com/cardkms":                                          false,
+		"postgres://cardkms@db.example.com/cardkms?sslmode=disable":                          false,
+		"postgres://cardkms:secret@localhost/cardkms":                                        false,
+		"postgres://cardkms@db.example.com/cardkms?sslmode=verify-full&sslrootcert=/nowhere": false,
 		"postgres://[::1": false,
 	} {
 		if err := postgres.CheckURL(url); (err == nil) != ok || err != nil && strings.Contains(err.Error(), "secret") {
