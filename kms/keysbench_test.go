@@ -18,6 +18,7 @@ import (
 	"cardkms/kms/apdu"
 	"cardkms/kms/channel"
 	"cardkms/kms/key"
+	"cardkms/kms/profile"
 	"cardkms/kms/store"
 	"cardkms/softhsm/cardsim"
 )

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -13,10 +14,14 @@ import (
 	"cardkms/derive"
 	"cardkms/derive/diversify"
 	"cardkms/derive/emv"
+	"cardkms/derive/scp02"
 	"cardkms/derive/scp03"
+	"cardkms/derive/scp80"
 	"cardkms/kms"
 	"cardkms/kms/apdu"
+	"cardkms/kms/approval"
 	"cardkms/kms/key"
+	"cardkms/softhsm/cardsim"
 )
 
 var (
@@ -29,8 +34,15 @@ var (
 // transaction of its own, and by several.
 func TestBenchCards(t *testing.T) {
 	const n = 500
-	h := newHarness(t)
+	h := newHarness(t, speaking(0x55, 0x03))
+	h.loadOld(1, oldKVN)
+	h.enrol("ada", "bob", "cyd")
+	h.whole(kms.ProposeInput{
+		Issuer: h.issuer, Operation: approval.KeyAllowLegacy, Object: h.oldName(1),
+		Params: map[string]string{"until": h.clock().AddDate(0, 0, 30).Format(time.DateOnly), "reason": "bench"},
+	})
 	h.loadEMV()
+	h.loadOTA()
 	const callers = 16
 	compare := func(what string, service, bare func(i int)) {
 		bare(0)
@@ -51,6 +63,19 @@ func TestBenchCards(t *testing.T) {
 		h.must(err)
 	}, func(i int) { h.bareARPC(answering[i]); h.bareScript(answering[i]) })
 
+	old := h.oldCards(2 * n)
+	compare("SCP02 authenticate", func(i int) { h.authenticateOld(old[i]) }, func(i int) { h.bareOld(old[i%len(old)]) })
+	packet := kms.OTAPacketInput{
+		OTACard: kms.OTACard{Issuer: h.issuer, Key: "ota", KVN: 1}, SPI: scp80.SPI{0x16, 0x00}, TAR: [3]byte{0xB0, 0x00, 0x11}, Data: make([]byte, 100),
+	}
+	compare("SCP80 packet of 100 bytes", func(i int) {
+		one := packet
+		kdd := kddOf(100_000 + i)
+		one.KDD = kdd[:]
+		_, err := h.service.SecureOTAPacket(h.ctx, h.req(), one)
+		h.must(err)
+	}, func(i int) { h.bareOTA(packet, kddOf(100_000+i)) })
+
 	cards := make([]kms.ImportedCard, 2*n)
 	for i := range cards {
 		cards[i] = kms.ImportedCard{KDD: kddOf(i), KVN: kvn}
@@ -70,6 +95,68 @@ func TestBenchCards(t *testing.T) {
 		h.must(out[0].Err)
 	}, func(i int) { h.bareOffline(in, kddOf(i)) })
 	h.fleetOfScripts(in)
+}
+
+// oldCards are cards of SCP02, each used once.
+func (h *harness) oldCards(n int) []*cardsim.Card {
+	h.t.Helper()
+	out := make([]*cardsim.Card, n)
+	for i := range out {
+		kdd := kddOf(200_000 + i)
+		out[i] = h.cardOf(kdd, func(c *cardsim.Config) {
+			c.BankBytes = 64
+			c.Legacy = cardsim.PersonaliseLegacy(oldMaster, kdd, oldKVN, 0x55)
+		})
+	}
+	return out
+}
+
+// authenticateOld has the service verify a card of SCP02; the card's own work counts on
+// both sides.
+func (h *harness) authenticateOld(c *cardsim.Card) {
+	h.t.Helper()
+	id, answer, err := h.answerOld(c)
+	h.must(err)
+	_, err = h.service.Authenticate(h.ctx, h.req(), kms.AuthenticateInput{Issuer: h.issuer, Channel: id, Response: answer})
+	h.must(err)
+	h.must(h.service.CloseChannel(h.ctx, h.req(), h.issuer, id)) // an entry more, which the bare calls do not have either
+}
+
+// bareOld makes the token calls of the same.
+func (h *harness) bareOld(c *cardsim.Card) {
+	h.t.Helper()
+	v := h.versionOf("old")
+	host, err := h.token.Random(h.ctx, 8)
+	h.must(err)
+	r, err := c.Transmit(scp02.InitializeUpdate(oldKVN, host).Bytes())
+	h.must(err)
+	a, err := scp02.ParseAnswer(r[:len(r)-2])
+	h.must(err)
+	of := func(p diversify.Purpose) *derive.Key {
+		k, err := diversify.Card(diversify.VISA2, derive.FromRoot(kms.Root(v, key.Master)), a.KDD, diversify.Target{Purpose: p, Class: derive.StaticCBC, Algorithm: key.TDEA2})
+		h.must(err)
+		return k
+	}
+	static := scp02.Static{ENC: of(diversify.ENC), MAC: of(diversify.MAC)}
+	s, err := scp02.SessionKeys(static, a.Counter)
+	h.must(err)
+	h.must(scp02.VerifyCard(h.ctx, h.token, s, host, a))
+	h.must(scp02.VerifyChallenge(h.ctx, h.token, s, a, isdAID))
+	m := scp02.Messaging{Token: h.token, Keys: s, Level: 0x03, I: 0x55}
+	_, _, err = m.ExternalAuthenticate(h.ctx, host, a)
+	h.must(err)
+	h.token.Release(slices.DeleteFunc(append(s.Keys(), static.ENC, static.MAC), func(k *derive.Key) bool { return k == nil })...)
+}
+
+// bareOTA makes the token calls of one packet.
+func (h *harness) bareOTA(in kms.OTAPacketInput, kdd [10]byte) {
+	h.t.Helper()
+	v := h.versionOf("ota")
+	keys := scp80.Keys{KIc: h.bareKey(v, kdd[:], diversify.ENC, derive.SessionENC), KID: h.bareKey(v, kdd[:], diversify.MAC, derive.SessionMAC)}
+	number := scp80.KeyByte(1, key.AES128)
+	_, err := scp80.Command(h.ctx, h.token, keys, scp80.Header{SPI: in.SPI, KIc: number, KID: number, TAR: in.TAR}, 1, in.Data)
+	h.must(err)
+	h.token.Release(keys.KIc, keys.KID)
 }
 
 // tookTogether measures n calls by some callers at a time: their entries share the
@@ -160,7 +247,7 @@ func (h *harness) versionOf(name string) (found key.Version) {
 	all, err := h.service.Keys(h.ctx, h.as(kms.SecurityOfficer), h.issuer)
 	h.must(err)
 	for _, v := range all {
-		if v.ID.Name == name {
+		if v.ID.Name == name && (name != "ota" || v.KVN == 1) {
 			found = v
 		}
 	}
