@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,21 +12,32 @@ import (
 // commands returns the lines of a page's blocks that are marked as shell.
 func commands(t *testing.T, page string) string {
 	t.Helper()
+	return strings.Join(blocks(t, page, "", "```sh"), "")
+}
+
+// blocks returns the blocks behind a heading of a page, up to the next one, that begin with
+// this fence; an empty heading is the whole page.
+func blocks(t *testing.T, page, heading, fence string) (all []string) {
+	t.Helper()
 	b, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var script strings.Builder
-	inside := false
+	here, inside := heading == "", false
 	for line := range strings.Lines(string(b)) {
-		switch {
-		case strings.HasPrefix(line, "```"):
-			inside = strings.TrimSpace(line) == "```sh"
+		switch trimmed := strings.TrimSpace(line); {
+		case heading != "" && strings.HasPrefix(line, "## "):
+			here = trimmed == "## "+heading
+		case strings.HasPrefix(line, "```") && inside:
+			inside = false
+		case trimmed == fence && here:
+			inside = true
+			all = append(all, "")
 		case inside:
-			script.WriteString(line)
+			all[len(all)-1] += line
 		}
 	}
-	return script.String()
+	return all
 }
 
 // programs makes a directory for PATH: this test's binary is cardkmsd, and cardkms is built.
@@ -88,5 +100,44 @@ func TestBackupDrill(t *testing.T) {
 	out := run("(cd \"$BACKUP\" && sha256sum --check" + after)
 	if !strings.Contains(out, "complete and unchanged") {
 		t.Error(out)
+	}
+}
+
+// TestReadme runs what the README tells a newcomer to type, from the first set-up to a new
+// master key, as one session. Only the place of the programs, the address that this machine
+// has free, the id of the proposal, and what the client asks to be typed are put in.
+func TestReadme(t *testing.T) {
+	var script strings.Builder
+	for _, heading := range []string{"Try it by hand", "The log, for an auditor", "Keys, for a security officer"} {
+		found := blocks(t, "../../README.md", heading, "```")
+		if len(found) != 1 {
+			t.Fatalf("%d blocks behind %q", len(found), heading)
+		}
+		script.WriteString(found[0])
+	}
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	_ = l.Close()
+	typed := strings.NewReplacer(
+		"make build\n", "", "init ./site", "init ./site --listen "+address, "& sleep 2", "& service=$!; sleep 2",
+		"dist/cardkms approval propose", "propose", "approve ID", "approve $ID", "execute ID", "execute $ID <<<execute", "suspend isd 1", "suspend isd 1 <<<suspend", "dist/", "",
+	).Replace(script.String())
+	const preamble = `propose() { cardkms approval propose "$@" > proposed; ID=$(grep -o -m1 '[0-9a-f]\{32\}' proposed); }
+trap 'kill $service; wait $service' EXIT
+`
+	cmd := exec.Command("bash", "-euo", "pipefail", "-c", preamble+typed)
+	cmd.Dir = t.TempDir()
+	cmd.Env = append(os.Environ(), "PATH="+programs(t)+":"+os.Getenv("PATH"), "CARDKMS_SERVER=https://"+address, "SOFTHSM2_CONF=")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s\n%s", err, typed, out)
+	}
+	for _, want := range []string{"issuers/demo/keys/isd/versions/1", "INITIALIZE UPDATE", "verified:", "1 card in the file", "suspended"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("nothing says %q:\n%s", want, out)
+		}
 	}
 }
