@@ -135,7 +135,7 @@ trap 'kill $service; wait $service' EXIT
 	if err != nil {
 		t.Fatalf("%v\n%s\n%s", err, typed, out)
 	}
-	for _, want := range []string{"issuers/demo/keys/isd/versions/1", "INITIALIZE UPDATE", "verified:", "1 card in the file", "suspended"} {
+	for _, want := range []string{"issuers/demo/keys/isd/versions/1", "8050000008", "verified:", "1 card in the file", "suspended"} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("nothing says %q:\n%s", want, out)
 		}
