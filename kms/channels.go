@@ -186,6 +186,13 @@ func (s *Service) newChannelID() string {
 	return s.cfg.Node + "." + newID()
 }
 
+// OpenChannels returns how many channels this process holds.
+func (s *Service) OpenChannels() int {
+	s.channels.mu.Lock()
+	defer s.channels.mu.Unlock()
+	return len(s.channels.byID)
+}
+
 // here reports whether a channel of this id, if there is one, lives on this node.
 func (s *Service) here(id string) bool {
 	node, _, ok := strings.Cut(id, ".")
@@ -418,6 +425,7 @@ func (s *Service) book(ctx context.Context, e *event, t attempt) (store.Ref, err
 				return err
 			}
 		}
+		e.quarantined = c.Quarantined && !before.Quarantined
 		if reflect.DeepEqual(c, before) {
 			return nil
 		}

@@ -72,6 +72,17 @@ type Config struct {
 	ChannelsMax int
 	Now         func() time.Time
 	Logger      *slog.Logger
+	// Observer is told of each operation when its entry is durable, or was refused; it must
+	// not wait. nil for nobody.
+	Observer func(Observed)
+}
+
+// Observed is what a metric may say of an operation: words of closed lists, and nothing
+// about card or caller.
+type Observed struct {
+	Operation   Operation
+	Outcome     fault.Code
+	Quarantined bool // it put a card into quarantine
 }
 
 // Service is the key management service.
@@ -122,11 +133,12 @@ type event struct {
 	card   []byte // KDD; the entry holds its pseudonym
 	alias  string // the pseudonym, where a channel knows it already
 	// algorithm is the status of the algorithms of key; empty where none was used.
-	algorithm audit.Algorithm
-	digest    audit.Digest
-	intent    *int64
-	detail    map[string]string
-	outcome   error
+	algorithm   audit.Algorithm
+	digest      audit.Digest
+	intent      *int64
+	detail      map[string]string
+	outcome     error
+	quarantined bool // it put the card into quarantine
 	// approved: an executor does it, so the change is kept outside the database
 	// before the answer, as that of controls.
 	approved bool
@@ -169,6 +181,14 @@ func (s *Service) pseudonym(ctx context.Context, issuer string, kdd []byte) (str
 // then the operation did not happen. What decides about keys and images is also
 // kept outside the database before log returns.
 func (s *Service) log(ctx context.Context, e *event, change func(store.Rows) error) error {
+	err := s.append(ctx, e, change)
+	if s.cfg.Observer != nil {
+		s.cfg.Observer(Observed{Operation: e.op, Outcome: fault.CodeOf(err), Quarantined: e.quarantined && fault.CodeOf(err) == fault.CodeOf(e.outcome)})
+	}
+	return err
+}
+
+func (s *Service) append(ctx context.Context, e *event, change func(store.Rows) error) error {
 	entry, err := s.entry(ctx, *e)
 	if err != nil {
 		return err

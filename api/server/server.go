@@ -51,6 +51,9 @@ type Config struct {
 	Logger    *slog.Logger
 	Version   string // of the API, in the OpenAPI document
 	Limits    Limits
+	// Observer is told of each request when it was answered; it must not wait. nil for
+	// nobody.
+	Observer func(Served)
 }
 
 // Limits bound what one request and one client may use.
@@ -105,6 +108,7 @@ type server struct {
 	proxies map[string]bool
 	logger  *slog.Logger
 	limits  Limits
+	served  func(Served)
 	replays replays
 	ready   readiness
 	api     huma.API
@@ -131,7 +135,7 @@ func newServer(cfg Config) (*server, error) {
 	}
 	s := &server{
 		svc: cfg.Service, logger: cfg.Logger, limits: cfg.Limits.withDefaults(), clients: map[string]kms.Caller{},
-		proxies: map[string]bool{}, clientCAs: cfg.ClientCAs,
+		proxies: map[string]bool{}, clientCAs: cfg.ClientCAs, served: cfg.Observer,
 	}
 	if s.logger == nil {
 		s.logger = slog.Default()

@@ -260,6 +260,7 @@ var hints = map[api.Code]string{
 	api.ChannelClosed:    "channels end after a while, and with the first error; open a new one",
 	api.TokenUnavailable: "the service waits for its token; try again in a moment",
 	api.AuditFull:        "make room on the disk of the database; the service goes on by itself",
+	api.ClockUnsafe:      "the clock of the service's machine went back or jumped; its operator sets it right",
 	api.ObjectTampered:   "the database was changed behind the service's back; the operator's log and \"cardkms audit tail\" name the object",
 	api.RollbackDetected: "the database was changed or put back; the operator's log says what was found, and \"cardkmsd restore\" is the way back after a restore",
 	api.ApprovalRequired: "other officers approve it with \"cardkms approval approve\"; who proposed does not count",
