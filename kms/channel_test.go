@@ -57,7 +57,14 @@ func TestEveryBitOfTheCardCryptogramCounts(t *testing.T) {
 }
 
 func TestThreeWrongCryptogramsQuarantineTheCard(t *testing.T) {
-	h := newHarness(t)
+	var quarantined []fault.Code
+	h := newHarness(t, func(h *harness) {
+		h.observer = func(o kms.Observed) {
+			if o.Operation == kms.ChannelAuthenticate && o.Quarantined {
+				quarantined = append(quarantined, o.Outcome)
+			}
+		}
+	})
 	card := h.card(1)
 	wrong := func() error {
 		id, a := h.answer(card)
@@ -78,6 +85,9 @@ func TestThreeWrongCryptogramsQuarantineTheCard(t *testing.T) {
 	h.want("after a restart", err, fault.CardQuarantined)
 	_, err = h.authenticate(h.card(2))
 	h.must(err)
+	if !slices.Equal(quarantined, []fault.Code{fault.ProofFailed}) {
+		t.Errorf("the observer saw %v put a card into quarantine", quarantined)
+	}
 }
 
 func TestUnknownKeyVersionLooksLikeAWrongCryptogram(t *testing.T) {
@@ -117,7 +127,9 @@ func TestReplays(t *testing.T) {
 
 	id4, a4 := h.answer(card)
 	h.advance(-time.Hour)
-	h.want("a clock that went back", h.prove(id4, a4), fault.ChannelClosed)
+	h.want("a clock that went back", h.prove(id4, a4), fault.ClockUnsafe)
+	h.advance(time.Hour)
+	h.want("a clock that is right again", h.prove(id4, a4), fault.ChannelClosed)
 }
 
 func TestAnswersThatAreNone(t *testing.T) {

@@ -46,23 +46,24 @@ type harness struct {
 	experimental bool                  // of the configuration
 	further      map[string]kms.Holder // tokens beside the main one; nil for one that is away
 
-	t       *testing.T
-	ctx     context.Context
-	token   *hsm.Token
-	db      store.Store // what the service sees; may inject faults
-	path    string
-	ledger  *ledger.Ledger
-	service *kms.Service
-	issuer  string
-	release ed25519.PrivateKey
-	signer  note.Signer
-	vkey    string
-	pseudo  derive.Root
-	state   derive.Root
-	anchors []ledger.Anchor
-	now     atomic.Int64 // Unix nanoseconds
-	request atomic.Int64
-	profile profile.Profile
+	t        *testing.T
+	ctx      context.Context
+	token    *hsm.Token
+	db       store.Store // what the service sees; may inject faults
+	path     string
+	ledger   *ledger.Ledger
+	service  *kms.Service
+	issuer   string
+	release  ed25519.PrivateKey
+	signer   note.Signer
+	vkey     string
+	pseudo   derive.Root
+	state    derive.Root
+	anchors  []ledger.Anchor
+	now      atomic.Int64 // Unix nanoseconds
+	request  atomic.Int64
+	observer func(kms.Observed)
+	profile  profile.Profile
 	// profiles are those beside "default".
 	profiles []profile.Profile
 
@@ -138,9 +139,7 @@ func (h *harness) advance(d time.Duration) { h.now.Add(int64(d)) }
 func (h *harness) start() {
 	h.t.Helper()
 	if h.db == nil {
-		db, err := sqlite.Open(h.ctx, h.path)
-		h.must(err)
-		h.db = db
+		h.openStore(func(s store.Store) store.Store { return s })
 	}
 	v, err := audit.NewVerifier(h.vkey)
 	h.must(err)
@@ -156,12 +155,20 @@ func (h *harness) start() {
 		Issuers:     []string{h.issuer}, Experimental: h.experimental,
 		Tokens: slices.Sorted(maps.Keys(h.further)),
 		Holder: h.holder,
-		Limits: channel.DefaultLimits(), ChannelsMax: 1000, Now: h.clock,
+		Limits: channel.DefaultLimits(), ChannelsMax: 1000, Now: h.clock, Observer: h.observer,
 	})
 	h.must(err)
 	for _, p := range append([]profile.Profile{h.profile}, h.profiles...) {
 		h.register(written(p))
 	}
+}
+
+// openStore opens the database, inside what a test wraps it in.
+func (h *harness) openStore(wrap func(store.Store) store.Store) {
+	h.t.Helper()
+	db, err := sqlite.Open(h.ctx, h.path)
+	h.must(err)
+	h.db = wrap(db)
 }
 
 // register has the newest version of a profile say what a document says.

@@ -94,6 +94,7 @@ type Service struct {
 	uploads  uploads
 	readings readings
 	halt     haltCache
+	health   health
 	running  executing
 }
 

@@ -110,7 +110,6 @@ type server struct {
 	limits  Limits
 	served  func(Served)
 	replays replays
-	ready   readiness
 	api     huma.API
 	routes  []route // in the order of registration
 

@@ -112,8 +112,7 @@ func TestClockAtStart(t *testing.T) {
 	mustDo(t, mustOpen(t, clock.in(config(t, s))), mark("later"))
 }
 
-// TestClockOfAnotherNode: what another node wrote bounds the time too, and the content of
-// an entry that was changed does not.
+// TestClockOfAnotherNode: what another node wrote bounds the time too.
 func TestClockOfAnotherNode(t *testing.T) {
 	dir := t.TempDir()
 	open := func(name string, c *testClock) (*Ledger, store.Store) {

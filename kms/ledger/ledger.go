@@ -64,6 +64,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -288,7 +289,13 @@ func (l *Ledger) Close(ctx context.Context) error {
 }
 
 // Ready says why the ledger takes no entry, nil if it does.
-func (l *Ledger) Ready() error { return errors.Join(l.refused(), l.roomFor(), l.timed()) }
+func (l *Ledger) Ready() error { return errors.Join(l.Refusals()...) }
+
+// Refusals returns each reason why the ledger takes no entry.
+func (l *Ledger) Refusals() []error {
+	all := []error{l.refused(), l.roomFor(), l.timed()}
+	return slices.DeleteFunc(all, func(err error) bool { return err == nil })
+}
 
 // Size returns the number of durable entries.
 func (l *Ledger) Size() int64 { return l.currentState().head.size }
