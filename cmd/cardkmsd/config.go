@@ -36,8 +36,9 @@ type config struct {
 	// Experimental serves what no independent implementation agrees with, see kms.Config.
 	Experimental bool                         `yaml:"experimental"`
 	Listen       string                       `yaml:"listen"`
-	Node         string                       `yaml:"node"` // name among the nodes that share a database
-	Data         string                       `yaml:"data"` // directory of the SQLite database, and of this process
+	Admin        string                       `yaml:"admin"` // address of the metrics, on this machine; empty for none
+	Node         string                       `yaml:"node"`  // name among the nodes that share a database
+	Data         string                       `yaml:"data"`  // directory of the SQLite database, and of this process
 	Database     databaseConfig               `yaml:"database"`
 	Token        tokenConfig                  `yaml:"token"`
 	Tokens       map[string]ModuleConfig      `yaml:"tokens"` // beside it, by the name that keys have of them
@@ -182,6 +183,11 @@ func (c *config) check() error {
 		wrong = append(wrong, errors.New("anchors.file must not be in the data directory: whoever restores an older database there must not restore it too"))
 	}
 	wrong = append(wrong, c.wrongDatabase()...)
+	if c.Admin != "" {
+		if _, _, err := c.adminAddress(); err != nil {
+			wrong = append(wrong, err)
+		}
+	}
 	_, witnesses := c.witnesses()
 	_, callers := c.callers()
 	_, keys := c.releaseKeys()

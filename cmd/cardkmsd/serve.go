@@ -2,20 +2,14 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"cardkms/api/server"
 )
 
 func serveCommand() *cobra.Command {
@@ -67,45 +61,22 @@ func serve(ctx context.Context, cfg *config, logger *slog.Logger) error {
 	}
 	n.serves = true
 	n.tokens.Tend(starting)
-	srv, err := newHTTP(cfg, n, logger)
+	f, err := newFront(cfg, n, logger)
 	if err != nil {
 		return err
 	}
+	n.metrics.registry.MustRegister(gauges{n: n, ends: f.ends})
+	stopAdmin, err := n.serveAdmin(ctx, logger)
+	if err != nil {
+		return err
+	}
+	defer stopAdmin()
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("listening: %w", err)
 	}
 	logger.Info("serving", "address", l.Addr().String(), "development", cfg.Development)
-	return n.run(ctx, srv, l, logger)
-}
-
-func newHTTP(cfg *config, n *node, logger *slog.Logger) (*http.Server, error) {
-	callers, err := cfg.callers()
-	if err != nil {
-		return nil, err
-	}
-	cert, err := tls.LoadX509KeyPair(cfg.path(cfg.TLS.Certificate), cfg.path(cfg.TLS.Key))
-	if err != nil {
-		return nil, fmt.Errorf("reading the server's certificate: %w", err)
-	}
-	pem, err := os.ReadFile(cfg.path(cfg.TLS.ClientCAs))
-	if err != nil {
-		return nil, fmt.Errorf("reading the clients' CA: %w", err)
-	}
-	cas := x509.NewCertPool()
-	if !cas.AppendCertsFromPEM(pem) {
-		return nil, errors.New("tls.clientCAs holds no certificate")
-	}
-	h, err := server.New(server.Config{
-		Service: n.service, Clients: callers, Proxies: cfg.Proxies, ClientCAs: cas, Logger: logger,
-		Limits: server.Limits{RequestsPerSecond: cfg.Limits.RequestsPerSecond, ImageBytesMax: cfg.Limits.ImageBytes},
-	})
-	if err != nil {
-		return nil, err
-	}
-	srv := server.HTTPServer(h, server.TLSConfig(cert, cas))
-	srv.ErrorLog = slog.NewLogLogger(logger.Handler(), slog.LevelDebug)
-	return srv, nil
+	return n.run(ctx, f.http, l, logger)
 }
 
 // watch does something again and again, at most a fifth of the time.
