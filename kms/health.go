@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cardkms/kms/fault"
@@ -91,7 +92,15 @@ type health struct {
 	at      time.Time
 	last    Health
 	looking chan Health // of a look that has not come back; nil for none
+
+	stopping atomic.Bool
 }
+
+var errStopping = fault.New(fault.AuditUnavailable, "the service is stopping")
+
+// Stop has Health say that the service stops, so that nobody sends it more work. It goes
+// on to serve until Close.
+func (s *Service) Stop() { s.health.stopping.Store(true) }
 
 var errNoLook = errors.New("kms: the token or the database does not come back")
 
@@ -99,6 +108,15 @@ var errNoLook = errors.New("kms: the token or the database does not come back")
 // a log that takes entries; and at each token beside the main one. It looks at most once
 // in healthFor, and does not wait for a token that hangs.
 func (s *Service) Health(ctx context.Context) Health {
+	h := s.lately(ctx)
+	if s.health.stopping.Load() {
+		h.Err = errStopping
+	}
+	return h
+}
+
+// lately returns the newest look, or a new one.
+func (s *Service) lately(ctx context.Context) Health {
 	h := &s.health
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -125,6 +125,7 @@ type limitsConfig struct {
 	Absolute          time.Duration `yaml:"absolute"`
 	RequestsPerSecond int           `yaml:"requestsPerSecond"`
 	ImageBytes        int64         `yaml:"imageBytes"`
+	Drain             time.Duration `yaml:"drain"` // between SIGTERM and the end of the listener
 }
 
 // load reads and checks a configuration file.
@@ -252,11 +253,17 @@ func (c *config) beyond() (wrong []error) {
 			wrong = append(wrong, fmt.Errorf("limits.%s is at least 1", f.name))
 		}
 	}
+	if l.Drain < 0 || l.Drain > drainMax {
+		wrong = append(wrong, fmt.Errorf("limits.drain is not negative and at most %s", drainMax))
+	}
 	if c.Anchors.TokenEvery < 0 {
 		wrong = append(wrong, errors.New("anchors.tokenEvery is not negative"))
 	}
 	return wrong
 }
+
+// drainMax bounds limits.drain: service managers kill what does not stop.
+const drainMax = time.Minute
 
 // within reports whether a path lies in a directory.
 func within(path, dir string) bool {

@@ -18,8 +18,13 @@ func serveCommand() *cobra.Command {
 		Use:   "serve",
 		Short: "Serve the API until SIGTERM",
 		Long: `Read the configuration, check every key in the token, and serve the API over
-mutual TLS. On SIGTERM the server takes no new requests, lets those under way
-finish, ends the channels and signs a last checkpoint of the audit log.
+mutual TLS. On SIGTERM /readyz answers 503 for as long as limits.drain says, so that
+load balancers turn away; then the server takes no new requests, lets those under
+way finish, ends the channels and signs a last checkpoint of the audit log.
+
+A start that ends in a sealed state names it, and its page in deploy/runbooks. Exit
+status 3 says that another start changes nothing or does harm (pin-refused,
+rollback-detected), 75 that it may help.
 
 SoftHSM2 is refused unless the configuration says development: true.`,
 		Args: cobra.NoArgs,
@@ -50,9 +55,12 @@ func serve(ctx context.Context, cfg *config, logger *slog.Logger) error {
 	defer cancel()
 	n, err := open(starting, cfg, logger)
 	if err != nil {
-		return err
+		return sealedAtStart(err)
 	}
-	defer n.close()
+	defer func() {
+		n.close()
+		logger.Info("stopped", "entries", n.log.Size(), "signed", n.log.Stats().Signed.Size)
+	}()
 	if err := n.verifyKeys(starting, logger); err != nil {
 		return fmt.Errorf("a key in the token is not what it should be: %w", err)
 	}
@@ -77,6 +85,13 @@ func serve(ctx context.Context, cfg *config, logger *slog.Logger) error {
 	}
 	logger.Info("serving", "address", l.Addr().String(), "development", cfg.Development)
 	return n.run(ctx, f.http, l, logger)
+}
+
+// drain lets whoever asks /readyz turn away before the listener closes.
+func (n *node) drain(logger *slog.Logger) {
+	logger.Info("stopping", "drain", n.cfg.Limits.Drain)
+	n.service.Stop()
+	time.Sleep(n.cfg.Limits.Drain)
 }
 
 // watch does something again and again, at most a fifth of the time.
@@ -125,7 +140,7 @@ func (n *node) run(ctx context.Context, srv *http.Server, l net.Listener, logger
 		case <-sweep.C:
 			n.service.Sweep()
 		case <-ctx.Done():
-			logger.Info("stopping")
+			n.drain(logger)
 			stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 			defer cancel()
 			return srv.Shutdown(stop)

@@ -115,6 +115,9 @@ func OpenAny(ctx context.Context, cfg Config) (*Token, error) {
 // another attempt could lock it.
 func PINRefused(err error) bool { return remedyFor(err) == stop }
 
+// Away reports whether an error of Open says that the token is not there now.
+func Away(err error) bool { return errors.Is(err, errNoToken) || remedyFor(err) == reconnect }
+
 var errClosed = errors.New("hsm: the token is closed")
 
 // usable returns why no call may reach the token now. The caller holds life.
