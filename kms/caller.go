@@ -29,6 +29,9 @@ type Caller struct {
 	Role   Role
 	Issuer string // empty for roles that serve every issuer
 	Cards  CardRange
+	// RequestsPerSecond and ChannelsMax are limits of its own; 0 for those of everybody.
+	RequestsPerSecond int
+	ChannelsMax       int
 }
 
 // CardRange limits a caller to cards by their key diversification data. The zero
