@@ -28,6 +28,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"cardkms/audit"
@@ -58,7 +59,7 @@ type Config struct {
 	Registry    *derive.Key                            // SessionMAC root: names and seals cards in the database
 	ReleaseKeys map[string]map[string]crypto.PublicKey // issuer → name → key
 	Issuers     []string                               // every tenant
-	Clients     []report.Client                        // who may call, for the access report
+	Clients     []report.Client                        // who may call, for the access report, until Reconfigured
 	// Holder returns the token of a name, "" for the main one. One that is not there now
 	// is fault.TokenUnavailable.
 	Holder      func(token string) (Holder, error)
@@ -96,6 +97,7 @@ type Service struct {
 	halt     haltCache
 	health   health
 	running  executing
+	clients  atomic.Pointer[[]report.Client]
 }
 
 // New checks a configuration and returns a service.
@@ -113,6 +115,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	s := &Service{cfg: cfg}
 	s.channels.init(cfg.ChannelsMax)
+	s.clients.Store(&cfg.Clients)
 	return s, nil
 }
 
@@ -311,6 +314,18 @@ func (s *Service) Suspect(ctx context.Context, v *ledger.Violation) {
 func (s *Service) Started(ctx context.Context, found map[string]string) error {
 	e := event{req: Request{Caller: Caller{ID: audit.ActorService}}, op: "service.start", detail: found}
 	return s.log(ctx, &e, nil)
+}
+
+// Reconfigured logs that a configuration is about to be in force that differs in who may
+// call, and shows those clients in access reports from now on. If it returns an error, the
+// log has no entry and nothing must change.
+func (s *Service) Reconfigured(ctx context.Context, found map[string]string, clients []report.Client) error {
+	e := event{req: Request{Caller: Caller{ID: audit.ActorService}}, op: "service.reload", detail: found}
+	err := s.log(ctx, &e, nil)
+	if err == nil {
+		s.clients.Store(&clients)
+	}
+	return err
 }
 
 // Moved logs that the database was copied into another one, of which this is the first

@@ -16,9 +16,9 @@ type Admission struct {
 	// in Client-Cert ([RFC 9440]) whose certificate they saw. ClientCAs verify that again.
 	Proxies   []string
 	ClientCAs *x509.CertPool
-	// Revoked reports whether a certificate that verifies is not to be believed; nil for
-	// none.
-	Revoked func(*x509.Certificate) bool
+	// Revoked reports whether a chain that was verified once, the client's certificate
+	// first, is not to be believed now; nil for none.
+	Revoked func(chain []*x509.Certificate) bool
 }
 
 // admitted is an Admission that was checked.
@@ -26,7 +26,7 @@ type admitted struct {
 	clients   map[string]kms.Caller
 	proxies   map[string]bool
 	clientCAs *x509.CertPool
-	revoked   func(*x509.Certificate) bool
+	revoked   func(chain []*x509.Certificate) bool
 }
 
 func (a Admission) check() (*admitted, error) {
@@ -35,7 +35,7 @@ func (a Admission) check() (*admitted, error) {
 	}
 	out := &admitted{clients: map[string]kms.Caller{}, proxies: map[string]bool{}, clientCAs: a.ClientCAs, revoked: a.Revoked}
 	if out.revoked == nil {
-		out.revoked = func(*x509.Certificate) bool { return false }
+		out.revoked = func([]*x509.Certificate) bool { return false }
 	}
 	for uri, c := range a.Clients {
 		role, err := roleOf(uri)

@@ -23,7 +23,7 @@ func TestRevoked(t *testing.T) {
 	revoked := ""
 	w := newWorld(t, func(c *Config) {
 		c.Proxies, c.ClientCAs = []string{uriProxy}, ours.pool
-		c.Revoked = func(cert *x509.Certificate) bool { return cert.URIs[0].String() == revoked }
+		c.Revoked = func(chain []*x509.Certificate) bool { return chain[0].URIs[0].String() == revoked }
 	})
 	forwarded := func() *httptest.ResponseRecorder {
 		return w.do(ask{as: uriProxy, method: http.MethodGet, path: "/v1/audit/checkpoint", header: map[string]string{

@@ -51,7 +51,7 @@ func (s *server) caller(r *http.Request) (kms.Caller, error) {
 		return kms.Caller{}, fault.New(fault.Unauthenticated, "a verified client certificate is required")
 	}
 	in := s.admitted.Load()
-	uri, err := in.uriOf(r.TLS.VerifiedChains[0][0])
+	uri, err := in.uriOf(r.TLS.VerifiedChains[0])
 	if err != nil {
 		return kms.Caller{}, err
 	}
@@ -62,11 +62,11 @@ func (s *server) caller(r *http.Request) (kms.Caller, error) {
 		}
 		return in.known(uri)
 	}
-	cert, err := in.forwarded(seen)
+	chain, err := in.forwarded(seen)
 	if err != nil {
 		return kms.Caller{}, err
 	}
-	if uri, err = in.uriOf(cert); err != nil {
+	if uri, err = in.uriOf(chain); err != nil {
 		return kms.Caller{}, err
 	}
 	return in.known(uri)
@@ -74,14 +74,14 @@ func (s *server) caller(r *http.Request) (kms.Caller, error) {
 
 // uriOf returns the URI of a certificate that is not revoked. It is asked for each request:
 // a connection outlives what its handshake saw.
-func (in *admitted) uriOf(cert *x509.Certificate) (*url.URL, error) {
-	if in.revoked(cert) {
+func (in *admitted) uriOf(chain []*x509.Certificate) (*url.URL, error) {
+	if in.revoked(chain) {
 		return nil, fault.New(fault.Unauthenticated, "the client certificate is revoked")
 	}
-	if len(cert.URIs) != 1 {
+	if len(chain[0].URIs) != 1 {
 		return nil, fault.New(fault.Unauthenticated, "the client certificate must have exactly one URI")
 	}
-	return cert.URIs[0], nil
+	return chain[0].URIs[0], nil
 }
 
 // headerClientCert carries a client's certificate from a load balancer, as a byte
@@ -90,7 +90,7 @@ const headerClientCert = "Client-Cert"
 
 // forwarded reads a client's certificate and verifies it once more: the load balancer is
 // believed that the client holds its key, and nothing else.
-func (in *admitted) forwarded(seen []string) (*x509.Certificate, error) {
+func (in *admitted) forwarded(seen []string) ([]*x509.Certificate, error) {
 	refused := func(err error) error {
 		return fault.Because(fault.Unauthenticated, "the load balancer forwarded no valid client certificate", err)
 	}
@@ -105,11 +105,11 @@ func (in *admitted) forwarded(seen []string) (*x509.Certificate, error) {
 	if err != nil {
 		return nil, refused(err)
 	}
-	_, err = cert.Verify(x509.VerifyOptions{Roots: in.clientCAs, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+	chains, err := cert.Verify(x509.VerifyOptions{Roots: in.clientCAs, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 	if err != nil {
 		return nil, refused(err)
 	}
-	return cert, nil
+	return chains[0], nil
 }
 
 func (in *admitted) known(u *url.URL) (kms.Caller, error) {

@@ -52,8 +52,9 @@ type config struct {
 	ReleaseKeys  map[string]map[string]string `yaml:"releaseKeys"` // issuer → name → PEM file
 	Limits       limitsConfig                 `yaml:"limits"`
 
-	dir    string // of the file
-	digest string // SHA-256 of the file, in base64; stands in every checkpoint
+	file, dir string            // its path, and the directory that paths in it start from
+	sum       [sha256.Size]byte // of the file
+	digest    string            // the same in base64; stands in every checkpoint
 
 	// secrets are those that were read, by reference. Each is read once: afterwards a
 	// variable is gone from the environment, and a pipe is empty. Owned by who opens.
@@ -85,6 +86,10 @@ type tlsConfig struct {
 	Certificate string `yaml:"certificate"`
 	Key         string `yaml:"key"`
 	ClientCAs   string `yaml:"clientCAs"`
+	// Revoked are client certificates that are not believed: by URI, or by serial number
+	// as serial:HEX. CRL is a file of revocation lists of the client CAs (PEM).
+	Revoked []string `yaml:"revoked"`
+	CRL     string   `yaml:"crl"`
 }
 
 type logConfig struct {
@@ -111,6 +116,13 @@ type clientConfig struct {
 	Role   kms.Role   `yaml:"role"`
 	Issuer string     `yaml:"issuer"`
 	Cards  *cardRange `yaml:"cards"`
+	Quota  quota      `yaml:"quota"`
+}
+
+// quota is what one client may use; 0 is what everybody may.
+type quota struct {
+	PerSecond int `yaml:"perSecond"`
+	Channels  int `yaml:"channels"`
 }
 
 type cardRange struct {
@@ -142,8 +154,8 @@ func load(path string) (*config, error) {
 	if err := decode(b, c); err != nil {
 		return nil, errUsage{fmt.Errorf("the configuration %s: %w", path, err)}
 	}
-	sum := sha256.Sum256(b)
-	c.digest = base64.StdEncoding.EncodeToString(sum[:])
+	c.sum, c.file = sha256.Sum256(b), path
+	c.digest = base64.StdEncoding.EncodeToString(c.sum[:])
 	if c.dir, err = filepath.Abs(filepath.Dir(path)); err != nil {
 		return nil, err
 	}
@@ -189,10 +201,11 @@ func (c *config) check() error {
 			wrong = append(wrong, err)
 		}
 	}
+	_, _, revoked := c.revoked()
 	_, witnesses := c.witnesses()
 	_, callers := c.callers()
 	_, keys := c.releaseKeys()
-	return errors.Join(append(wrong, witnesses, callers, keys)...)
+	return errors.Join(append(wrong, revoked, witnesses, callers, keys)...)
 }
 
 // wrongDatabase returns what is wrong with node and database. Several nodes share one
@@ -315,6 +328,9 @@ func (c *config) callers() (map[string]kms.Caller, error) {
 	var wrong []error
 	for _, cl := range c.Clients {
 		caller, err := cl.caller()
+		if caller.RequestsPerSecond == 0 {
+			caller.RequestsPerSecond = c.Limits.RequestsPerSecond
+		}
 		if _, twice := out[cl.ID]; twice || cl.ID == "" {
 			err = errors.New("it is named twice or not at all")
 		}
@@ -327,8 +343,10 @@ func (c *config) callers() (map[string]kms.Caller, error) {
 }
 
 func (cl clientConfig) caller() (kms.Caller, error) {
-	caller := kms.Caller{ID: cl.ID, Role: cl.Role, Issuer: cl.Issuer}
+	caller := kms.Caller{ID: cl.ID, Role: cl.Role, Issuer: cl.Issuer, RequestsPerSecond: cl.Quota.PerSecond, ChannelsMax: cl.Quota.Channels}
 	switch {
+	case cl.Quota.PerSecond < 0 || cl.Quota.Channels < 0:
+		return caller, errors.New("a quota is not negative")
 	case !slices.Contains(kms.Roles(), cl.Role):
 		return caller, errors.New("no such role")
 	case cl.Role == kms.Auditor && cl.Issuer != "":

@@ -2,88 +2,80 @@ package main
 
 import (
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
-	"os"
+	"sync/atomic"
 	"time"
 
 	"cardkms/api/server"
 )
 
-// front is what clients meet: TLS and the API.
+// front is what clients meet: TLS and the API. Who is let in, and by which certificates,
+// may change while it serves.
 type front struct {
-	http *http.Server
-	tls  transport
+	n      *node
+	logger *slog.Logger
+	http   *http.Server
+	api    *server.Server
+	tls    atomic.Pointer[transport]
+	// handshake is the configuration of handshakes from now on. It is another one only
+	// when the transport is, because the tickets of resumption belong to it.
+	handshake atomic.Pointer[tls.Config]
+
+	cfg *config // in force; owned by watch, once it runs
 }
 
 func newFront(cfg *config, n *node, logger *slog.Logger) (*front, error) {
-	callers, err := cfg.callers()
-	if err != nil {
-		return nil, err
-	}
+	f := &front{n: n, logger: logger, cfg: cfg}
 	t, err := cfg.transport()
 	if err != nil {
 		return nil, err
 	}
-	h, err := server.New(server.Config{
-		Service: n.service, Clients: callers, Proxies: cfg.Proxies, ClientCAs: t.pool(), Logger: logger, Observer: n.metrics.served,
+	admission, err := cfg.admission(t)
+	if err != nil {
+		return nil, err
+	}
+	f.api, err = server.New(server.Config{
+		Service: n.service, Admission: admission, Logger: logger, Observer: n.metrics.served,
 		Limits: server.Limits{RequestsPerSecond: cfg.Limits.RequestsPerSecond, ImageBytesMax: cfg.Limits.ImageBytes},
 	})
 	if err != nil {
 		return nil, err
 	}
-	srv := server.HTTPServer(h, server.TLSConfig(t.cert, t.pool()))
-	srv.ErrorLog = slog.NewLogLogger(logger.Handler(), slog.LevelDebug)
-	return &front{http: srv, tls: t}, nil
+	f.use(t)
+	listening := f.handshake.Load().Clone()
+	listening.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return f.handshake.Load(), nil }
+	f.http = server.HTTPServer(f.api, listening)
+	f.http.ErrorLog = slog.NewLogLogger(logger.Handler(), slog.LevelDebug)
+	return f, nil
 }
 
-// transport is what the files under tls: hold.
-type transport struct {
-	cert tls.Certificate
-	cas  []*x509.Certificate // of clients
+// admission is who is let in by a configuration and the files that it names.
+func (c *config) admission(t transport) (server.Admission, error) {
+	callers, err := c.callers()
+	return server.Admission{Clients: callers, Proxies: c.Proxies, ClientCAs: t.pool(), Revoked: t.refuses}, err
 }
 
-// transport reads the files under tls:.
-func (c *config) transport() (t transport, err error) {
-	if t.cert, err = tls.LoadX509KeyPair(c.path(c.TLS.Certificate), c.path(c.TLS.Key)); err != nil {
-		return t, fmt.Errorf("reading the server's certificate: %w", err)
-	}
-	b, err := os.ReadFile(c.path(c.TLS.ClientCAs))
-	if err != nil {
-		return t, fmt.Errorf("reading the clients' CA: %w", err)
-	}
-	for block, rest := pem.Decode(b); block != nil; block, rest = pem.Decode(rest) {
-		ca, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return t, fmt.Errorf("reading the clients' CA: %w", err)
+var errRevoked = errors.New("the client certificate is revoked")
+
+// use has the next handshake see a transport.
+func (f *front) use(t transport) {
+	f.tls.Store(&t)
+	c := server.TLSConfig(f.certificate, t.pool())
+	// Also of a session that is resumed, whose certificate is not verified again.
+	c.VerifyConnection = func(s tls.ConnectionState) error {
+		if len(s.VerifiedChains) == 0 || t.refuses(s.VerifiedChains[0]) {
+			return errRevoked
 		}
-		t.cas = append(t.cas, ca)
+		return nil
 	}
-	if len(t.cas) == 0 {
-		return t, errors.New("tls.clientCAs holds no certificate")
-	}
-	return t, nil
+	f.handshake.Store(c)
 }
 
-func (t transport) pool() *x509.CertPool {
-	pool := x509.NewCertPool()
-	for _, ca := range t.cas {
-		pool.AddCert(ca)
-	}
-	return pool
+// certificate is the server's certificate of the moment.
+func (f *front) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return &f.tls.Load().cert, nil
 }
 
-// ends returns when the server's certificate expires, and the first of the clients' CAs.
-func (f *front) ends() map[string]time.Time {
-	first := f.tls.cas[0].NotAfter
-	for _, ca := range f.tls.cas {
-		if ca.NotAfter.Before(first) {
-			first = ca.NotAfter
-		}
-	}
-	return map[string]time.Time{"server": f.tls.cert.Leaf.NotAfter, "client-ca": first}
-}
+func (f *front) ends() map[string]time.Time { return f.tls.Load().ends() }

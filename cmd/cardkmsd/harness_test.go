@@ -30,6 +30,9 @@ const childVariable = "CARDKMSD_TEST_CHILD"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(childVariable) != "" {
+		if every, err := time.ParseDuration(os.Getenv("CARDKMSD_TEST_FILES_EVERY")); err == nil {
+			filesEvery = every
+		}
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		endProfile := startProfile()
 		code := run(ctx, os.Args[1:])
@@ -159,7 +162,7 @@ func (s *site) loadKeys() {
 func (s *site) serve() {
 	s.t.Helper()
 	s.server = exec.Command(os.Args[0], "serve", "--config", s.config())
-	s.server.Env = append(os.Environ(), childVariable+"=1", "SOFTHSM2_CONF=")
+	s.server.Env = append(append(os.Environ(), childVariable+"=1", "SOFTHSM2_CONF="), s.env...)
 	pipe, err := s.server.StderrPipe()
 	if err != nil {
 		s.t.Fatal(err)

@@ -157,7 +157,7 @@ func (n *node) openLog(ctx context.Context, logger *slog.Logger, restore *ledger
 	return ledger.Open(ctx, ledger.Config{
 		Store: n.store, Signer: signer, Verifier: verifier, Origin: n.cfg.Log.Origin, Now: time.Now, Logger: logger,
 		MAC:        func(ctx context.Context, m []byte) ([]byte, error) { return n.token.MAC(ctx, stateKey, m) },
-		Extensions: []string{"config " + n.cfg.digest}, Node: n.cfg.Node,
+		Extensions: n.cfg.extensions(), Node: n.cfg.Node,
 		Anchors: n.anchors(), Witnesses: witnesses, Disk: n.cfg.disk(),
 		OnViolation: n.suspects.add, OnGroup: n.metrics.group, Restore: restore, Elapsed: func() time.Duration { return time.Since(processStart) },
 	})

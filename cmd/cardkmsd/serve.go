@@ -6,7 +6,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"os/signal"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,6 +28,10 @@ way finish, ends the channels and signs a last checkpoint of the audit log.
 A start that ends in a sealed state names it, and its page in deploy/runbooks. Exit
 status 3 says that another start changes nothing or does harm (pin-refused,
 rollback-detected), 75 that it may help.
+
+On SIGHUP it reads the configuration again: clients, proxies, limits.requestsPerSecond
+and what stands under tls:. It is put in force whole or not at all; what else changed
+needs a restart. The files under tls: are looked at each minute as well.
 
 SoftHSM2 is refused unless the configuration says development: true.`,
 		Args: cobra.NoArgs,
@@ -51,6 +58,9 @@ const (
 )
 
 func serve(ctx context.Context, cfg *config, logger *slog.Logger) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 	starting, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	n, err := open(starting, cfg, logger)
@@ -84,7 +94,7 @@ func serve(ctx context.Context, cfg *config, logger *slog.Logger) error {
 		return fmt.Errorf("listening: %w", err)
 	}
 	logger.Info("serving", "address", l.Addr().String(), "development", cfg.Development)
-	return n.run(ctx, f.http, l, logger)
+	return n.run(ctx, f, hangup, l)
 }
 
 // drain lets whoever asks /readyz turn away before the listener closes.
@@ -111,7 +121,8 @@ func watch(ctx context.Context, logger *slog.Logger, every time.Duration, failed
 }
 
 // run serves until ctx ends or the listener fails.
-func (n *node) run(ctx context.Context, srv *http.Server, l net.Listener, logger *slog.Logger) error {
+func (n *node) run(ctx context.Context, f *front, hangup <-chan os.Signal, l net.Listener) error {
+	srv, logger := f.http, f.logger
 	// Whatever ends the serving, no handler may run when the node is closed.
 	var busy sync.WaitGroup
 	defer busy.Wait()
@@ -124,6 +135,7 @@ func (n *node) run(ctx context.Context, srv *http.Server, l net.Listener, logger
 	})
 	watching, stopWatching := context.WithCancel(ctx)
 	defer stopWatching()
+	busy.Go(func() { f.watch(watching, hangup) })
 	busy.Go(func() { watch(watching, logger, imagesEvery, "the images could not be checked", n.service.CheckImages) })
 	busy.Go(func() { watch(watching, logger, tendEvery, "the keys could not be tended", n.service.Tend) })
 	busy.Go(func() {

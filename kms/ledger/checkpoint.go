@@ -114,7 +114,7 @@ func (l *Ledger) signState(st *state) ([]byte, error) {
 		"state " + base64.StdEncoding.EncodeToString(st.head.state[:]),
 		"time " + at.Format(time.RFC3339),
 	}
-	c := audit.Checkpoint{Origin: l.cfg.Origin, Size: st.head.size, Root: st.head.root, Extensions: append(lines, l.cfg.Extensions...)}
+	c := audit.Checkpoint{Origin: l.cfg.Origin, Size: st.head.size, Root: st.head.root, Extensions: append(lines, *l.extensions.Load()...)}
 	msg, err := audit.SignCheckpoint(c, l.cfg.Signer)
 	if err != nil {
 		return nil, err

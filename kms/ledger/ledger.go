@@ -66,6 +66,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cardkms/audit"
@@ -109,7 +110,7 @@ type Config struct {
 	// that a jump shows; nil: nobody looks.
 	Elapsed func() time.Duration
 	// Extensions are further lines of every checkpoint, e.g. the digest of the
-	// configuration.
+	// configuration; SetExtensions changes them.
 	Extensions []string
 	// CheckpointEvery is how often a log that has grown is signed without being
 	// asked; 0 means one second, negative never.
@@ -175,6 +176,8 @@ type Ledger struct {
 	stats    stats
 	clock    clock
 	space    space
+
+	extensions atomic.Pointer[[]string]
 }
 
 // Open checks the database and starts the writer. A store that holds nothing, and
@@ -190,6 +193,7 @@ func Open(ctx context.Context, cfg Config) (*Ledger, error) {
 	l.found.byRef = map[store.Ref]*Violation{}
 	l.stats.init(cfg)
 	l.clock.init(cfg)
+	l.SetExtensions(cfg.Extensions)
 	l.sign <- struct{}{}
 	behind, err := l.inspect(ctx)
 	if err != nil {
@@ -296,6 +300,9 @@ func (l *Ledger) Refusals() []error {
 	all := []error{l.refused(), l.roomFor(), l.timed()}
 	return slices.DeleteFunc(all, func(err error) bool { return err == nil })
 }
+
+// SetExtensions changes the further lines of checkpoints that are not signed yet.
+func (l *Ledger) SetExtensions(lines []string) { l.extensions.Store(&lines) }
 
 // Size returns the number of durable entries.
 func (l *Ledger) Size() int64 { return l.currentState().head.size }

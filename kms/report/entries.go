@@ -246,6 +246,7 @@ var (
 		"log.space":          "the disk fills up",
 		"log.full":           "the disk was full and nothing was done",
 		"log.recovered":      "the disk had room again",
+		"service.reload":     "another configuration, or another certificate, is in force",
 		"log.clock":          "the clock had been wrong, and was right again",
 		"database.violation": "the database was changed behind the service's back",
 		"pseudonym.destroy":  "a pseudonym key was destroyed",
