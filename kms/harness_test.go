@@ -149,17 +149,22 @@ func (h *harness) start() {
 		}, Signer: h.signer, Verifier: v, Origin: "test/audit", Now: h.clock, CheckpointEvery: -1, GuardEvery: -1, Anchors: h.anchors,
 	})
 	h.must(err)
-	h.service, err = kms.New(kms.Config{
+	h.service, err = kms.New(h.config())
+	h.must(err)
+	for _, p := range append([]profile.Profile{h.profile}, h.profiles...) {
+		h.register(written(p))
+	}
+}
+
+// config is that of a process on the open log.
+func (h *harness) config() kms.Config {
+	return kms.Config{
 		Token: h.token, Store: h.db, Log: h.ledger, Pseudonym: derive.FromRoot(h.pseudo), Registry: derive.FromRoot(h.state),
 		ReleaseKeys: map[string]map[string]crypto.PublicKey{h.issuer: {"release": h.release.Public()}},
 		Issuers:     []string{h.issuer}, Experimental: h.experimental,
 		Tokens: slices.Sorted(maps.Keys(h.further)),
 		Holder: h.holder,
 		Limits: channel.DefaultLimits(), ChannelsMax: 1000, Now: h.clock, Observer: h.observer,
-	})
-	h.must(err)
-	for _, p := range append([]profile.Profile{h.profile}, h.profiles...) {
-		h.register(written(p))
 	}
 }
 
@@ -176,7 +181,7 @@ func (h *harness) register(document string) {
 	h.t.Helper()
 	p, err := profile.Parse([]byte(document))
 	h.must(err)
-	had, err := h.service.Profile(h.ctx, h.req(), h.issuer, p.Name, 0)
+	had, err := h.service.Profile(h.ctx, h.as(kms.Auditor), h.issuer, p.Name, 0)
 	if fault.CodeOf(err) == fault.NotFound || err == nil && had.Document != document {
 		_, err = h.service.LoadProfile(h.ctx, "test", kms.NewProfile{Issuer: h.issuer, Document: document})
 	}

@@ -92,12 +92,14 @@ type Service struct {
 	channels channels
 	keys     issuerCache[[]key.Version]
 	profiles issuerCache[map[string]cardProfile]
-	uploads  uploads
-	readings readings
-	halt     haltCache
-	health   health
-	running  executing
-	clients  atomic.Pointer[[]report.Client]
+	// suspensions are the URIs of suspended clients, of every issuer: under "".
+	suspensions issuerCache[map[string]bool]
+	uploads     uploads
+	readings    readings
+	halt        haltCache
+	health      health
+	running     executing
+	clients     atomic.Pointer[[]report.Client]
 }
 
 // New checks a configuration and returns a service.
@@ -234,6 +236,9 @@ func (s *Service) start(ctx context.Context, r Request, op Operation, issuer, ob
 		e.issuer = ""
 	}
 	if err := r.Caller.may(op, issuer); err != nil {
+		return e, s.refuse(ctx, e, err)
+	}
+	if err := s.suspended(ctx, r.Caller); err != nil {
 		return e, s.refuse(ctx, e, err)
 	}
 	if haltable[op] {

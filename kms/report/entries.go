@@ -252,6 +252,8 @@ var (
 		"pseudonym.destroy":  "a pseudonym key was destroyed",
 		"system.halt":        "somebody stopped all use of keys",
 		"system.resume":      "officers let keys be used again",
+		"client.suspend":     "an officer suspended a client",
+		"client.resume":      "officers let a suspended client go on",
 		"officer.init":       "the first officers were made at the console",
 		"officer.enrol":      "officers enrolled another one",
 		"officer.remove":     "officers removed one of them",
