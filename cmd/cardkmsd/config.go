@@ -48,6 +48,7 @@ type config struct {
 	Witnesses    []witnessConfig              `yaml:"witnesses"`
 	Clients      []clientConfig               `yaml:"clients"`
 	Proxies      []string                     `yaml:"proxies"`     // SPIFFE URIs of load balancers
+	People       peopleConfig                 `yaml:"people"`      // who come with a token of an OpenID provider
 	Profiles     any                          `yaml:"profiles"`    // of earlier configurations; refused with a hint
 	ReleaseKeys  map[string]map[string]string `yaml:"releaseKeys"` // issuer → name → PEM file
 	Limits       limitsConfig                 `yaml:"limits"`
@@ -201,6 +202,7 @@ func (c *config) check() error {
 			wrong = append(wrong, err)
 		}
 	}
+	wrong = append(wrong, c.wrongPeople()...)
 	_, _, revoked := c.revoked()
 	_, witnesses := c.witnesses()
 	_, callers := c.callers()

@@ -29,6 +29,9 @@ import (
 const childVariable = "CARDKMSD_TEST_CHILD"
 
 func TestMain(m *testing.M) {
+	if os.Getenv(providerVariable) != "" {
+		providerMain()
+	}
 	if os.Getenv(childVariable) != "" {
 		if every, err := time.ParseDuration(os.Getenv("CARDKMSD_TEST_FILES_EVERY")); err == nil {
 			filesEvery = every

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -89,12 +90,38 @@ func serve(ctx context.Context, cfg *config, logger *slog.Logger) error {
 		return err
 	}
 	defer stopAdmin()
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Listen)
+	fronts, err := f.listen(ctx)
 	if err != nil {
-		return fmt.Errorf("listening: %w", err)
+		return err
 	}
-	logger.Info("serving", "address", l.Addr().String(), "development", cfg.Development)
-	return n.run(ctx, f, hangup, l)
+	logger.Info("serving", "address", fronts[0].l.Addr().String(), "development", cfg.Development)
+	return n.run(ctx, f, hangup, fronts)
+}
+
+// door is a server with its listener.
+type door struct {
+	*http.Server
+	l net.Listener
+}
+
+// listen opens the doors: that of programs first, and that of people where there is one.
+func (f *front) listen(ctx context.Context) (doors []door, err error) {
+	open := func(srv *http.Server, address string) error {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+		if err != nil {
+			return fmt.Errorf("listening: %w", err)
+		}
+		doors = append(doors, door{srv, l})
+		return nil
+	}
+	if err := open(f.http, f.cfg.Listen); err != nil || f.cfg.People.Listen == "" {
+		return doors, err
+	}
+	srv, err := f.peopleHTTP()
+	if err != nil {
+		return nil, err
+	}
+	return doors, open(srv, f.cfg.People.Listen)
 }
 
 // drain lets whoever asks /readyz turn away before the listener closes.
@@ -120,19 +147,23 @@ func watch(ctx context.Context, logger *slog.Logger, every time.Duration, failed
 	}
 }
 
-// run serves until ctx ends or the listener fails.
-func (n *node) run(ctx context.Context, f *front, hangup <-chan os.Signal, l net.Listener) error {
-	srv, logger := f.http, f.logger
+// run serves until ctx ends or a listener fails.
+func (n *node) run(ctx context.Context, f *front, hangup <-chan os.Signal, doors []door) error {
+	logger := f.logger
 	// Whatever ends the serving, no handler may run when the node is closed.
 	var busy sync.WaitGroup
 	defer busy.Wait()
-	defer func() { _ = srv.Close() }()
-	inner := srv.Handler
-	srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		busy.Add(1)
-		defer busy.Done()
-		inner.ServeHTTP(w, r)
-	})
+	ended := make(chan error, len(doors))
+	for _, d := range doors {
+		defer func() { _ = d.Close() }()
+		inner := d.Handler
+		d.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			busy.Add(1)
+			defer busy.Done()
+			inner.ServeHTTP(w, r)
+		})
+		go func() { ended <- d.ServeTLS(d.l, "", "") }()
+	}
 	watching, stopWatching := context.WithCancel(ctx)
 	defer stopWatching()
 	busy.Go(func() { f.watch(watching, hangup) })
@@ -141,8 +172,6 @@ func (n *node) run(ctx context.Context, f *front, hangup <-chan os.Signal, l net
 	busy.Go(func() {
 		watch(watching, logger, tokensEvery, "the tokens could not be tended", func(ctx context.Context) error { n.tokens.Tend(ctx); return nil })
 	})
-	ended := make(chan error, 1)
-	go func() { ended <- srv.ServeTLS(l, "", "") }()
 	sweep := time.NewTicker(sweepEvery)
 	defer sweep.Stop()
 	for {
@@ -155,7 +184,18 @@ func (n *node) run(ctx context.Context, f *front, hangup <-chan os.Signal, l net
 			n.drain(logger)
 			stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 			defer cancel()
-			return srv.Shutdown(stop)
+			return shutdown(stop, doors)
 		}
 	}
+}
+
+// shutdown closes the listeners and waits for the requests that are under way.
+func shutdown(ctx context.Context, doors []door) error {
+	errs := make([]error, len(doors))
+	var all sync.WaitGroup
+	for i, d := range doors {
+		all.Go(func() { errs[i] = d.Shutdown(ctx) })
+	}
+	all.Wait()
+	return errors.Join(errs...)
 }
