@@ -134,6 +134,7 @@ var confined = map[string][]string{
 	// What is measured is told by hooks and getters in the words of each package; how it is
 	// published is the program's.
 	"github.com/prometheus": {"cmd/cardkmsd"},
+	"go.opentelemetry.io":   {"cmd/cardkmsd"},
 	"golang.org/x/mod":      {"audit", "audit/tiles", "audit/witness", "kms", "kms/ledger", "kms/store/relational", "api/server", "cmd/cardkms", "cmd/cardkmsd"},
 }
 

@@ -117,7 +117,7 @@ func (s *server) access(r *http.Request, q *request, status int, took time.Durat
 		status = http.StatusOK
 	}
 	if s.served != nil {
-		s.served(Served{Method: knownMethod(r.Method), Route: chi.RouteContext(r.Context()).RoutePattern(), Status: status, Code: q.code, Client: q.caller.ID, Took: took})
+		s.served(r.Context(), Served{Method: knownMethod(r.Method), Route: chi.RouteContext(r.Context()).RoutePattern(), Status: status, Code: q.code, Client: q.caller.ID, Took: took})
 	}
 	attrs := []slog.Attr{
 		slog.String("method", r.Method), slog.String("route", chi.RouteContext(r.Context()).RoutePattern()),

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"net/http"
 	"testing"
 
@@ -11,7 +12,7 @@ import (
 // method or a certificate that somebody invented is not among them.
 func TestServed(t *testing.T) {
 	var got []Served
-	w := newWorld(t, func(c *Config) { c.Observer = func(s Served) { got = append(got, s) } })
+	w := newWorld(t, func(c *Config) { c.Observer = func(_ context.Context, s Served) { got = append(got, s) } })
 	for _, a := range []ask{
 		{as: uriAuditor, method: http.MethodGet, path: "/v1/issuers/acme/cards/" + "00010203040506070809"},
 		{as: "spiffe://test.example/role/auditor/invented", method: http.MethodGet, path: "/v1/audit/checkpoint"},

@@ -23,6 +23,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -48,7 +49,7 @@ type Config struct {
 	Limits  Limits
 	// Observer is told of each request when it was answered; it must not wait. nil for
 	// nobody.
-	Observer func(Served)
+	Observer func(context.Context, Served)
 }
 
 // Limits bound what one request and one client may use.
@@ -101,7 +102,7 @@ type server struct {
 	svc     *kms.Service
 	logger  *slog.Logger
 	limits  Limits
-	served  func(Served)
+	served  func(context.Context, Served)
 	replays replays
 	api     huma.API
 	routes  []route // in the order of registration

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"log/slog"
@@ -18,6 +19,7 @@ type front struct {
 	logger *slog.Logger
 	http   *http.Server
 	api    *server.Server
+	traces *traces
 	tls    atomic.Pointer[transport]
 	// handshake is the configuration of handshakes from now on. It is another one only
 	// when the transport is, because the tickets of resumption belong to it.
@@ -26,8 +28,8 @@ type front struct {
 	cfg *config // in force; owned by watch, once it runs
 }
 
-func newFront(cfg *config, n *node, logger *slog.Logger) (*front, error) {
-	f := &front{n: n, logger: logger, cfg: cfg}
+func newFront(cfg *config, n *node, traces *traces, logger *slog.Logger) (*front, error) {
+	f := &front{n: n, logger: logger, cfg: cfg, traces: traces}
 	t, err := cfg.transport()
 	if err != nil {
 		return nil, err
@@ -37,7 +39,7 @@ func newFront(cfg *config, n *node, logger *slog.Logger) (*front, error) {
 		return nil, err
 	}
 	f.api, err = server.New(server.Config{
-		Service: n.service, Admission: admission, Logger: logger, Observer: n.metrics.served,
+		Service: n.service, Admission: admission, Logger: logger, Observer: f.served,
 		Limits: server.Limits{RequestsPerSecond: cfg.Limits.RequestsPerSecond, ImageBytesMax: cfg.Limits.ImageBytes},
 	})
 	if err != nil {
@@ -46,9 +48,15 @@ func newFront(cfg *config, n *node, logger *slog.Logger) (*front, error) {
 	f.use(t)
 	listening := f.handshake.Load().Clone()
 	listening.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return f.handshake.Load(), nil }
-	f.http = server.HTTPServer(f.api, listening)
+	f.http = server.HTTPServer(traces.around(f.api), listening)
 	f.http.ErrorLog = slog.NewLogLogger(logger.Handler(), slog.LevelDebug)
 	return f, nil
+}
+
+// served tells of a request whoever measures.
+func (f *front) served(ctx context.Context, s server.Served) {
+	f.n.metrics.served(s)
+	f.traces.served(ctx, s)
 }
 
 // admission is who is let in by a configuration and the files that it names.

@@ -148,7 +148,7 @@ func (f *front) peopleHTTP() (*http.Server, error) {
 		}
 		return uri, err
 	}
-	srv := server.HTTPServer(f.api.People(who), &tls.Config{
+	srv := server.HTTPServer(f.traces.around(f.api.People(who)), &tls.Config{
 		MinVersion: tls.VersionTLS13, GetCertificate: f.certificate, NextProtos: []string{"h2", "http/1.1"},
 	})
 	srv.ErrorLog = f.http.ErrorLog

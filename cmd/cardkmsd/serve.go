@@ -34,6 +34,8 @@ On SIGHUP it reads the configuration again: clients, proxies, limits.requestsPer
 and what stands under tls:. It is put in force whole or not at all; what else changed
 needs a restart. The files under tls: are looked at each minute as well.
 
+Where OTEL_EXPORTER_OTLP_ENDPOINT is set, traces are sent there.
+
 SoftHSM2 is refused unless the configuration says development: true.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -80,7 +82,12 @@ func serve(ctx context.Context, cfg *config, logger *slog.Logger) error {
 	}
 	n.serves = true
 	n.tokens.Tend(starting)
-	f, err := newFront(cfg, n, logger)
+	traces, err := newTraces(starting, logger)
+	if err != nil {
+		return err
+	}
+	defer traces.stop()
+	f, err := newFront(cfg, n, traces, logger)
 	if err != nil {
 		return err
 	}
