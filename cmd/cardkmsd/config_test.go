@@ -54,8 +54,15 @@ func TestConfigurationIsStrict(t *testing.T) {
 		"a witness nowhere": func(s string) string {
 			return strings.Replace(s, "witnesses: []", "witnesses: [{name: w, url: 'nowhere', key: x}]", 1)
 		},
-		"profiles":    func(s string) string { return s + "\nprofiles: {default: {level: \"33\"}}\n" },
-		"no channels": func(s string) string { return strings.Replace(s, "channels: 100000", "channels: 0", 1) },
+		"metrics for everybody": func(s string) string { return strings.Replace(s, "admin: 127.0.0.1", "admin: 0.0.0.0", 1) },
+		"a drain too long":      func(s string) string { return strings.Replace(s, "drain: 10s", "drain: 10m", 1) },
+		"a negative drain":      func(s string) string { return strings.Replace(s, "drain: 10s", "drain: -10s", 1) },
+		"a negative rate":       func(s string) string { return strings.Replace(s, "perSecond: 2000", "perSecond: -1", 1) },
+		"a negative quota":      func(s string) string { return strings.Replace(s, "channels: 10000}", "channels: -1}", 1) },
+		"revoking nobody":       func(s string) string { return strings.Replace(s, "revoked: []", "revoked: [grace]", 1) },
+		"people without a door": func(s string) string { return s + "\npeople: {issuer: \"https://login.example.com\"}\n" },
+		"profiles":              func(s string) string { return s + "\nprofiles: {default: {level: \"33\"}}\n" },
+		"no channels":           func(s string) string { return strings.Replace(s, "channels: 100000", "channels: 0", 1) },
 	} {
 		text := change(good)
 		if text == good {

@@ -18,7 +18,7 @@ type errSealed struct {
 
 // Error names the state, its page and the reason.
 func (e errSealed) Error() string {
-	return fmt.Sprintf("sealed: %s (%s%[1]s.md): %v", e.state, runbooks, e.err)
+	return fmt.Sprintf("sealed: %s (%s%s.md): %v", e.state, runbooks, e.state, e.err)
 }
 
 // Unwrap returns the reason.
