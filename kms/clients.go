@@ -16,10 +16,11 @@ import (
 // lets it go on. Security officers are not suspended so: one of them could keep the others
 // from resuming anything. They are removed by proposal, or revoked by configuration.
 
+const kindClient store.Kind = "client"
+
 const (
-	kindClient    store.Kind = "client"
-	clientsPrefix            = "clients/"
-	uriScheme                = "spiffe://"
+	clientsPrefix = "clients/"
+	uriScheme     = "spiffe://"
 )
 
 // Suspension is a client that officers stopped, or let go on.

@@ -132,7 +132,7 @@ func newServer(cfg Config) (*server, error) {
 	if err := cfg.Limits.check(); err != nil {
 		return nil, err
 	}
-	letIn, err := cfg.Admission.check()
+	letIn, err := cfg.check()
 	if err != nil {
 		return nil, err
 	}
