@@ -10,7 +10,7 @@ TOOL := $(GO) tool -modfile=tools.mod
 
 BALANCER := haproxy
 
-.PHONY: help demo demo-rogue demo-rotation demo-cluster test check race fuzz bench setup build tear audit-tamper audit-canary audit-crash bench-audit bench-keys bench-cards bench-nodes bench-timing test-long test-pcsc test-opencryptoki package test-package clean
+.PHONY: help demo demo-rogue demo-rotation demo-cluster test check race fuzz bench setup build tear audit-tamper audit-canary audit-crash bench-audit bench-keys bench-cards bench-nodes bench-timing test-long test-pcsc test-opencryptoki package test-package check-alerts clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -104,6 +104,10 @@ test-long: setup ## all pairs of power cuts and other long suites
 	CARDKMS_LONG=1 $(GO) test -timeout 60m ./softhsm/cardsim ./kms/... ./cmd/cardkmsd
 
 PCSC := pcscd vsmartcard-vpcd opensc iproute2
+check-alerts: ## have promtool read the alert rules (installs the Debian package prometheus)
+	RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends prometheus >/dev/null
+	promtool check rules deploy/prometheus/alerts.yaml
+
 test-pcsc: ## the simulated card behind a real PC/SC reader (root; its own network namespace)
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(PCSC) >/dev/null
 	-ip netns add cardkms-vpcd 2>/dev/null

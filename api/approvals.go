@@ -90,6 +90,23 @@ type Control struct {
 	Unreviewed bool      `json:"unreviewed" doc:"The glass was broken, and officers have yet to review it."`
 }
 
+// SuspendClient names a client.
+type SuspendClient struct {
+	Client string `json:"client" maxLength:"512" pattern:"^spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)+$" doc:"SPIFFE URI of the client certificate."`
+}
+
+// Suspension is a client that is not served.
+type Suspension struct {
+	Client string    `json:"client" doc:"SPIFFE URI."`
+	By     string    `json:"by" doc:"Identity of the officer."`
+	Since  time.Time `json:"since"`
+}
+
+// SuspensionList is every client that is suspended.
+type SuspensionList struct {
+	Clients []Suspension `json:"clients"`
+}
+
 // System says whether use of keys is stopped.
 type System struct {
 	Halted bool `json:"halted"`

@@ -33,6 +33,7 @@ const (
 	TokenUnable         Code = "token_unable"
 	AuditUnavailable    Code = "audit_unavailable"
 	AuditFull           Code = "audit_full"
+	ClockUnsafe         Code = "clock_unsafe"
 	ObjectTampered      Code = "object_tampered"
 	RollbackDetected    Code = "rollback_detected"
 	ApprovalRequired    Code = "approval_required"
@@ -77,6 +78,7 @@ var reasons = []reason{
 	{TokenUnable, http.StatusNotImplemented, "The token cannot do this."},
 	{AuditUnavailable, http.StatusServiceUnavailable, "The audit log refused the entry."},
 	{AuditFull, http.StatusServiceUnavailable, "The audit log has no room."},
+	{ClockUnsafe, http.StatusServiceUnavailable, "The clock of the service is wrong."},
 	{ObjectTampered, http.StatusConflict, "The database holds another state of the object than was written."},
 	{RollbackDetected, http.StatusServiceUnavailable, "The database is not the one that was written."},
 	{ApprovalRequired, http.StatusConflict, "The proposal needs another approval."},

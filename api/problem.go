@@ -18,6 +18,7 @@ type Problem struct {
 	Detail    string       `json:"detail,omitempty" doc:"What about this request; never one of its values."`
 	RequestID string       `json:"requestId" doc:"Leads to the operator's log and the audit entry."`
 	Errors    []FieldError `json:"errors,omitempty" doc:"Which parts of the request are malformed."`
+	Sealed    []Sealed     `json:"sealed,omitempty" doc:"Only of readyz: why the service does nothing."`
 
 	RetryAfter time.Duration `json:"-"` // from the header; 0 for none
 }
@@ -26,6 +27,12 @@ type Problem struct {
 type FieldError struct {
 	Pointer string `json:"pointer" example:"/body/commands/3" doc:"JSON pointer that starts with where the part was: body, path, query or header."`
 	Detail  string `json:"detail" doc:"What is expected there."`
+}
+
+// Sealed is a state in which the service does nothing.
+type Sealed struct {
+	State   string `json:"state" example:"hsm-down"`
+	Runbook string `json:"runbook" example:"deploy/runbooks/hsm-down.md" doc:"What the operator does then: a file of the distribution."`
 }
 
 // NewProblem returns the Problem of a code.

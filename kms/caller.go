@@ -29,6 +29,9 @@ type Caller struct {
 	Role   Role
 	Issuer string // empty for roles that serve every issuer
 	Cards  CardRange
+	// RequestsPerSecond and ChannelsMax are limits of its own; 0 for those of everybody.
+	RequestsPerSecond int
+	ChannelsMax       int
 }
 
 // CardRange limits a caller to cards by their key diversification data. The zero
@@ -89,6 +92,8 @@ const (
 	ApprovalExecute     Operation = "approval.execute"
 	ApprovalRead        Operation = "approval.read"
 	SystemHalt          Operation = "system.halt"
+	ClientSuspend       Operation = "client.suspend"
+	ClientRead          Operation = "client.read"
 	OfficerInit         Operation = "officer.init" // at the console only
 	KeyLoad             Operation = "key.load"     // at the console only, so nobody has this permission
 )
@@ -131,12 +136,14 @@ var permissions = map[Operation][]Role{
 	ApprovalExecute:     {SecurityOfficer},
 	ApprovalRead:        {SecurityOfficer, Auditor},
 	SystemHalt:          {SecurityOfficer, Operator},
+	ClientSuspend:       {SecurityOfficer},
+	ClientRead:          {SecurityOfficer, Auditor},
 }
 
 // controls are the operations that change what others may do: nobody may take
 // them back by putting an older database in place.
 var controls = map[Operation]bool{ImageRegister: true, ImageContent: true, KeyLoad: true, ProfileLoad: true,
-	ApprovalPropose: true, ApprovalApprove: true, ApprovalReject: true, SystemHalt: true, OfficerInit: true, KeySuspend: true,
+	ApprovalPropose: true, ApprovalApprove: true, ApprovalReject: true, SystemHalt: true, ClientSuspend: true, OfficerInit: true, KeySuspend: true,
 	CeremonyBegin: true, CeremonyEnd: true, CeremonyAbandon: true, CeremonyToken: true, CeremonyKEK: true, CeremonyDestroy: true}
 
 // Operations returns every operation, sorted.

@@ -57,7 +57,14 @@ func TestEveryBitOfTheCardCryptogramCounts(t *testing.T) {
 }
 
 func TestThreeWrongCryptogramsQuarantineTheCard(t *testing.T) {
-	h := newHarness(t)
+	var quarantined []fault.Code
+	h := newHarness(t, func(h *harness) {
+		h.observer = func(o kms.Observed) {
+			if o.Operation == kms.ChannelAuthenticate && o.Quarantined {
+				quarantined = append(quarantined, o.Outcome)
+			}
+		}
+	})
 	card := h.card(1)
 	wrong := func() error {
 		id, a := h.answer(card)
@@ -78,6 +85,9 @@ func TestThreeWrongCryptogramsQuarantineTheCard(t *testing.T) {
 	h.want("after a restart", err, fault.CardQuarantined)
 	_, err = h.authenticate(h.card(2))
 	h.must(err)
+	if !slices.Equal(quarantined, []fault.Code{fault.ProofFailed}) {
+		t.Errorf("the observer saw %v put a card into quarantine", quarantined)
+	}
 }
 
 func TestUnknownKeyVersionLooksLikeAWrongCryptogram(t *testing.T) {
@@ -117,7 +127,9 @@ func TestReplays(t *testing.T) {
 
 	id4, a4 := h.answer(card)
 	h.advance(-time.Hour)
-	h.want("a clock that went back", h.prove(id4, a4), fault.ChannelClosed)
+	h.want("a clock that went back", h.prove(id4, a4), fault.ClockUnsafe)
+	h.advance(time.Hour)
+	h.want("a clock that is right again", h.prove(id4, a4), fault.ChannelClosed)
 }
 
 func TestAnswersThatAreNone(t *testing.T) {
@@ -260,6 +272,11 @@ func TestPermissions(t *testing.T) {
 	calls[kms.ApprovalApprove], calls[kms.ApprovalReject] = decide(approval.Approve), decide(approval.Reject)
 	calls[kms.ApprovalExecute] = func(r kms.Request) error { _, err := h.service.Execute(h.ctx, r, "none"); return err }
 	calls[kms.ApprovalRead] = func(r kms.Request) error { _, err := h.service.Proposal(h.ctx, r, "none"); return err }
+	calls[kms.ClientSuspend] = func(r kms.Request) error {
+		_, err := h.service.SuspendClient(h.ctx, r, "spiffe://test/role/operator/nobody")
+		return err
+	}
+	calls[kms.ClientRead] = func(r kms.Request) error { _, err := h.service.Suspensions(h.ctx, r); return err }
 	calls[kms.SystemHalt] = func(r kms.Request) error { return h.service.Halt(h.ctx, r) }
 	calls[kms.CardImport] = func(r kms.Request) error {
 		_, err := h.service.ImportCards(h.ctx, r, h.issuer, "none", nil)
@@ -272,14 +289,14 @@ func TestPermissions(t *testing.T) {
 	}
 	calls[kms.KeysRetire] = func(r kms.Request) error { _, err := h.service.RetireKeys(h.ctx, r, h.issuer, "none", 1); return err }
 	calls[kms.KeySuspend] = func(r kms.Request) error { _, err := h.service.SuspendKey(h.ctx, r, h.issuer, "none", 1); return err }
-	ofAll := []kms.Operation{kms.SystemHalt, kms.AuditRead, kms.ReportRead} // one log for all issuers
+	ofAll := []kms.Operation{kms.SystemHalt, kms.ClientSuspend, kms.ClientRead, kms.AuditRead, kms.ReportRead} // one log for all issuers
 	want := map[kms.Operation][]kms.Role{
 		kms.ChannelOpen: {u}, kms.ChannelAuthenticate: {u}, kms.ChannelWrap: {u}, kms.ChannelUnwrap: {u}, kms.ChannelClose: {u},
 		kms.ImageRegister: {u, o}, kms.ImageContent: {u, o}, kms.ImageRead: {u, o, a},
 		kms.PackageCreate: {u}, kms.PackageScript: {u}, kms.PackageChunks: {u}, kms.PackageConfirm: {u}, kms.PackageRead: {u, a},
 		kms.CardRead: {u, o, a}, kms.KeyRead: {o, a}, kms.ProfileRead: {u, o, a}, kms.AuditRead: {a}, kms.ReportRead: {o, a},
 		kms.ApprovalPropose: {o}, kms.ApprovalApprove: {o}, kms.ApprovalReject: {o}, kms.ApprovalExecute: {o}, kms.ApprovalRead: {o, a},
-		kms.SystemHalt: {o, op},
+		kms.SystemHalt: {o, op}, kms.ClientSuspend: {o}, kms.ClientRead: {o, a},
 		kms.CardImport: {o}, kms.KeysChange: {u}, kms.KeysConfirm: {u}, kms.KeysRetire: {u}, kms.KeySuspend: {o}, kms.ScriptPrepare: {u}, kms.EMVVerify: {u}, kms.EMVAnswer: {u}, kms.EMVScriptOp: {u},
 		kms.OTAPacketOp: {u}, kms.OTAVerify: {u},
 	}

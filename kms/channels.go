@@ -75,11 +75,16 @@ func (c *channels) init(max int) {
 	c.max, c.byID, c.byCaller = max, map[string]*openChannel{}, map[string]int{}
 }
 
-func (c *channels) add(o *openChannel) error {
+// add keeps a channel. own is the caller's own limit, 0 for none.
+func (c *channels) add(o *openChannel, own int) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	// One caller holds at most half of the places, so that it cannot take them all.
-	if len(c.byID) >= c.max || c.byCaller[o.caller] >= max(1, c.max/2) {
+	most := max(1, c.max/2)
+	if own > 0 {
+		most = min(most, own)
+	}
+	if len(c.byID) >= c.max || c.byCaller[o.caller] >= most {
 		return fault.New(fault.RateLimited, "too many channels are open")
 	}
 	c.byID[o.id] = o
@@ -186,6 +191,13 @@ func (s *Service) newChannelID() string {
 	return s.cfg.Node + "." + newID()
 }
 
+// OpenChannels returns how many channels this process holds.
+func (s *Service) OpenChannels() int {
+	s.channels.mu.Lock()
+	defer s.channels.mu.Unlock()
+	return len(s.channels.byID)
+}
+
 // here reports whether a channel of this id, if there is one, lives on this node.
 func (s *Service) here(id string) bool {
 	node, _, ok := strings.Cut(id, ".")
@@ -249,7 +261,7 @@ func (s *Service) OpenChannel(ctx context.Context, r Request, in OpenChannelInpu
 	e.object, e.detail = o.object(), map[string]string{"kvn": fmt.Sprintf("%02X", in.KVN)}
 	p.named(e.detail)
 	e.digest = p.digest
-	if err := s.channels.add(o); err != nil {
+	if err := s.channels.add(o, r.Caller.ChannelsMax); err != nil {
 		return out, s.refuse(ctx, e, err)
 	}
 	if err := s.log(ctx, &e, nil); err != nil {
@@ -418,6 +430,7 @@ func (s *Service) book(ctx context.Context, e *event, t attempt) (store.Ref, err
 				return err
 			}
 		}
+		e.quarantined = c.Quarantined && !before.Quarantined
 		if reflect.DeepEqual(c, before) {
 			return nil
 		}

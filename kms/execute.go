@@ -192,4 +192,5 @@ func (s *Service) forget() {
 	s.halt.forget()
 	s.keys.forget()
 	s.profiles.forget()
+	s.suspensions.forget()
 }

@@ -45,6 +45,7 @@ var executors = map[string]executor{
 	approval.GlassReview:     {row: glassRow, check: checkReview, change: changeReview},
 	approval.CardExplain:     {row: explainedRow, keep: hideExplained, check: checkExplain, act: actExplain, change: changeExplain},
 	approval.CardRelease:     {row: releaseRow, keep: hideCard, check: checkRelease, change: changeRelease},
+	approval.ClientResume:    {row: clientRow, check: checkClientResume, change: changeClientResume},
 	approval.SystemResume:    {row: haltRow, check: checkResume, change: changeResume},
 }
 

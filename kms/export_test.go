@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"testing"
+	"time"
 
 	"cardkms/derive/emv"
 	"cardkms/kms/approval"
@@ -61,3 +62,6 @@ func (s *Service) Cryptogram(ctx context.Context, in Transaction) ([]byte, error
 	}
 	return emv.Cryptogram(ctx, t.token, t.mac, t.profile.Padding, t.Data)
 }
+
+// ForgetHealth has the next caller of Health look anew.
+func (s *Service) ForgetHealth() { s.health.at = time.Time{} }

@@ -50,6 +50,9 @@ func (s *Service) halted(ctx context.Context) error {
 	return err
 }
 
+// Halted reports whether use of keys is stopped, as far as anybody knew a moment ago.
+func (s *Service) Halted(ctx context.Context) (bool, error) { return s.readHalt(ctx) }
+
 func (s *Service) readHalt(ctx context.Context) (bool, error) {
 	now := s.cfg.Now()
 	s.halt.mu.Lock()

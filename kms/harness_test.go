@@ -46,23 +46,24 @@ type harness struct {
 	experimental bool                  // of the configuration
 	further      map[string]kms.Holder // tokens beside the main one; nil for one that is away
 
-	t       *testing.T
-	ctx     context.Context
-	token   *hsm.Token
-	db      store.Store // what the service sees; may inject faults
-	path    string
-	ledger  *ledger.Ledger
-	service *kms.Service
-	issuer  string
-	release ed25519.PrivateKey
-	signer  note.Signer
-	vkey    string
-	pseudo  derive.Root
-	state   derive.Root
-	anchors []ledger.Anchor
-	now     atomic.Int64 // Unix nanoseconds
-	request atomic.Int64
-	profile profile.Profile
+	t        *testing.T
+	ctx      context.Context
+	token    *hsm.Token
+	db       store.Store // what the service sees; may inject faults
+	path     string
+	ledger   *ledger.Ledger
+	service  *kms.Service
+	issuer   string
+	release  ed25519.PrivateKey
+	signer   note.Signer
+	vkey     string
+	pseudo   derive.Root
+	state    derive.Root
+	anchors  []ledger.Anchor
+	now      atomic.Int64 // Unix nanoseconds
+	request  atomic.Int64
+	observer func(kms.Observed)
+	profile  profile.Profile
 	// profiles are those beside "default".
 	profiles []profile.Profile
 
@@ -138,9 +139,7 @@ func (h *harness) advance(d time.Duration) { h.now.Add(int64(d)) }
 func (h *harness) start() {
 	h.t.Helper()
 	if h.db == nil {
-		db, err := sqlite.Open(h.ctx, h.path)
-		h.must(err)
-		h.db = db
+		h.openStore(func(s store.Store) store.Store { return s })
 	}
 	v, err := audit.NewVerifier(h.vkey)
 	h.must(err)
@@ -150,18 +149,31 @@ func (h *harness) start() {
 		}, Signer: h.signer, Verifier: v, Origin: "test/audit", Now: h.clock, CheckpointEvery: -1, GuardEvery: -1, Anchors: h.anchors,
 	})
 	h.must(err)
-	h.service, err = kms.New(kms.Config{
+	h.service, err = kms.New(h.config())
+	h.must(err)
+	for _, p := range append([]profile.Profile{h.profile}, h.profiles...) {
+		h.register(written(p))
+	}
+}
+
+// config is that of a process on the open log.
+func (h *harness) config() kms.Config {
+	return kms.Config{
 		Token: h.token, Store: h.db, Log: h.ledger, Pseudonym: derive.FromRoot(h.pseudo), Registry: derive.FromRoot(h.state),
 		ReleaseKeys: map[string]map[string]crypto.PublicKey{h.issuer: {"release": h.release.Public()}},
 		Issuers:     []string{h.issuer}, Experimental: h.experimental,
 		Tokens: slices.Sorted(maps.Keys(h.further)),
 		Holder: h.holder,
-		Limits: channel.DefaultLimits(), ChannelsMax: 1000, Now: h.clock,
-	})
-	h.must(err)
-	for _, p := range append([]profile.Profile{h.profile}, h.profiles...) {
-		h.register(written(p))
+		Limits: channel.DefaultLimits(), ChannelsMax: 1000, Now: h.clock, Observer: h.observer,
 	}
+}
+
+// openStore opens the database, inside what a test wraps it in.
+func (h *harness) openStore(wrap func(store.Store) store.Store) {
+	h.t.Helper()
+	db, err := sqlite.Open(h.ctx, h.path)
+	h.must(err)
+	h.db = wrap(db)
 }
 
 // register has the newest version of a profile say what a document says.
@@ -169,7 +181,7 @@ func (h *harness) register(document string) {
 	h.t.Helper()
 	p, err := profile.Parse([]byte(document))
 	h.must(err)
-	had, err := h.service.Profile(h.ctx, h.req(), h.issuer, p.Name, 0)
+	had, err := h.service.Profile(h.ctx, h.as(kms.Auditor), h.issuer, p.Name, 0)
 	if fault.CodeOf(err) == fault.NotFound || err == nil && had.Document != document {
 		_, err = h.service.LoadProfile(h.ctx, "test", kms.NewProfile{Issuer: h.issuer, Document: document})
 	}

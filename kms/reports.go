@@ -66,7 +66,7 @@ func (s *Service) report(ctx context.Context, in ReportInput) (report.Document, 
 	h.From, h.To = in.From.UTC(), in.To.UTC()
 	switch in.Name {
 	case report.Access:
-		return report.NewAccess(h, s.cfg.Clients, s.entriesOf(ctx, h))
+		return report.NewAccess(h, *s.clients.Load(), s.entriesOf(ctx, h))
 	case report.Algorithms:
 		versions, err := s.AllKeys(ctx)
 		if err != nil {

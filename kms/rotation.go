@@ -254,6 +254,7 @@ func (s *Service) ConfirmKeys(ctx context.Context, r Request, issuer, id string,
 		}
 		move := *row.Move
 		if move.State, move.At = MoveStored, s.cfg.Now().UTC(); !right {
+			e.quarantined = !row.Quarantined
 			move.State, row.Quarantined = MoveWrong, true
 		}
 		row.Move = &move

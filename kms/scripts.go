@@ -118,7 +118,7 @@ func (s *Service) failed(ctx context.Context, o *openChannel, e event, why error
 	switch fault.CodeOf(why) {
 	case fault.InvalidInput, fault.TooLarge, fault.ChannelState:
 		return why
-	case fault.ProofFailed, fault.ChannelClosed, fault.TokenUnavailable, fault.AuditUnavailable, fault.AuditFull, fault.Internal:
+	case fault.ProofFailed, fault.ChannelClosed, fault.TokenUnavailable, fault.AuditUnavailable, fault.AuditFull, fault.ClockUnsafe, fault.Internal:
 		s.end(o)
 	}
 	return s.refuse(ctx, e, why)

@@ -28,6 +28,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"cardkms/audit"
@@ -58,7 +59,7 @@ type Config struct {
 	Registry    *derive.Key                            // SessionMAC root: names and seals cards in the database
 	ReleaseKeys map[string]map[string]crypto.PublicKey // issuer → name → key
 	Issuers     []string                               // every tenant
-	Clients     []report.Client                        // who may call, for the access report
+	Clients     []report.Client                        // who may call, for the access report, until Reconfigured
 	// Holder returns the token of a name, "" for the main one. One that is not there now
 	// is fault.TokenUnavailable.
 	Holder      func(token string) (Holder, error)
@@ -72,6 +73,17 @@ type Config struct {
 	ChannelsMax int
 	Now         func() time.Time
 	Logger      *slog.Logger
+	// Observer is told of each operation when its entry is durable, or was refused; it must
+	// not wait. nil for nobody.
+	Observer func(Observed)
+}
+
+// Observed is what a metric may say of an operation: words of closed lists, and nothing
+// about card or caller.
+type Observed struct {
+	Operation   Operation
+	Outcome     fault.Code
+	Quarantined bool // it put a card into quarantine
 }
 
 // Service is the key management service.
@@ -80,10 +92,14 @@ type Service struct {
 	channels channels
 	keys     issuerCache[[]key.Version]
 	profiles issuerCache[map[string]cardProfile]
-	uploads  uploads
-	readings readings
-	halt     haltCache
-	running  executing
+	// suspensions are the URIs of suspended clients, of every issuer: under "".
+	suspensions issuerCache[map[string]bool]
+	uploads     uploads
+	readings    readings
+	halt        haltCache
+	health      health
+	running     executing
+	clients     atomic.Pointer[[]report.Client]
 }
 
 // New checks a configuration and returns a service.
@@ -101,6 +117,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	s := &Service{cfg: cfg}
 	s.channels.init(cfg.ChannelsMax)
+	s.clients.Store(&cfg.Clients)
 	return s, nil
 }
 
@@ -122,11 +139,12 @@ type event struct {
 	card   []byte // KDD; the entry holds its pseudonym
 	alias  string // the pseudonym, where a channel knows it already
 	// algorithm is the status of the algorithms of key; empty where none was used.
-	algorithm audit.Algorithm
-	digest    audit.Digest
-	intent    *int64
-	detail    map[string]string
-	outcome   error
+	algorithm   audit.Algorithm
+	digest      audit.Digest
+	intent      *int64
+	detail      map[string]string
+	outcome     error
+	quarantined bool // it put the card into quarantine
 	// approved: an executor does it, so the change is kept outside the database
 	// before the answer, as that of controls.
 	approved bool
@@ -169,6 +187,14 @@ func (s *Service) pseudonym(ctx context.Context, issuer string, kdd []byte) (str
 // then the operation did not happen. What decides about keys and images is also
 // kept outside the database before log returns.
 func (s *Service) log(ctx context.Context, e *event, change func(store.Rows) error) error {
+	err := s.append(ctx, e, change)
+	if s.cfg.Observer != nil {
+		s.cfg.Observer(Observed{Operation: e.op, Outcome: fault.CodeOf(err), Quarantined: e.quarantined && fault.CodeOf(err) == fault.CodeOf(e.outcome)})
+	}
+	return err
+}
+
+func (s *Service) append(ctx context.Context, e *event, change func(store.Rows) error) error {
 	entry, err := s.entry(ctx, *e)
 	if err != nil {
 		return err
@@ -210,6 +236,9 @@ func (s *Service) start(ctx context.Context, r Request, op Operation, issuer, ob
 		e.issuer = ""
 	}
 	if err := r.Caller.may(op, issuer); err != nil {
+		return e, s.refuse(ctx, e, err)
+	}
+	if err := s.suspended(ctx, r.Caller); err != nil {
 		return e, s.refuse(ctx, e, err)
 	}
 	if haltable[op] {
@@ -290,6 +319,18 @@ func (s *Service) Suspect(ctx context.Context, v *ledger.Violation) {
 func (s *Service) Started(ctx context.Context, found map[string]string) error {
 	e := event{req: Request{Caller: Caller{ID: audit.ActorService}}, op: "service.start", detail: found}
 	return s.log(ctx, &e, nil)
+}
+
+// Reconfigured logs that a configuration is about to be in force that differs in who may
+// call, and shows those clients in access reports from now on. If it returns an error, the
+// log has no entry and nothing must change.
+func (s *Service) Reconfigured(ctx context.Context, found map[string]string, clients []report.Client) error {
+	e := event{req: Request{Caller: Caller{ID: audit.ActorService}}, op: "service.reload", detail: found}
+	err := s.log(ctx, &e, nil)
+	if err == nil {
+		s.clients.Store(&clients)
+	}
+	return err
 }
 
 // Moved logs that the database was copied into another one, of which this is the first

@@ -7,7 +7,6 @@ import (
 	"cardkms/derive"
 	"cardkms/kms/fault"
 	"cardkms/kms/report"
-	"cardkms/kms/store"
 )
 
 // A key version names the token that holds it, and what is derived from it stays there.
@@ -40,41 +39,6 @@ func (s *Service) holder(name string) (Holder, error) {
 		return nil, fault.New(fault.InvalidInput, "the configuration has no token of this name")
 	}
 	return s.cfg.Holder(name)
-}
-
-// TokenState is what a token beside the main one does now.
-type TokenState struct {
-	Name string
-	Err  error // why its keys do not serve; nil if they do
-}
-
-// Ready checks what the service cannot work without: the main token, the store and a
-// log that takes entries.
-func (s *Service) Ready(ctx context.Context) error {
-	if err := s.cfg.Log.Ready(); err != nil {
-		return err
-	}
-	if err := s.tokenReady(ctx, ""); err != nil {
-		return err
-	}
-	return s.cfg.Log.View(ctx, func(store.Rows) error { return nil })
-}
-
-// TokenStates looks at each token beside the main one.
-func (s *Service) TokenStates(ctx context.Context) []TokenState {
-	out := make([]TokenState, 0, len(s.cfg.Tokens))
-	for _, name := range s.cfg.Tokens {
-		out = append(out, TokenState{Name: name, Err: s.tokenReady(ctx, name)})
-	}
-	return out
-}
-
-func (s *Service) tokenReady(ctx context.Context, name string) error {
-	t, err := s.holder(name)
-	if err != nil {
-		return err
-	}
-	return t.Ready(ctx)
 }
 
 // inventory compares the key versions with what the tokens hold. A token that is not

@@ -47,11 +47,11 @@ func TestKeyInAnotherToken(t *testing.T) {
 		t.Errorf("the inventory: %s", inv.Text())
 	}
 
-	states := h.service.TokenStates(h.ctx)
+	states := h.service.Health(h.ctx).Tokens
 	if len(states) != 2 || states[0].Name != "away" || fault.CodeOf(states[0].Err) != fault.TokenUnavailable || states[1].Err != nil {
 		t.Errorf("the tokens are %+v", states)
 	}
-	h.must(h.service.Ready(h.ctx))
+	h.must(h.service.Health(h.ctx).Err)
 
 	h.must(o.decide(approval.KeyActivate, h.versionName(2), nil))
 	card := h.card(1)

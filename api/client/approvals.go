@@ -41,6 +41,17 @@ func (c *Client) Control(ctx context.Context) (api.Control, error) {
 	return do[api.Control](ctx, c, get(nil, "officers"))
 }
 
+// SuspendClient refuses a client everything.
+func (c *Client) SuspendClient(ctx context.Context, in api.SuspendClient) (api.Suspension, error) {
+	return do[api.Suspension](ctx, c, post(in, "clients", ":suspend"))
+}
+
+// Suspensions returns the clients that are suspended.
+func (c *Client) Suspensions(ctx context.Context) ([]api.Suspension, error) {
+	out, err := do[api.SuspensionList](ctx, c, get(nil, "clients"))
+	return out.Clients, err
+}
+
 // Halt stops all use of keys.
 func (c *Client) Halt(ctx context.Context) (api.System, error) {
 	return do[api.System](ctx, c, post(struct{}{}, "system", ":halt"))

@@ -22,6 +22,8 @@ func (s *server) registerApprovals() {
 	register(s, at("rejectProposal", http.MethodPost, proposalPath+":reject", "Reject a proposal with a signature; it ends", kms.ApprovalReject), s.rejectProposal)
 	register(s, at("executeProposal", http.MethodPost, proposalPath+":execute", "Carry out an approved proposal, once", kms.ApprovalExecute), s.executeProposal)
 	register(s, at("getControl", http.MethodGet, api.Prefix+"/officers", "Get the officers and the policies", kms.ApprovalRead), s.control)
+	register(s, at("listSuspended", http.MethodGet, api.Prefix+"/clients", "List the clients that are suspended", kms.ClientRead), s.listSuspended)
+	register(s, at("suspendClient", http.MethodPost, api.Prefix+"/clients:suspend", "Refuse a client everything; officers resume it by an approved proposal", kms.ClientSuspend), s.suspendClient)
 	register(s, at("haltSystem", http.MethodPost, api.Prefix+"/system:halt", "Stop all use of keys; officers resume it by an approved proposal", kms.SystemHalt), s.haltSystem)
 }
 
@@ -146,6 +148,29 @@ func (s *server) control(ctx context.Context, r kms.Request, _ *nothing) (*answe
 		out.Policies = append(out.Policies, api.Policy{Operation: p.Operation, K: p.K})
 	}
 	return answered(out), err
+}
+
+func suspensionOf(p kms.Suspension) api.Suspension {
+	return api.Suspension{Client: p.Client, By: p.By, Since: p.Since}
+}
+
+func (s *server) listSuspended(ctx context.Context, r kms.Request, _ *nothing) (*answer[api.SuspensionList], error) {
+	all, err := s.svc.Suspensions(ctx, r)
+	out := api.SuspensionList{Clients: make([]api.Suspension, len(all))}
+	for i, p := range all {
+		out.Clients[i] = suspensionOf(p)
+	}
+	return answered(out), err
+}
+
+type suspendClientInput struct {
+	Change
+	Body api.SuspendClient
+}
+
+func (s *server) suspendClient(ctx context.Context, r kms.Request, in *suspendClientInput) (*answer[api.Suspension], error) {
+	p, err := s.svc.SuspendClient(ctx, r, in.Body.Client)
+	return answered(suspensionOf(p)), err
 }
 
 type haltInput struct {

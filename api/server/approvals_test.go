@@ -42,6 +42,26 @@ func (w *world) propose(in api.Propose) api.Proposal {
 	return want[api.Proposal](w, w.do(sendAs(w, uriOfficer, proposals, in)))
 }
 
+// TestSuspendAndResumeClient: one officer stops a client, also one that is connected.
+func TestSuspendAndResumeClient(t *testing.T) {
+	w := newWorld(t)
+	const at = "/v1/clients:suspend"
+	if s := want[api.Suspension](w, w.do(sendAs(w, uriOfficer, at, api.SuspendClient{Client: uriAuditor}))); s.Client != uriAuditor || s.By != uriOfficer {
+		t.Errorf("%+v", s)
+	}
+	refused(t, w.checkpoint(uriAuditor), api.Forbidden)
+	if l := want[api.SuspensionList](w, w.do(ask{as: uriBob, method: http.MethodGet, path: "/v1/clients"})); len(l.Clients) != 1 || l.Clients[0].Client != uriAuditor {
+		t.Errorf("%+v", l)
+	}
+	for _, uri := range []string{uriBob, "auditor", "spiffe://"} {
+		refused(t, w.do(sendAs(w, uriOfficer, at, api.SuspendClient{Client: uri})), api.InvalidInput)
+	}
+	w.decided("client.resume", "clients/"+strings.TrimPrefix(uriAuditor, "spiffe://"))
+	if rec := w.checkpoint(uriAuditor); rec.Code != http.StatusOK {
+		t.Errorf("afterwards: %d %s", rec.Code, rec.Body)
+	}
+}
+
 // TestHaltAndResume is dual control from one end to the other: one officer stops,
 // two others have it go on.
 func TestHaltAndResume(t *testing.T) {

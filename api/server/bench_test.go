@@ -18,7 +18,7 @@ func BenchmarkOpenChannel(b *testing.B) {
 	unlimited := func(c *Config) { c.Limits.RequestsPerSecond = 1 << 30 }
 	b.Run("service", func(b *testing.B) {
 		w := newWorld(b, unlimited)
-		r := kms.Request{Caller: w.server.clients[uriUpdate], ID: "bench"}
+		r := kms.Request{Caller: w.server.admitted.Load().clients[uriUpdate], ID: "bench"}
 		for b.Loop() {
 			out, err := w.service.OpenChannel(b.Context(), r, kms.OpenChannelInput{Issuer: "acme", Key: "isd"})
 			must(b, err)

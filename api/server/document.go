@@ -30,9 +30,10 @@ func newDocument(version string) *huma.OpenAPI {
 			Schemas: huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer),
 			SecuritySchemes: map[string]*huma.SecurityScheme{
 				"mutualTLS": {Type: "mutualTLS", Description: "TLS 1.3 with a client certificate of the client CA."},
+				"person":    {Type: "http", Scheme: "bearer", BearerFormat: "JWT", Description: "An ID token of the configured OpenID provider, on the listener for people; not for update servers."},
 			},
 		},
-		Security: []map[string][]string{{"mutualTLS": {}}},
+		Security: []map[string][]string{{"mutualTLS": {}}, {"person": {}}},
 	}
 }
 

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"sync"
-	"time"
 
 	"cardkms/api"
 	"cardkms/kms"
@@ -14,19 +12,8 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 )
 
-const (
-	readyFor     = time.Second     // how long one check answers for all probes
-	readyTimeout = 2 * time.Second // of one check
-)
-
-// readiness is the result of the newest check, so that probes do not load the
-// token.
-type readiness struct {
-	mu     sync.Mutex // held during a check
-	at     time.Time
-	err    error
-	health api.Health
-}
+// runbooks is where the page of each sealed state is, in the distribution.
+const runbooks = "deploy/runbooks/"
 
 func (s *server) registerHealth(a huma.API) {
 	open := func(id, path, summary string) huma.Operation {
@@ -35,27 +22,13 @@ func (s *server) registerHealth(a huma.API) {
 	huma.Register(a, open("health", "/healthz", "The process answers"), func(context.Context, *nothing) (*answer[api.Health], error) {
 		return answered(api.Health{Status: "ok"}), nil
 	})
-	huma.Register(a, open("ready", "/readyz", "The main token and the store work"), func(ctx context.Context, _ *nothing) (*answer[api.Health], error) {
-		h, err := s.checkReady(ctx)
-		if err != nil {
-			return nil, s.notReady(ctx, err)
+	huma.Register(a, open("ready", "/readyz", "The main token, the database and the log work"), func(ctx context.Context, _ *nothing) (*answer[api.Health], error) {
+		h := s.svc.Health(ctx)
+		if !h.Ready() {
+			return nil, s.notReady(ctx, h)
 		}
-		return answered(h), nil
+		return answered(healthOf(h.Tokens)), nil
 	})
-}
-
-func (s *server) checkReady(ctx context.Context) (api.Health, error) {
-	s.ready.mu.Lock()
-	defer s.ready.mu.Unlock()
-	if now := time.Now(); now.Sub(s.ready.at) >= readyFor {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readyTimeout)
-		defer cancel()
-		if s.ready.err = s.svc.Ready(ctx); s.ready.err == nil {
-			s.ready.health = healthOf(s.svc.TokenStates(ctx))
-		}
-		s.ready.at = now
-	}
-	return s.ready.health, s.ready.err
 }
 
 // healthOf says what each token does while the main one works.
@@ -75,12 +48,16 @@ func healthOf(states []kms.TokenState) api.Health {
 	return h
 }
 
-// notReady answers 503 whatever the code, which is what probes look at.
-func (s *server) notReady(ctx context.Context, err error) *Problem {
-	p := s.problem(ctx, err)
-	if fault.CodeOf(err) == fault.Internal {
+// notReady answers 503 whatever the code, which is what probes look at, and says which
+// states it is in.
+func (s *server) notReady(ctx context.Context, h kms.Health) *Problem {
+	p := s.problem(ctx, h.Err)
+	if p.Code == api.Internal {
 		p.Detail = "the service is not ready"
 	}
 	p.Status = http.StatusServiceUnavailable
+	for _, state := range h.Sealed {
+		p.Sealed = append(p.Sealed, api.Sealed{State: string(state), Runbook: runbooks + string(state) + ".md"})
+	}
 	return p
 }

@@ -47,35 +47,44 @@ func roleOf(uri string) (kms.Role, error) {
 // balancer of the configuration ended the client's TLS, it is the certificate that the
 // load balancer says it saw.
 func (s *server) caller(r *http.Request) (kms.Caller, error) {
+	in := s.admitted.Load()
+	if who, ok := r.Context().Value(personKey{}).(Person); ok {
+		return in.person(who, r)
+	}
 	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 || len(r.TLS.VerifiedChains[0]) == 0 {
 		return kms.Caller{}, fault.New(fault.Unauthenticated, "a verified client certificate is required")
 	}
-	uri, err := uriOf(r.TLS.VerifiedChains[0][0])
+	uri, err := in.uriOf(r.TLS.VerifiedChains[0])
 	if err != nil {
 		return kms.Caller{}, err
 	}
 	seen := r.Header.Values(headerClientCert)
-	if !s.proxies[uri.String()] {
+	if !in.proxies[uri.String()] {
 		if len(seen) > 0 {
 			return kms.Caller{}, fault.New(fault.Unauthenticated, "only a load balancer of the configuration sends Client-Cert")
 		}
-		return s.known(uri)
+		return in.known(uri)
 	}
-	cert, err := s.forwarded(seen)
+	chain, err := in.forwarded(seen)
 	if err != nil {
 		return kms.Caller{}, err
 	}
-	if uri, err = uriOf(cert); err != nil {
+	if uri, err = in.uriOf(chain); err != nil {
 		return kms.Caller{}, err
 	}
-	return s.known(uri)
+	return in.known(uri)
 }
 
-func uriOf(cert *x509.Certificate) (*url.URL, error) {
-	if len(cert.URIs) != 1 {
+// uriOf returns the URI of a certificate that is not revoked. It is asked for each request:
+// a connection outlives what its handshake saw.
+func (in *admitted) uriOf(chain []*x509.Certificate) (*url.URL, error) {
+	if in.revoked(chain) {
+		return nil, fault.New(fault.Unauthenticated, "the client certificate is revoked")
+	}
+	if len(chain[0].URIs) != 1 {
 		return nil, fault.New(fault.Unauthenticated, "the client certificate must have exactly one URI")
 	}
-	return cert.URIs[0], nil
+	return chain[0].URIs[0], nil
 }
 
 // headerClientCert carries a client's certificate from a load balancer, as a byte
@@ -84,7 +93,7 @@ const headerClientCert = "Client-Cert"
 
 // forwarded reads a client's certificate and verifies it once more: the load balancer is
 // believed that the client holds its key, and nothing else.
-func (s *server) forwarded(seen []string) (*x509.Certificate, error) {
+func (in *admitted) forwarded(seen []string) ([]*x509.Certificate, error) {
 	refused := func(err error) error {
 		return fault.Because(fault.Unauthenticated, "the load balancer forwarded no valid client certificate", err)
 	}
@@ -99,20 +108,20 @@ func (s *server) forwarded(seen []string) (*x509.Certificate, error) {
 	if err != nil {
 		return nil, refused(err)
 	}
-	_, err = cert.Verify(x509.VerifyOptions{Roots: s.clientCAs, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+	chains, err := cert.Verify(x509.VerifyOptions{Roots: in.clientCAs, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 	if err != nil {
 		return nil, refused(err)
 	}
-	return cert, nil
+	return chains[0], nil
 }
 
-func (s *server) known(u *url.URL) (kms.Caller, error) {
+func (in *admitted) known(u *url.URL) (kms.Caller, error) {
 	uri := u.String()
 	role, err := roleOf(uri)
 	if err != nil {
 		return kms.Caller{}, fault.Because(fault.Unauthenticated, "the URI of the client certificate names no role", err)
 	}
-	c, ok := s.clients[uri]
+	c, ok := in.clients[uri]
 	if !ok || c.Role != role {
 		return kms.Caller{}, fault.New(fault.Unauthenticated, "the client certificate names no known client")
 	}

@@ -56,19 +56,19 @@ func TestConfig(t *testing.T) {
 	w := newWorld(t)
 	known := map[string]kms.Caller{uriAuditor: {Role: kms.Auditor}}
 	for name, c := range map[string]Config{
-		"no service":     {Clients: known},
+		"no service":     {Admission: Admission{Clients: known}},
 		"no clients":     {Service: w.service},
-		"other role":     {Service: w.service, Clients: map[string]kms.Caller{uriAuditor: {Role: kms.Operator}}},
-		"other identity": {Service: w.service, Clients: map[string]kms.Caller{uriAuditor: {Role: kms.Auditor, ID: uriOperator}}},
-		"not a URI":      {Service: w.service, Clients: map[string]kms.Caller{"auditor": {Role: kms.Auditor}}},
-		"long URI":       {Service: w.service, Clients: map[string]kms.Caller{"spiffe://a" + strings.Repeat("/a", 300) + "/role/auditor": {Role: kms.Auditor}}},
-		"limit":          {Service: w.service, Clients: known, Limits: Limits{ReplaysMax: -1}},
+		"other role":     {Service: w.service, Admission: Admission{Clients: map[string]kms.Caller{uriAuditor: {Role: kms.Operator}}}},
+		"other identity": {Service: w.service, Admission: Admission{Clients: map[string]kms.Caller{uriAuditor: {Role: kms.Auditor, ID: uriOperator}}}},
+		"not a URI":      {Service: w.service, Admission: Admission{Clients: map[string]kms.Caller{"auditor": {Role: kms.Auditor}}}},
+		"long URI":       {Service: w.service, Admission: Admission{Clients: map[string]kms.Caller{"spiffe://a" + strings.Repeat("/a", 300) + "/role/auditor": {Role: kms.Auditor}}}},
+		"limit":          {Service: w.service, Admission: Admission{Clients: known}, Limits: Limits{ReplaysMax: -1}},
 	} {
 		if _, err := New(c); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}
-	if _, err := New(Config{Service: w.service, Clients: known}); err != nil {
+	if _, err := New(Config{Service: w.service, Admission: Admission{Clients: known}}); err != nil {
 		t.Error(err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"regexp"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"cardkms/api"
@@ -100,9 +101,23 @@ func (s *server) recovered(w *statusWriter, r *http.Request, p any) bool {
 
 var errPanic = errors.New("server: the handler panicked")
 
+// Served is what a metric may say of a request: words of closed lists, and the client
+// only if the configuration has it.
+type Served struct {
+	Method string // "other" for one that no route has
+	Route  string // the pattern, without its values; empty for a path that does not exist
+	Status int
+	Code   api.Code // of the refusal; empty for success
+	Client string   // its URI; empty for one that is not known
+	Took   time.Duration
+}
+
 func (s *server) access(r *http.Request, q *request, status int, took time.Duration) {
 	if status == 0 {
 		status = http.StatusOK
+	}
+	if s.served != nil {
+		s.served(r.Context(), Served{Method: knownMethod(r.Method), Route: chi.RouteContext(r.Context()).RoutePattern(), Status: status, Code: q.code, Client: q.caller.ID, Took: took})
 	}
 	attrs := []slog.Attr{
 		slog.String("method", r.Method), slog.String("route", chi.RouteContext(r.Context()).RoutePattern()),
@@ -116,6 +131,16 @@ func (s *server) access(r *http.Request, q *request, status int, took time.Durat
 		attrs = append(attrs, slog.String("code", string(q.code)))
 	}
 	s.logger.LogAttrs(r.Context(), slog.LevelInfo, "request", attrs...)
+}
+
+// methods are those that routes have.
+var methods = []string{http.MethodDelete, http.MethodGet, http.MethodPost, http.MethodPut}
+
+func knownMethod(m string) string {
+	if slices.Contains(methods, m) {
+		return m
+	}
+	return "other"
 }
 
 // statusWriter remembers the status. Unwrap lets http.ResponseController reach

@@ -64,9 +64,9 @@ func TestProxy(t *testing.T) {
 		t.Run(name, func(t *testing.T) { refused(t, rec, api.Unauthenticated) })
 	}
 	for name, c := range map[string]Config{
-		"no URI":   {Service: w.service, Clients: w.server.clients, Proxies: []string{"lb"}, ClientCAs: ours.pool},
-		"a client": {Service: w.service, Clients: w.server.clients, Proxies: []string{uriAuditor}, ClientCAs: ours.pool},
-		"no CAs":   {Service: w.service, Clients: w.server.clients, Proxies: []string{uriProxy}},
+		"no URI":   {Service: w.service, Admission: Admission{Clients: w.server.admitted.Load().clients, Proxies: []string{"lb"}, ClientCAs: ours.pool}},
+		"a client": {Service: w.service, Admission: Admission{Clients: w.server.admitted.Load().clients, Proxies: []string{uriAuditor}, ClientCAs: ours.pool}},
+		"no CAs":   {Service: w.service, Admission: Admission{Clients: w.server.admitted.Load().clients, Proxies: []string{uriProxy}}},
 	} {
 		if _, err := New(c); err == nil {
 			t.Errorf("%s: accepted", name)

@@ -49,6 +49,8 @@ var allowed = map[kms.Operation][]string{
 	kms.ApprovalExecute:     {uriOfficer},
 	kms.ApprovalRead:        {uriOfficer, uriAuditor},
 	kms.SystemHalt:          {uriOfficer, uriOperator},
+	kms.ClientSuspend:       {uriOfficer},
+	kms.ClientRead:          {uriOfficer, uriAuditor},
 }
 
 // example returns a well-formed request for a route, about objects that may not
@@ -106,6 +108,8 @@ func (w *world) example(rt route) ask {
 		out.body = api.OTAPacket{OTACard: otaCard(), SPI: api.Hex{0x16, 0x09}, TAR: make(api.Hex, 3), Data: api.Hex{1}}
 	case "verifyOTAResponse":
 		out.body = api.OTAResponse{OTACard: otaCard(), Counter: make(api.Hex, 5), Response: make(api.Hex, 21)}
+	case "suspendClient":
+		out.body = api.SuspendClient{Client: "spiffe://test.example/role/operator/nobody"}
 	case "executeProposal", "haltSystem":
 		out.body = struct{}{}
 	case "getAuditProof":
@@ -160,6 +164,9 @@ func TestRoles(t *testing.T) {
 func (w *world) decided(operation, object string, params ...string) {
 	w.t.Helper()
 	in := api.Propose{Issuer: "acme", Operation: operation, Object: object, Params: map[string]string{}}
+	if !strings.HasPrefix(object, "issuers/") {
+		in.Issuer = ""
+	}
 	for i := 0; i < len(params); i += 2 {
 		in.Params[params[i]] = params[i+1]
 	}

@@ -23,11 +23,11 @@
 package server
 
 import (
-	"crypto/x509"
+	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"cardkms/kms"
@@ -43,21 +43,20 @@ const Version = "1.0.0"
 // of zero is the default.
 type Config struct {
 	Service *kms.Service
-	Clients map[string]kms.Caller // by SPIFFE URI
-	// Proxies are the SPIFFE URIs of load balancers that end the TLS of clients and say
-	// in Client-Cert ([RFC 9440]) whose certificate they saw. ClientCAs verify that again.
-	Proxies   []string
-	ClientCAs *x509.CertPool
-	Logger    *slog.Logger
-	Version   string // of the API, in the OpenAPI document
-	Limits    Limits
+	Admission
+	Logger  *slog.Logger
+	Version string // of the API, in the OpenAPI document
+	Limits  Limits
+	// Observer is told of each request when it was answered; it must not wait. nil for
+	// nobody.
+	Observer func(context.Context, Served)
 }
 
 // Limits bound what one request and one client may use.
 type Limits struct {
 	JSONBytesMax      int64         // of one JSON body; 1 MiB
 	ImageBytesMax     int64         // of one image; 64 MiB
-	RequestsPerSecond int           // of one client; 2000
+	RequestsPerSecond int           // of one client that has no limit of its own; 2000
 	OperationTimeout  time.Duration // of one operation that is not a stream; 30 s
 	StreamIdle        time.Duration // between two reads or writes of a stream; 30 s
 	ReplayFor         time.Duration // how long an answer is kept for its Idempotency-Key; 10 min
@@ -101,57 +100,47 @@ func (l Limits) check() error {
 // server is what the handlers share.
 type server struct {
 	svc     *kms.Service
-	clients map[string]kms.Caller
-	proxies map[string]bool
 	logger  *slog.Logger
 	limits  Limits
+	served  func(context.Context, Served)
 	replays replays
-	ready   readiness
 	api     huma.API
 	routes  []route // in the order of registration
 
-	clientCAs *x509.CertPool
+	admitted atomic.Pointer[admitted]
 }
 
-// New checks a configuration and returns the handler of the whole API.
-func New(cfg Config) (http.Handler, error) {
+// Server is the handler of the whole API.
+type Server struct {
+	http.Handler
+	server *server
+}
+
+// New checks a configuration and returns the server.
+func New(cfg Config) (*Server, error) {
 	s, err := newServer(cfg)
 	if err != nil {
 		return nil, err
 	}
-	return s.handler(cfg.Version), nil
+	return &Server{Handler: s.handler(cfg.Version), server: s}, nil
 }
 
 func newServer(cfg Config) (*server, error) {
-	if cfg.Service == nil || len(cfg.Clients) == 0 {
-		return nil, errors.New("server: the configuration lacks the service or the clients")
+	if cfg.Service == nil {
+		return nil, errors.New("server: the configuration lacks the service")
 	}
 	if err := cfg.Limits.check(); err != nil {
 		return nil, err
 	}
-	s := &server{
-		svc: cfg.Service, logger: cfg.Logger, limits: cfg.Limits.withDefaults(), clients: map[string]kms.Caller{},
-		proxies: map[string]bool{}, clientCAs: cfg.ClientCAs,
+	letIn, err := cfg.check()
+	if err != nil {
+		return nil, err
 	}
+	s := &server{svc: cfg.Service, logger: cfg.Logger, limits: cfg.Limits.withDefaults(), served: cfg.Observer}
 	if s.logger == nil {
 		s.logger = slog.Default()
 	}
-	for uri, c := range cfg.Clients {
-		role, err := roleOf(uri)
-		if err != nil {
-			return nil, fmt.Errorf("server: client %q: %w", uri, err)
-		}
-		if c.Role != role || c.ID != "" && c.ID != uri {
-			return nil, fmt.Errorf("server: client %q: its URI and its configuration name different roles or identities", uri)
-		}
-		c.ID = uri
-		s.clients[uri] = c
-	}
-	for _, uri := range cfg.Proxies {
-		if s.proxies[uri] = clientURI.MatchString(uri); !s.proxies[uri] || s.clients[uri].ID != "" || cfg.ClientCAs == nil {
-			return nil, fmt.Errorf("server: proxy %q: it is no SPIFFE URI, or a client too, or there are no client CAs", uri)
-		}
-	}
+	s.admitted.Store(letIn)
 	s.replays.init(s.limits.ReplaysMax, s.limits.ReplayFor)
 	return s, nil
 }

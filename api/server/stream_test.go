@@ -115,7 +115,10 @@ func TestTokenLost(t *testing.T) {
 		t.Errorf("%v", rec.Header())
 	}
 	ready := w.do(ask{method: http.MethodGet, path: "/readyz"})
-	refused(t, ready, api.TokenUnavailable)
+	p := refused(t, ready, api.TokenUnavailable)
+	if len(p.Sealed) != 1 || p.Sealed[0] != (api.Sealed{State: "hsm-down", Runbook: "deploy/runbooks/hsm-down.md"}) {
+		t.Errorf("readyz says %+v", p.Sealed)
+	}
 	if rec := w.do(ask{method: http.MethodGet, path: "/healthz"}); rec.Code != http.StatusOK {
 		t.Errorf("healthz: %d", rec.Code)
 	}

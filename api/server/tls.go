@@ -15,15 +15,18 @@ const (
 	HeaderBytesMax    = 16 << 10
 )
 
+// Certificate returns the server's certificate for a handshake, as tls.Config wants it.
+type Certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+
 // TLSConfig returns TLS 1.3 with a client certificate of clientCAs required from
 // everybody.
-func TLSConfig(cert tls.Certificate, clientCAs *x509.CertPool) *tls.Config {
+func TLSConfig(cert Certificate, clientCAs *x509.CertPool) *tls.Config {
 	return &tls.Config{
-		MinVersion:   tls.VersionTLS13,
-		Certificates: []tls.Certificate{cert},
-		ClientAuth:   tls.RequireAndVerifyClientCert,
-		ClientCAs:    clientCAs,
-		NextProtos:   []string{"h2", "http/1.1"},
+		MinVersion:     tls.VersionTLS13,
+		GetCertificate: cert,
+		ClientAuth:     tls.RequireAndVerifyClientCert,
+		ClientCAs:      clientCAs,
+		NextProtos:     []string{"h2", "http/1.1"},
 	}
 }
 

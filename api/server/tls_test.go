@@ -100,7 +100,8 @@ func (w *world) listen(a *authority) string {
 	w.t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(w.t, err)
-	srv := HTTPServer(w.handler, TLSConfig(a.leaf(w.t, x509.ExtKeyUsageServerAuth), a.pool))
+	cert := a.leaf(w.t, x509.ExtKeyUsageServerAuth)
+	srv := HTTPServer(w.handler, TLSConfig(func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &cert, nil }, a.pool))
 	done := make(chan error, 1)
 	go func() { done <- srv.ServeTLS(l, "", "") }()
 	w.t.Cleanup(func() {

@@ -160,7 +160,7 @@ func newWorld(t testing.TB, options ...option) *world {
 	w.newCard()
 	cfg := Config{
 		Service: w.service, Logger: slog.New(slog.NewJSONHandler(w.log, nil)),
-		Clients: map[string]kms.Caller{
+		Admission: Admission{Clients: map[string]kms.Caller{
 			uriUpdate:   {Role: kms.UpdateServer, Issuer: "acme", Cards: kms.AllCards()},
 			uriOfficer:  {Role: kms.SecurityOfficer},
 			uriBob:      {Role: kms.SecurityOfficer},
@@ -169,7 +169,7 @@ func newWorld(t testing.TB, options ...option) *world {
 			uriAuditor:  {Role: kms.Auditor},
 			uriOperator: {Role: kms.Operator},
 			uriGlobex:   {Role: kms.UpdateServer, Issuer: "globex", Cards: kms.AllCards()},
-		},
+		}},
 	}
 	for _, o := range options {
 		o(&cfg)

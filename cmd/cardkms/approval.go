@@ -159,6 +159,7 @@ func (a *app) proposeCommand() *cobra.Command {
   glass.break     system/glass hours=2 reason=two-officers-abroad
   glass.review    system/glass finding=only-the-card-was-released
   system.resume   system/halt
+  client.resume   clients/cardkms.dev/role/update-server/one
 
 An officer enrolled with sealed=yes can act only while the glass is broken: put that
 key, its passphrase and its certificate in an envelope. A value @FILE of "public" is the line of a public key. What is about an issuer is
@@ -302,6 +303,7 @@ var effects = map[string]string{
 	approval.PolicySet:       "change how many officers must approve an operation",
 	approval.ProfileRegister: "register a version of a card profile, which new channels use from then on",
 	approval.ProfileWithdraw: "take a card profile out of use: it opens no new channel",
+	approval.ClientResume:    "let a suspended client call the service again",
 	approval.SystemResume:    "let keys be used again",
 	approval.KeyCreate:       "make a new key version in the token",
 	approval.KeyActivate:     "let a key version be used",

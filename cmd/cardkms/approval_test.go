@@ -72,6 +72,14 @@ func (s *service) approvals(mux *http.ServeMux) {
 		old.Document = "name: default\n"
 		_ = json.NewEncoder(w).Encode(old)
 	})
+	suspended := api.Suspension{Client: "spiffe://cardkms.dev/role/update-server/one", By: "spiffe://cardkms.dev/role/security-officer/ada", Since: time.Date(2026, 11, 12, 9, 30, 0, 0, time.UTC)}
+	mux.HandleFunc("POST "+api.Prefix+"/clients:suspend", func(w http.ResponseWriter, r *http.Request) {
+		_ = json.NewDecoder(r.Body).Decode(&suspended)
+		_ = json.NewEncoder(w).Encode(suspended)
+	})
+	mux.HandleFunc("GET "+api.Prefix+"/clients", func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(api.SuspensionList{Clients: []api.Suspension{suspended}})
+	})
 	mux.HandleFunc("POST "+api.Prefix+"/system:halt", func(w http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(w).Encode(api.System{Halted: true})
 	})

@@ -95,7 +95,7 @@ Exit status: 0 done, 1 failure, 2 usage, 3 a verification was negative,
 	f.BoolVar(&a.json, "json", false, "print JSON")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return errUsage{err} })
 	root.AddCommand(a.updateCommand(), a.channelCommand(), a.imageCommand(), a.cardCommand(), a.keyCommand(), a.profileCommand(), a.rotationCommand(), a.emvCommand(), a.otaCommand(), a.scriptsCommand(), a.fleetCommand(), a.auditCommand(), a.witnessCommand(),
-		a.approvalCommand(), a.officerCommand(), a.ceremonyCommand(), a.tr31Command(), a.haltCommand(), manCommand(root))
+		a.approvalCommand(), a.officerCommand(), a.ceremonyCommand(), a.tr31Command(), a.clientCommand(), a.haltCommand(), manCommand(root))
 	for _, c := range root.Commands() {
 		if c.HasSubCommands() {
 			c.RunE = group
@@ -260,6 +260,7 @@ var hints = map[api.Code]string{
 	api.ChannelClosed:    "channels end after a while, and with the first error; open a new one",
 	api.TokenUnavailable: "the service waits for its token; try again in a moment",
 	api.AuditFull:        "make room on the disk of the database; the service goes on by itself",
+	api.ClockUnsafe:      "the clock of the service's machine went back or jumped; its operator sets it right",
 	api.ObjectTampered:   "the database was changed behind the service's back; the operator's log and \"cardkms audit tail\" name the object",
 	api.RollbackDetected: "the database was changed or put back; the operator's log says what was found, and \"cardkmsd restore\" is the way back after a restore",
 	api.ApprovalRequired: "other officers approve it with \"cardkms approval approve\"; who proposed does not count",

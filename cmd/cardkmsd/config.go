@@ -36,8 +36,9 @@ type config struct {
 	// Experimental serves what no independent implementation agrees with, see kms.Config.
 	Experimental bool                         `yaml:"experimental"`
 	Listen       string                       `yaml:"listen"`
-	Node         string                       `yaml:"node"` // name among the nodes that share a database, or env:VARIABLE
-	Data         string                       `yaml:"data"` // directory of the SQLite database, and of this process
+	Admin        string                       `yaml:"admin"` // address of the metrics, on this machine; empty for none
+	Node         string                       `yaml:"node"`  // name among the nodes that share a database, or env:VARIABLE
+	Data         string                       `yaml:"data"`  // directory of the SQLite database, and of this process
 	Database     databaseConfig               `yaml:"database"`
 	Token        tokenConfig                  `yaml:"token"`
 	Tokens       map[string]ModuleConfig      `yaml:"tokens"` // beside it, by the name that keys have of them
@@ -47,12 +48,14 @@ type config struct {
 	Witnesses    []witnessConfig              `yaml:"witnesses"`
 	Clients      []clientConfig               `yaml:"clients"`
 	Proxies      []string                     `yaml:"proxies"`     // SPIFFE URIs of load balancers
+	People       peopleConfig                 `yaml:"people"`      // who come with a token of an OpenID provider
 	Profiles     any                          `yaml:"profiles"`    // of earlier configurations; refused with a hint
 	ReleaseKeys  map[string]map[string]string `yaml:"releaseKeys"` // issuer → name → PEM file
 	Limits       limitsConfig                 `yaml:"limits"`
 
-	dir    string // of the file
-	digest string // SHA-256 of the file, in base64; stands in every checkpoint
+	file, dir string            // its path, and the directory that paths in it start from
+	sum       [sha256.Size]byte // of the file
+	digest    string            // the same in base64; stands in every checkpoint
 
 	// secrets are those that were read, by reference. Each is read once: afterwards a
 	// variable is gone from the environment, and a pipe is empty. Owned by who opens.
@@ -84,6 +87,10 @@ type tlsConfig struct {
 	Certificate string `yaml:"certificate"`
 	Key         string `yaml:"key"`
 	ClientCAs   string `yaml:"clientCAs"`
+	// Revoked are client certificates that are not believed: by URI, or by serial number
+	// as serial:HEX. CRL is a file of revocation lists of the client CAs (PEM).
+	Revoked []string `yaml:"revoked"`
+	CRL     string   `yaml:"crl"`
 }
 
 type logConfig struct {
@@ -110,6 +117,13 @@ type clientConfig struct {
 	Role   kms.Role   `yaml:"role"`
 	Issuer string     `yaml:"issuer"`
 	Cards  *cardRange `yaml:"cards"`
+	Quota  quota      `yaml:"quota"`
+}
+
+// quota is what one client may use; 0 is what everybody may.
+type quota struct {
+	PerSecond int `yaml:"perSecond"`
+	Channels  int `yaml:"channels"`
 }
 
 type cardRange struct {
@@ -124,6 +138,7 @@ type limitsConfig struct {
 	Absolute          time.Duration `yaml:"absolute"`
 	RequestsPerSecond int           `yaml:"requestsPerSecond"`
 	ImageBytes        int64         `yaml:"imageBytes"`
+	Drain             time.Duration `yaml:"drain"` // between SIGTERM and the end of the listener
 }
 
 // load reads and checks a configuration file.
@@ -143,8 +158,8 @@ func load(path string) (*config, error) {
 	if name, ok := strings.CutPrefix(c.Node, "env:"); ok { // pods share a configuration and have names of their own
 		c.Node = os.Getenv(name)
 	}
-	sum := sha256.Sum256(b)
-	c.digest = base64.StdEncoding.EncodeToString(sum[:])
+	c.sum, c.file = sha256.Sum256(b), path
+	c.digest = base64.StdEncoding.EncodeToString(c.sum[:])
 	if c.dir, err = filepath.Abs(filepath.Dir(path)); err != nil {
 		return nil, err
 	}
@@ -185,10 +200,17 @@ func (c *config) check() error {
 		wrong = append(wrong, errors.New("anchors.file must not be in the data directory: whoever restores an older database there must not restore it too"))
 	}
 	wrong = append(wrong, c.wrongDatabase()...)
+	if c.Admin != "" {
+		if _, _, err := c.adminAddress(); err != nil {
+			wrong = append(wrong, err)
+		}
+	}
+	wrong = append(wrong, c.wrongPeople()...)
+	_, _, revoked := c.revoked()
 	_, witnesses := c.witnesses()
 	_, callers := c.callers()
 	_, keys := c.releaseKeys()
-	return errors.Join(append(wrong, witnesses, callers, keys)...)
+	return errors.Join(append(wrong, revoked, witnesses, callers, keys)...)
 }
 
 // wrongDatabase returns what is wrong with node and database. Several nodes share one
@@ -249,11 +271,17 @@ func (c *config) beyond() (wrong []error) {
 			wrong = append(wrong, fmt.Errorf("limits.%s is at least 1", f.name))
 		}
 	}
+	if l.Drain < 0 || l.Drain > drainMax {
+		wrong = append(wrong, fmt.Errorf("limits.drain is not negative and at most %s", drainMax))
+	}
 	if c.Anchors.TokenEvery < 0 {
 		wrong = append(wrong, errors.New("anchors.tokenEvery is not negative"))
 	}
 	return wrong
 }
+
+// drainMax bounds limits.drain: service managers kill what does not stop.
+const drainMax = time.Minute
 
 // within reports whether a path lies in a directory.
 func within(path, dir string) bool {
@@ -305,6 +333,9 @@ func (c *config) callers() (map[string]kms.Caller, error) {
 	var wrong []error
 	for _, cl := range c.Clients {
 		caller, err := cl.caller()
+		if caller.RequestsPerSecond == 0 {
+			caller.RequestsPerSecond = c.Limits.RequestsPerSecond
+		}
 		if _, twice := out[cl.ID]; twice || cl.ID == "" {
 			err = errors.New("it is named twice or not at all")
 		}
@@ -317,8 +348,10 @@ func (c *config) callers() (map[string]kms.Caller, error) {
 }
 
 func (cl clientConfig) caller() (kms.Caller, error) {
-	caller := kms.Caller{ID: cl.ID, Role: cl.Role, Issuer: cl.Issuer}
+	caller := kms.Caller{ID: cl.ID, Role: cl.Role, Issuer: cl.Issuer, RequestsPerSecond: cl.Quota.PerSecond, ChannelsMax: cl.Quota.Channels}
 	switch {
+	case cl.Quota.PerSecond < 0 || cl.Quota.Channels < 0:
+		return caller, errors.New("a quota is not negative")
 	case !slices.Contains(kms.Roles(), cl.Role):
 		return caller, errors.New("no such role")
 	case cl.Role == kms.Auditor && cl.Issuer != "":

@@ -81,6 +81,13 @@ func TestConfigurationIsStrict(t *testing.T) {
 		"a node with a bad name":    func(s string) string { return s + "\nnode: N.1\ndatabase: {url: 'postgres:///x?host=/run'}\n" },
 		"a database in clear":       func(s string) string { return s + "\nnode: n1\ndatabase: {url: 'postgres://db.example.com/x'}\n" },
 		"a password in the file":    func(s string) string { return s + "\nnode: n1\ndatabase: {url: 'postgres://a:b@localhost/x'}\n" },
+		"metrics for everybody":     func(s string) string { return strings.Replace(s, "admin: 127.0.0.1", "admin: 0.0.0.0", 1) },
+		"a drain too long":          func(s string) string { return strings.Replace(s, "drain: 10s", "drain: 10m", 1) },
+		"a negative drain":          func(s string) string { return strings.Replace(s, "drain: 10s", "drain: -10s", 1) },
+		"a negative rate":           func(s string) string { return strings.Replace(s, "perSecond: 2000", "perSecond: -1", 1) },
+		"a negative quota":          func(s string) string { return strings.Replace(s, "channels: 10000}", "channels: -1}", 1) },
+		"revoking nobody":           func(s string) string { return strings.Replace(s, "revoked: []", "revoked: [grace]", 1) },
+		"people without a door":     func(s string) string { return s + "\npeople: {issuer: \"https://login.example.com\"}\n" },
 		"profiles":                  func(s string) string { return s + "\nprofiles: {default: {level: \"33\"}}\n" },
 		"no channels":               func(s string) string { return strings.Replace(s, "channels: 100000", "channels: 0", 1) },
 	} {

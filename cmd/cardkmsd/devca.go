@@ -38,7 +38,7 @@ func newDevCA(dir string) (*devCA, error) {
 	ca := &devCA{dir: dir, key: key}
 	t := &x509.Certificate{
 		Subject: pkix.Name{CommonName: "cardkms development CA"}, IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageCertSign, MaxPathLenZero: true,
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, MaxPathLenZero: true,
 	}
 	if ca.cert, err = ca.issue(t, t, &key.PublicKey); err != nil {
 		return nil, err

@@ -12,12 +12,12 @@ import (
 // commands returns the lines of a page's blocks that are marked as shell.
 func commands(t *testing.T, page string) string {
 	t.Helper()
-	return strings.Join(blocks(t, page, "", "```sh"), "")
+	return strings.Join(fenced(t, page, "", "```sh"), "")
 }
 
-// blocks returns the blocks behind a heading of a page, up to the next one, that begin with
+// fenced returns the blocks behind a heading of a page, up to the next one, that begin with
 // this fence; an empty heading is the whole page.
-func blocks(t *testing.T, page, heading, fence string) (all []string) {
+func fenced(t *testing.T, page, heading, fence string) (all []string) {
 	t.Helper()
 	b, err := os.ReadFile(page)
 	if err != nil {
@@ -109,7 +109,7 @@ func TestBackupDrill(t *testing.T) {
 func TestReadme(t *testing.T) {
 	var script strings.Builder
 	for _, heading := range []string{"Try it by hand", "The log, for an auditor", "Keys, for a security officer"} {
-		found := blocks(t, "../../README.md", heading, "```")
+		found := fenced(t, "../../README.md", heading, "```")
 		if len(found) != 1 {
 			t.Fatalf("%d blocks behind %q", len(found), heading)
 		}

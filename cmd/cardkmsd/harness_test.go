@@ -29,7 +29,13 @@ import (
 const childVariable = "CARDKMSD_TEST_CHILD"
 
 func TestMain(m *testing.M) {
+	if os.Getenv(providerVariable) != "" {
+		providerMain()
+	}
 	if os.Getenv(childVariable) != "" {
+		if every, err := time.ParseDuration(os.Getenv("CARDKMSD_TEST_FILES_EVERY")); err == nil {
+			filesEvery = every
+		}
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		endProfile := startProfile()
 		code := run(ctx, os.Args[1:])
@@ -110,21 +116,37 @@ func (s *site) must(out string, err error) string {
 	return out
 }
 
-// newSite makes a set-up, loads the masters and starts the server.
-func newSite(t testing.TB) *site {
+// freeAddress returns an address of this machine that nobody listens on.
+func freeAddress(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := l.Addr().String()
-	_ = l.Close()
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// newSite makes a set-up with these lines more in its configuration, loads the masters and
+// starts the server.
+func newSite(t testing.TB, lines ...string) *site {
+	t.Helper()
+	addr := freeAddress(t)
 	s := &site{t: t, dir: filepath.Join(t.TempDir(), "kms"), url: "https://" + addr, master: random(32), upd: random(16), log: &logBuffer{}}
 	s.must(s.cardkmsd("", "init", s.dir, "--listen", addr))
+	s.configure(func(text string) string { return text + strings.Join(lines, "\n") })
 	s.loadKeys()
 	s.serve()
 	s.updateServer = s.client("update-server")
 	return s
+}
+
+// configure changes the text of the configuration.
+func (s *site) configure(change func(string) string) {
+	s.t.Helper()
+	b, err := os.ReadFile(s.config())
+	s.must("", err)
+	s.must("", os.WriteFile(s.config(), []byte(change(string(b))), 0o600))
 }
 
 func (s *site) config() string { return filepath.Join(s.dir, cmp.Or(s.file, "cardkms.yaml")) }
@@ -143,7 +165,7 @@ func (s *site) loadKeys() {
 func (s *site) serve() {
 	s.t.Helper()
 	s.server = exec.Command(os.Args[0], "serve", "--config", s.config())
-	s.server.Env = append(os.Environ(), childVariable+"=1", "SOFTHSM2_CONF=")
+	s.server.Env = append(append(os.Environ(), childVariable+"=1", "SOFTHSM2_CONF="), s.env...)
 	pipe, err := s.server.StderrPipe()
 	if err != nil {
 		s.t.Fatal(err)

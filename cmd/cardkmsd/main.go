@@ -28,8 +28,10 @@ func main() {
 
 // Exit statuses, the first of those of cardkms.
 const (
-	exitFailure = 1
-	exitUsage   = 2 // also a wrong configuration: nothing was opened
+	exitFailure  = 1
+	exitUsage    = 2 // also a wrong configuration: nothing was opened
+	exitSealed   = 3 // another start changes nothing or does harm
+	exitTryLater = 75
 )
 
 // errUsage marks errors of the command line and of the configuration.
@@ -40,14 +42,15 @@ func (e errUsage) Unwrap() error { return e.error }
 // errFailed ends a command that has said what is wrong already.
 var errFailed = errors.New("failed")
 
-func run(ctx context.Context, args []string) int {
+// rootCommand returns the program's commands.
+func rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "cardkmsd",
 		Short: "Key management service for smart cards: keys stay in a PKCS#11 token",
 		Long: `Key management service for smart cards: keys stay in a PKCS#11 token.
 
 Exit status: 0 done, 1 failure, 2 usage or a wrong configuration, before anything
-was opened.`,
+was opened, 3 sealed until somebody acts, 75 sealed for now.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
@@ -60,6 +63,11 @@ was opened.`,
 	}
 	markUsage(root)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return errUsage{err} })
+	return root
+}
+
+func run(ctx context.Context, args []string) int {
+	root := rootCommand()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	switch {
@@ -69,6 +77,10 @@ was opened.`,
 		return exitFailure
 	}
 	fmt.Fprintln(os.Stderr, "cardkmsd:", err)
+	var sealed errSealed
+	if errors.As(err, &sealed) {
+		return sealed.status()
+	}
 	if errors.As(err, &errUsage{}) {
 		return exitUsage
 	}

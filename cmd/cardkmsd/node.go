@@ -39,6 +39,7 @@ type node struct {
 	log     *ledger.Ledger
 	service *kms.Service
 
+	metrics  *metrics
 	suspects suspects
 	serves   bool // a server, not a ceremony; set before tokens are tended
 }
@@ -53,7 +54,7 @@ func open(ctx context.Context, cfg *config, logger *slog.Logger) (n *node, err e
 
 // openRestoring is open that may accept an older database.
 func openRestoring(ctx context.Context, cfg *config, logger *slog.Logger, restore *ledger.Restoration) (n *node, err error) {
-	n = &node{cfg: cfg}
+	n = &node{cfg: cfg, metrics: newMetrics()}
 	defer func() {
 		if err != nil {
 			n.close()
@@ -156,11 +157,14 @@ func (n *node) openLog(ctx context.Context, logger *slog.Logger, restore *ledger
 	return ledger.Open(ctx, ledger.Config{
 		Store: n.store, Signer: signer, Verifier: verifier, Origin: n.cfg.Log.Origin, Now: time.Now, Logger: logger,
 		MAC:        func(ctx context.Context, m []byte) ([]byte, error) { return n.token.MAC(ctx, stateKey, m) },
-		Extensions: []string{"config " + n.cfg.digest}, Node: n.cfg.Node,
+		Extensions: n.cfg.extensions(), Node: n.cfg.Node,
 		Anchors: n.anchors(), Witnesses: witnesses, Disk: n.cfg.disk(),
-		OnViolation: n.suspects.add, Restore: restore,
+		OnViolation: n.suspects.add, OnGroup: n.metrics.group, Restore: restore, Elapsed: func() time.Duration { return time.Since(processStart) },
 	})
 }
+
+// processStart has a monotonic reading, which nobody sets.
+var processStart = time.Now()
 
 // anchors returns where checkpoints are kept outside the database.
 func (n *node) anchors() []ledger.Anchor {
@@ -239,7 +243,7 @@ func newService(n *node, logger *slog.Logger) (*kms.Service, error) {
 		// The state key protects what the database holds: rows by MACs, cards by names and seals.
 		Registry:     derive.FromRoot(state),
 		Experimental: n.cfg.Experimental,
-		ReleaseKeys:  release, ChannelsMax: l.Channels, Now: time.Now, Logger: logger,
+		ReleaseKeys:  release, ChannelsMax: l.Channels, Now: time.Now, Logger: logger, Observer: n.metrics.observed,
 		Limits: channel.Limits{AnswerWithin: l.AnswerWithin, Idle: l.Idle, Absolute: l.Absolute, PendingMax: channel.DefaultLimits().PendingMax},
 	})
 }

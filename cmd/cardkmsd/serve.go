@@ -2,20 +2,18 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"cardkms/api/server"
 )
 
 func serveCommand() *cobra.Command {
@@ -24,8 +22,19 @@ func serveCommand() *cobra.Command {
 		Use:   "serve",
 		Short: "Serve the API until SIGTERM",
 		Long: `Read the configuration, check every key in the token, and serve the API over
-mutual TLS. On SIGTERM the server takes no new requests, lets those under way
-finish, ends the channels and signs a last checkpoint of the audit log.
+mutual TLS. On SIGTERM /readyz answers 503 for as long as limits.drain says, so that
+load balancers turn away; then the server takes no new requests, lets those under
+way finish, ends the channels and signs a last checkpoint of the audit log.
+
+A start that ends in a sealed state names it, and its page in deploy/runbooks. Exit
+status 3 says that another start changes nothing or does harm (pin-refused,
+rollback-detected), 75 that it may help.
+
+On SIGHUP it reads the configuration again: clients, proxies, limits.requestsPerSecond
+and what stands under tls:. It is put in force whole or not at all; what else changed
+needs a restart. The files under tls: are looked at each minute as well.
+
+Where OTEL_EXPORTER_OTLP_ENDPOINT is set, traces are sent there.
 
 SoftHSM2 is refused unless the configuration says development: true.`,
 		Args: cobra.NoArgs,
@@ -52,13 +61,19 @@ const (
 )
 
 func serve(ctx context.Context, cfg *config, logger *slog.Logger) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 	starting, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	n, err := open(starting, cfg, logger)
 	if err != nil {
-		return err
+		return sealedAtStart(err)
 	}
-	defer n.close()
+	defer func() {
+		n.close()
+		logger.Info("stopped", "entries", n.log.Size(), "signed", n.log.Stats().Signed.Size)
+	}()
 	if err := n.verifyKeys(starting, logger); err != nil {
 		return fmt.Errorf("a key in the token is not what it should be: %w", err)
 	}
@@ -67,45 +82,60 @@ func serve(ctx context.Context, cfg *config, logger *slog.Logger) error {
 	}
 	n.serves = true
 	n.tokens.Tend(starting)
-	srv, err := newHTTP(cfg, n, logger)
+	traces, err := newTraces(starting, logger)
 	if err != nil {
 		return err
 	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Listen)
+	defer traces.stop()
+	f, err := newFront(cfg, n, traces, logger)
 	if err != nil {
-		return fmt.Errorf("listening: %w", err)
+		return err
 	}
-	logger.Info("serving", "address", l.Addr().String(), "development", cfg.Development)
-	return n.run(ctx, srv, l, logger)
+	n.metrics.registry.MustRegister(gauges{n: n, ends: f.ends})
+	stopAdmin, err := n.serveAdmin(ctx, logger)
+	if err != nil {
+		return err
+	}
+	defer stopAdmin()
+	fronts, err := f.listen(ctx)
+	if err != nil {
+		return err
+	}
+	logger.Info("serving", "address", fronts[0].l.Addr().String(), "development", cfg.Development)
+	return n.run(ctx, f, hangup, fronts)
 }
 
-func newHTTP(cfg *config, n *node, logger *slog.Logger) (*http.Server, error) {
-	callers, err := cfg.callers()
+// door is a server with its listener.
+type door struct {
+	*http.Server
+	l net.Listener
+}
+
+// listen opens the doors: that of programs first, and that of people where there is one.
+func (f *front) listen(ctx context.Context) (doors []door, err error) {
+	open := func(srv *http.Server, address string) error {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+		if err != nil {
+			return fmt.Errorf("listening: %w", err)
+		}
+		doors = append(doors, door{srv, l})
+		return nil
+	}
+	if err := open(f.http, f.cfg.Listen); err != nil || f.cfg.People.Listen == "" {
+		return doors, err
+	}
+	srv, err := f.peopleHTTP()
 	if err != nil {
 		return nil, err
 	}
-	cert, err := tls.LoadX509KeyPair(cfg.path(cfg.TLS.Certificate), cfg.path(cfg.TLS.Key))
-	if err != nil {
-		return nil, fmt.Errorf("reading the server's certificate: %w", err)
-	}
-	pem, err := os.ReadFile(cfg.path(cfg.TLS.ClientCAs))
-	if err != nil {
-		return nil, fmt.Errorf("reading the clients' CA: %w", err)
-	}
-	cas := x509.NewCertPool()
-	if !cas.AppendCertsFromPEM(pem) {
-		return nil, errors.New("tls.clientCAs holds no certificate")
-	}
-	h, err := server.New(server.Config{
-		Service: n.service, Clients: callers, Proxies: cfg.Proxies, ClientCAs: cas, Logger: logger,
-		Limits: server.Limits{RequestsPerSecond: cfg.Limits.RequestsPerSecond, ImageBytesMax: cfg.Limits.ImageBytes},
-	})
-	if err != nil {
-		return nil, err
-	}
-	srv := server.HTTPServer(h, server.TLSConfig(cert, cas))
-	srv.ErrorLog = slog.NewLogLogger(logger.Handler(), slog.LevelDebug)
-	return srv, nil
+	return doors, open(srv, f.cfg.People.Listen)
+}
+
+// drain lets whoever asks /readyz turn away before the listener closes.
+func (n *node) drain(logger *slog.Logger) {
+	logger.Info("stopping", "drain", n.cfg.Limits.Drain)
+	n.service.Stop()
+	time.Sleep(n.cfg.Limits.Drain)
 }
 
 // watch does something again and again, at most a fifth of the time.
@@ -124,27 +154,31 @@ func watch(ctx context.Context, logger *slog.Logger, every time.Duration, failed
 	}
 }
 
-// run serves until ctx ends or the listener fails.
-func (n *node) run(ctx context.Context, srv *http.Server, l net.Listener, logger *slog.Logger) error {
+// run serves until ctx ends or a listener fails.
+func (n *node) run(ctx context.Context, f *front, hangup <-chan os.Signal, doors []door) error {
+	logger := f.logger
 	// Whatever ends the serving, no handler may run when the node is closed.
 	var busy sync.WaitGroup
 	defer busy.Wait()
-	defer func() { _ = srv.Close() }()
-	inner := srv.Handler
-	srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		busy.Add(1)
-		defer busy.Done()
-		inner.ServeHTTP(w, r)
-	})
+	ended := make(chan error, len(doors))
+	for _, d := range doors {
+		defer func() { _ = d.Close() }()
+		inner := d.Handler
+		d.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			busy.Add(1)
+			defer busy.Done()
+			inner.ServeHTTP(w, r)
+		})
+		go func() { ended <- d.ServeTLS(d.l, "", "") }()
+	}
 	watching, stopWatching := context.WithCancel(ctx)
 	defer stopWatching()
+	busy.Go(func() { f.watch(watching, hangup) })
 	busy.Go(func() { watch(watching, logger, imagesEvery, "the images could not be checked", n.service.CheckImages) })
 	busy.Go(func() { watch(watching, logger, tendEvery, "the keys could not be tended", n.service.Tend) })
 	busy.Go(func() {
 		watch(watching, logger, tokensEvery, "the tokens could not be tended", func(ctx context.Context) error { n.tokens.Tend(ctx); return nil })
 	})
-	ended := make(chan error, 1)
-	go func() { ended <- srv.ServeTLS(l, "", "") }()
 	sweep := time.NewTicker(sweepEvery)
 	defer sweep.Stop()
 	for {
@@ -154,10 +188,21 @@ func (n *node) run(ctx context.Context, srv *http.Server, l net.Listener, logger
 		case <-sweep.C:
 			n.service.Sweep()
 		case <-ctx.Done():
-			logger.Info("stopping")
+			n.drain(logger)
 			stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 			defer cancel()
-			return srv.Shutdown(stop)
+			return shutdown(stop, doors)
 		}
 	}
+}
+
+// shutdown closes the listeners and waits for the requests that are under way.
+func shutdown(ctx context.Context, doors []door) error {
+	errs := make([]error, len(doors))
+	var all sync.WaitGroup
+	for i, d := range doors {
+		all.Go(func() { errs[i] = d.Shutdown(ctx) })
+	}
+	all.Wait()
+	return errors.Join(errs...)
 }

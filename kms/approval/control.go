@@ -25,6 +25,7 @@ const (
 const (
 	CardRelease  = "card.release"
 	CardExplain  = "card.explain" // changes nothing, but tells something about keys
+	ClientResume = "client.resume"
 	SystemResume = "system.resume"
 )
 
@@ -51,6 +52,7 @@ const (
 // service has an executor for exactly these; a Replay reports one without proof.
 var controlled = []string{
 	CardExplain, CardRelease,
+	ClientResume,
 	GlassBreak, GlassReview,
 	KeyActivate, KeyAllowLegacy, KeyCompromise, KeyCreate, KeyDeactivate, KeyDestroy, KeyPlanMove, KeyUndestroy,
 	OfficerEnrol, OfficerRemove,

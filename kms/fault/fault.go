@@ -72,6 +72,8 @@ const (
 	AuditUnavailable Code = "audit_unavailable"
 	// AuditFull: the disk has no room for the audit log, so nothing is done until it has.
 	AuditFull Code = "audit_full"
+	// ClockUnsafe: the clock went back or jumped, so nothing is done until it is right.
+	ClockUnsafe Code = "clock_unsafe"
 	// ObjectTampered: the database holds another state of the object than was written.
 	ObjectTampered Code = "object_tampered"
 	// RollbackDetected: the database as a whole is not the one that was written.
@@ -95,7 +97,7 @@ func Codes() []Code {
 		InvalidInput, Unauthenticated, Forbidden, NotFound, Conflict, ProofFailed,
 		ChannelClosed, WrongNode, ChannelState, CardQuarantined, CardCounter, CardRefused,
 		KeyState, LegacyRefused, ProfileMismatch, ImageUnverified, VersionMismatch, Downgrade, IdempotencyMismatch,
-		TooLarge, RateLimited, TokenUnavailable, TokenUnable, AuditUnavailable, AuditFull,
+		TooLarge, RateLimited, TokenUnavailable, TokenUnable, AuditUnavailable, AuditFull, ClockUnsafe,
 		ObjectTampered, RollbackDetected, ApprovalRequired, ApprovalVoid, ApprovalExpired, Halted, Internal,
 	}
 }

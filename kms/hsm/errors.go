@@ -20,6 +20,9 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s: %s", e.Function, pkcs11.Error(e.CKR).Error())
 }
 
+// PINRefused reports whether the token refused its PIN.
+func (e *Error) PINRefused() bool { return remedies[e.CKR] == stop }
+
 // failed wraps the error of a PKCS#11 function, nil for nil.
 func failed(function string, err error) error {
 	if err == nil {
@@ -75,11 +78,24 @@ func report(err error) error {
 	if err == nil || errors.As(err, &said) || !errors.As(err, &e) {
 		return err
 	}
-	switch e.CKR {
-	case pkcs11.CKR_MECHANISM_INVALID, pkcs11.CKR_MECHANISM_PARAM_INVALID, pkcs11.CKR_FUNCTION_NOT_SUPPORTED,
-		pkcs11.CKR_KEY_FUNCTION_NOT_PERMITTED, pkcs11.CKR_KEY_TYPE_INCONSISTENT, pkcs11.CKR_TEMPLATE_INCONSISTENT,
-		pkcs11.CKR_ATTRIBUTE_TYPE_INVALID, pkcs11.CKR_ATTRIBUTE_VALUE_INVALID, pkcs11.CKR_KEY_SIZE_RANGE, pkcs11.CKR_KEY_NOT_WRAPPABLE, pkcs11.CKR_KEY_UNEXTRACTABLE:
+	if unable(e) {
 		return fault.Because(fault.TokenUnable, "the token cannot do this inside", err)
 	}
 	return fault.Because(fault.TokenUnavailable, "the token did not answer as it should", err)
+}
+
+// unable reports whether the token says that it cannot do this, whoever asks and whenever.
+func unable(err error) bool {
+	var e *Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch e.CKR {
+	case pkcs11.CKR_MECHANISM_INVALID, pkcs11.CKR_MECHANISM_PARAM_INVALID, pkcs11.CKR_FUNCTION_NOT_SUPPORTED,
+		pkcs11.CKR_KEY_FUNCTION_NOT_PERMITTED, pkcs11.CKR_KEY_TYPE_INCONSISTENT, pkcs11.CKR_TEMPLATE_INCONSISTENT,
+		pkcs11.CKR_ATTRIBUTE_TYPE_INVALID, pkcs11.CKR_ATTRIBUTE_VALUE_INVALID, pkcs11.CKR_KEY_SIZE_RANGE,
+		pkcs11.CKR_KEY_NOT_WRAPPABLE, pkcs11.CKR_KEY_UNEXTRACTABLE:
+		return true
+	}
+	return false
 }

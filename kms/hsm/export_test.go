@@ -13,7 +13,7 @@ import (
 // because a second one in the process would share its state.
 
 // Raw returns the library and the token's slot.
-func (t *Token) Raw() (*pkcs11.Ctx, uint) { return t.ctx, t.slot }
+func (t *Token) Raw() (*pkcs11.Ctx, uint) { return t.library.ctx, t.slot }
 
 // RootID is the CKA_ID that belongs to a label.
 func RootID(label string) []byte { return rootID(label) }

@@ -49,7 +49,7 @@ func join(cfg Config, t *Token) error {
 	if l.ctx == nil {
 		return fmt.Errorf("hsm: %s cannot be loaded as a PKCS#11 module", cfg.Module)
 	}
-	t.library = l
+	t.library, t.ctx = l, newCounted(l.ctx)
 	if err := l.add(t); err != nil {
 		l.endUnused()
 		return err

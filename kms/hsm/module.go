@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/pkcs11"
@@ -38,14 +39,18 @@ const creators = 4
 // Token is one PKCS#11 token. It implements derive.Token and derive.Wrapper.
 type Token struct {
 	*library // that it is in, with life and epoch
-	cfg      Config
+	// ctx is the library's, counted: it hides the plain one.
+	ctx *counted
+	cfg Config
 
 	slot   uint
 	anchor pkcs11.SessionHandle // holds the login; never carries an operation
 	ops    chan *session
-	owners []*owner
-	plan   plan
-	sealed error // why the token must not be used again; guarded by life
+	// inUse counts the sessions that are leased, waiting the operations that wait for one.
+	inUse, waiting atomic.Int32
+	owners         []*owner
+	plan           plan
+	sealed         error // why the token must not be used again; guarded by life
 	// away is why the token could not be opened again in this life of the library, in
 	// which its handles may be those of another token; guarded by life.
 	away error
@@ -109,6 +114,9 @@ func OpenAny(ctx context.Context, cfg Config) (*Token, error) {
 // PINRefused reports whether an error of Open says that the token refused its PIN: then
 // another attempt could lock it.
 func PINRefused(err error) bool { return remedyFor(err) == stop }
+
+// Away reports whether an error of Open says that the token is not there now.
+func Away(err error) bool { return errors.Is(err, errNoToken) || remedyFor(err) == reconnect }
 
 var errClosed = errors.New("hsm: the token is closed")
 
@@ -183,7 +191,7 @@ func (t *Token) Close() { t.leave(t) }
 // fails: the library may go on with other tokens. The caller holds life for writing, or
 // nobody else knows t yet.
 func (t *Token) openSessions() (err error) {
-	if t.slot, err = findSlot(t.ctx, t.cfg.Label); err != nil {
+	if t.slot, err = findSlot(t.library.ctx, t.cfg.Label); err != nil {
 		return err
 	}
 	defer func() {
@@ -294,13 +302,17 @@ func (t *Token) forgetAll() {
 func (t *Token) lease(ctx context.Context) (*session, error) {
 	select {
 	case s := <-t.ops:
+		t.inUse.Add(1)
 		return s, nil
 	default:
 	}
+	t.waiting.Add(1)
+	defer t.waiting.Add(-1)
 	ctx, cancel := context.WithTimeout(ctx, t.cfg.LeaseWait)
 	defer cancel()
 	select {
 	case s := <-t.ops:
+		t.inUse.Add(1)
 		return s, nil
 	case <-ctx.Done():
 		return nil, fault.Because(fault.TokenUnavailable, "the token is busy", ctx.Err())
@@ -320,6 +332,7 @@ func (t *Token) give(s *session, err error) {
 		}
 	}
 	t.sweep(s)
+	t.inUse.Add(-1)
 	t.ops <- s
 }
 

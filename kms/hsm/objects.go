@@ -178,6 +178,7 @@ func (t *Token) Release(keys ...*derive.Key) {
 	}
 	select {
 	case s := <-t.ops:
+		t.inUse.Add(1)
 		t.give(s, nil)
 	default:
 	}

@@ -218,7 +218,7 @@ func sortedULongs(b []byte) []byte {
 
 // verify reads back the attributes that protect an object and refuses it when
 // one differs from its template, whatever created it.
-func (p plan) verify(c *pkcs11.Ctx, s pkcs11.SessionHandle, h pkcs11.ObjectHandle, class derive.Class, a key.Algorithm, root bool) error {
+func (p plan) verify(c *counted, s pkcs11.SessionHandle, h pkcs11.ObjectHandle, class derive.Class, a key.Algorithm, root bool) error {
 	want := p.template(class, a, root)
 	if root {
 		want = kept(c, s, h, want)
@@ -228,7 +228,7 @@ func (p plan) verify(c *pkcs11.Ctx, s pkcs11.SessionHandle, h pkcs11.ObjectHandl
 
 // verifyKEK is verify for a key-encryption key, which must have its size too: what it
 // may bring in is decided by its strength.
-func (p plan) verifyKEK(c *pkcs11.Ctx, s pkcs11.SessionHandle, h pkcs11.ObjectHandle) error {
+func (p plan) verifyKEK(c *counted, s pkcs11.SessionHandle, h pkcs11.ObjectHandle) error {
 	return compareAttributes(c, s, h, kept(c, s, h, append(p.templateOf(kekRole(), key.AES256, true), size(key.AES256)...)))
 }
 
@@ -285,7 +285,7 @@ func (p plan) withoutOptional() plan {
 // kept drops the optional attributes that the store of a token object does not
 // know at all. A store that knows them answers with their default for an object
 // that was made without, and is not spared.
-func kept(c *pkcs11.Ctx, s pkcs11.SessionHandle, h pkcs11.ObjectHandle, want []*pkcs11.Attribute) (out []*pkcs11.Attribute) {
+func kept(c *counted, s pkcs11.SessionHandle, h pkcs11.ObjectHandle, want []*pkcs11.Attribute) (out []*pkcs11.Attribute) {
 	for _, w := range want {
 		if w.Type == pkcs11.CKA_COPYABLE || w.Type == pkcs11.CKA_ALLOWED_MECHANISMS {
 			_, err := c.GetAttributeValue(s, h, []*pkcs11.Attribute{pkcs11.NewAttribute(w.Type, nil)})
@@ -298,7 +298,7 @@ func kept(c *pkcs11.Ctx, s pkcs11.SessionHandle, h pkcs11.ObjectHandle, want []*
 	return out
 }
 
-func compareAttributes(c *pkcs11.Ctx, s pkcs11.SessionHandle, h pkcs11.ObjectHandle, want []*pkcs11.Attribute) error {
+func compareAttributes(c *counted, s pkcs11.SessionHandle, h pkcs11.ObjectHandle, want []*pkcs11.Attribute) error {
 	ask := make([]*pkcs11.Attribute, len(want))
 	for i, w := range want {
 		ask[i] = pkcs11.NewAttribute(w.Type, nil)

@@ -89,6 +89,12 @@ func (l *Ledger) keepDue(ctx context.Context, now bool) error {
 	return errors.Join(append(errs, l.cosign(ctx))...)
 }
 
+// holds notes that an anchor or a witness has the newest checkpoint now.
+func (l *Ledger) holds(name string) {
+	l.anchored[name] = anchorState{at: l.cfg.Now(), size: l.signed.size}
+	l.stats.kept(name, l.signed.size, l.cfg.Now())
+}
+
 func (l *Ledger) due(name string, every time.Duration, now bool) bool {
 	st := l.anchored[name]
 	return st.size < l.signed.size && (now || l.cfg.Now().Sub(st.at) >= every)
@@ -109,7 +115,7 @@ func (l *Ledger) keep(ctx context.Context, a Anchor) error {
 	if err := a.Keep(ctx, l.signed.note); err != nil {
 		return fmt.Errorf("keeping a checkpoint in the anchor %s: %w", a.Name, err)
 	}
-	l.anchored[a.Name] = anchorState{at: l.cfg.Now(), size: l.signed.size}
+	l.holds(a.Name)
 	return nil
 }
 
@@ -191,7 +197,7 @@ func (l *Ledger) ask(ctx context.Context, w Witness, msg []byte) ([]byte, error)
 	}
 	switch {
 	case err == nil:
-		l.anchored[w.Name] = anchorState{at: l.cfg.Now(), size: l.signed.size}
+		l.holds(w.Name)
 		return cosigned, nil
 	case errors.As(err, &seen) && seen.Size > l.signed.size:
 		return nil, whole("the witness %s has cosigned %d entries, and the log has %d", w.Name, seen.Size, l.signed.size)

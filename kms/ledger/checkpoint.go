@@ -78,8 +78,14 @@ func (l *Ledger) signNewest(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("storing a checkpoint: %w", err)
 	}
-	l.signed = stored
+	l.isSigned(stored)
 	return nil
+}
+
+// isSigned notes the newest stored checkpoint.
+func (l *Ledger) isSigned(c signedCheckpoint) {
+	l.signed = c
+	l.stats.signed(c.size, l.cfg.Now())
 }
 
 // readBack compares what is new since the last checkpoint with what this process
@@ -100,11 +106,15 @@ func (l *Ledger) readBack(ctx context.Context) (read *state, err error) {
 // signState has the token sign a state. The extension lines are those of the
 // package comment.
 func (l *Ledger) signState(st *state) ([]byte, error) {
+	at, err := l.clock.read(st.newest)
+	if err != nil {
+		return nil, err
+	}
 	lines := []string{
 		"state " + base64.StdEncoding.EncodeToString(st.head.state[:]),
-		"time " + l.cfg.Now().UTC().Format(time.RFC3339),
+		"time " + at.Format(time.RFC3339),
 	}
-	c := audit.Checkpoint{Origin: l.cfg.Origin, Size: st.head.size, Root: st.head.root, Extensions: append(lines, l.cfg.Extensions...)}
+	c := audit.Checkpoint{Origin: l.cfg.Origin, Size: st.head.size, Root: st.head.root, Extensions: append(lines, *l.extensions.Load()...)}
 	msg, err := audit.SignCheckpoint(c, l.cfg.Signer)
 	if err != nil {
 		return nil, err
@@ -175,6 +185,7 @@ func (s *state) covers(tx store.Tx, name string, c audit.Checkpoint) error {
 
 // routine signs a log that has grown and brings it to the anchors that wait.
 func (l *Ledger) routine(ctx context.Context) {
+	l.watchClock(ctx)
 	l.watchDisk(ctx)
 	if _, err := l.Checkpoint(ctx); err != nil {
 		if ctx.Err() == nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"cardkms/audit"
 	"cardkms/audit/statemap"
@@ -31,7 +32,8 @@ type group struct {
 	edge    audit.Edge
 	blocks  []tlog.Hash
 	open    []int64
-	first   int64 // first entry whose content stays
+	first   int64     // first entry whose content stays
+	newest  time.Time // of the last entry
 	leaves  []store.Leaf
 	members []*request // those whose entry is in leaves, in the same order
 }
@@ -54,7 +56,12 @@ func (l *Ledger) commit(requests []*request) {
 	ctx, cancel := context.WithTimeout(context.Background(), GroupTimeout)
 	defer cancel()
 	g := &group{l: l, ctx: ctx}
-	g.answer(waiting, l.attempt(ctx, g, waiting))
+	began := time.Now()
+	err := l.attempt(ctx, g, waiting)
+	if l.cfg.OnGroup != nil {
+		l.cfg.OnGroup(Group{Entries: len(g.members), Took: time.Since(began), Err: err})
+	}
+	g.answer(waiting, err)
 }
 
 func (l *Ledger) attempt(ctx context.Context, g *group, waiting []*request) error {
@@ -84,7 +91,7 @@ func (g *group) apply(tx store.Tx, requests []*request) error {
 	if err := before.sized(tx); err != nil {
 		return err
 	}
-	*g = group{l: g.l, ctx: g.ctx, before: before, edge: before.edge.Clone(), blocks: before.blocks, open: before.head.open, first: before.head.first}
+	*g = group{l: g.l, ctx: g.ctx, before: before, edge: before.edge.Clone(), blocks: before.blocks, open: before.head.open, first: before.head.first, newest: before.newest}
 	rows := newRows(tx, before.rows)
 	for _, r := range requests {
 		leaf := g.change(rows, r)
@@ -124,7 +131,10 @@ func (g *group) change(rows *rows, r *request) (leaf []byte) {
 		return nil
 	}
 	seq := g.edge.Size()
-	e.Sequence, e.Time = seq, g.l.cfg.Now().UTC().Round(0)
+	e.Sequence = seq
+	if e.Time, r.err = g.l.clock.read(g.newest); r.err != nil {
+		return nil
+	}
 	if e.Outcome == audit.OutcomePending {
 		e.Detail = g.l.owned(e.Detail)
 	}
@@ -140,7 +150,7 @@ func (g *group) change(rows *rows, r *request) (leaf []byte) {
 	if leaf, r.err = e.Encode(); r.err != nil {
 		return nil
 	}
-	g.open, g.first = open, max(g.first, r.emptied)
+	g.open, g.first, g.newest = open, max(g.first, r.emptied), e.Time
 	rows.keep()
 	return leaf
 }
@@ -156,6 +166,7 @@ func (g *group) write(tx store.Tx, rows *rows) error {
 		return err
 	}
 	g.after = g.before.next(g.edge, g.blocks, after, g.open, g.first)
+	g.after.newest = g.newest
 	if err := g.sealHead(); err != nil {
 		return err
 	}

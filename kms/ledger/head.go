@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"cardkms/audit"
 	"cardkms/audit/statemap"
@@ -114,6 +115,7 @@ type state struct {
 	edge    audit.Edge
 	rows    statemap.Map
 	blocks  []tlog.Hash // roots of the full blocks; only ever appended to
+	newest  time.Time   // of the last entry; zero if there is none or its content is gone
 }
 
 // next returns the state after a group: edge and blocks are those of the longer

@@ -33,6 +33,10 @@
 //
 // It leaves out what entries and rows mean and who may change them.
 //
+// Entries are dated by Config.Now and never before the one that they follow. A clock that
+// is behind the newest entry, or that jumped, dates none: every change is
+// fault.ClockUnsafe until the clock is right again, and Open fails.
+//
 // It promises: when Do returns nil, its entry and its row changes survive the
 // loss of power, and the entry stands at the sequence that Do returned. When Do
 // returns another error than one that wraps store.ErrUnknown, the change has no
@@ -60,7 +64,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cardkms/audit"
@@ -100,8 +106,11 @@ type Config struct {
 	// only one. No two may have one name.
 	Node string
 	Now  func() time.Time
+	// Elapsed is a clock that nobody sets, from any beginning. Now is compared with it, so
+	// that a jump shows; nil: nobody looks.
+	Elapsed func() time.Duration
 	// Extensions are further lines of every checkpoint, e.g. the digest of the
-	// configuration.
+	// configuration; SetExtensions changes them.
 	Extensions []string
 	// CheckpointEvery is how often a log that has grown is signed without being
 	// asked; 0 means one second, negative never.
@@ -113,6 +122,7 @@ type Config struct {
 	Witnesses   []Witness
 	Disk        Disk             // nil: the disk is not watched
 	OnViolation func(*Violation) // called once for each; must not wait
+	OnGroup     func(Group)      // called after each attempt to commit; must not wait
 	// Restore has Open accept a database that is older than its anchors, if officers
 	// approve that, and say so in the log.
 	Restore *Restoration
@@ -163,7 +173,11 @@ type Ledger struct {
 	sign     chan struct{}    // holds one token; who has it may sign
 	signed   signedCheckpoint // the newest stored checkpoint; owned by who has the token
 	anchored map[string]anchorState
+	stats    stats
+	clock    clock
 	space    space
+
+	extensions atomic.Pointer[[]string]
 }
 
 // Open checks the database and starts the writer. A store that holds nothing, and
@@ -177,6 +191,9 @@ func Open(ctx context.Context, cfg Config) (*Ledger, error) {
 		token: make(chan struct{}, 1), sign: make(chan struct{}, 1), anchored: map[string]anchorState{},
 	}
 	l.found.byRef = map[store.Ref]*Violation{}
+	l.stats.init(cfg)
+	l.clock.init(cfg)
+	l.SetExtensions(cfg.Extensions)
 	l.sign <- struct{}{}
 	behind, err := l.inspect(ctx)
 	if err != nil {
@@ -197,6 +214,9 @@ func Open(ctx context.Context, cfg Config) (*Ledger, error) {
 // returns the anchors that are ahead of it, if officers accept that.
 func (l *Ledger) inspect(ctx context.Context) (behind []*Violation, err error) {
 	if err := l.load(ctx); err != nil {
+		return nil, err
+	}
+	if err := l.timed(); err != nil {
 		return nil, err
 	}
 	behind, err = l.compareAnchors(ctx)
@@ -273,7 +293,16 @@ func (l *Ledger) Close(ctx context.Context) error {
 }
 
 // Ready says why the ledger takes no entry, nil if it does.
-func (l *Ledger) Ready() error { return errors.Join(l.refused(), l.roomFor()) }
+func (l *Ledger) Ready() error { return errors.Join(l.Refusals()...) }
+
+// Refusals returns each reason why the ledger takes no entry.
+func (l *Ledger) Refusals() []error {
+	all := []error{l.refused(), l.roomFor(), l.timed()}
+	return slices.DeleteFunc(all, func(err error) bool { return err == nil })
+}
+
+// SetExtensions changes the further lines of checkpoints that are not signed yet.
+func (l *Ledger) SetExtensions(lines []string) { l.extensions.Store(&lines) }
 
 // Size returns the number of durable entries.
 func (l *Ledger) Size() int64 { return l.currentState().head.size }
@@ -314,7 +343,7 @@ func (l *Ledger) setCurrent(st *state) {
 // says more than that passes.
 func unavailable(err error) error {
 	switch fault.CodeOf(err) {
-	case fault.RollbackDetected, fault.ObjectTampered, fault.TokenUnavailable, fault.AuditFull:
+	case fault.RollbackDetected, fault.ObjectTampered, fault.TokenUnavailable, fault.AuditFull, fault.ClockUnsafe:
 		return err
 	}
 	switch {

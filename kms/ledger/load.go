@@ -104,7 +104,7 @@ func (s *state) grow(tx store.Tx, known *state) (grown bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	s.edge, s.blocks, s.rows = known.edge.Clone(), known.blocks, known.rows
+	s.edge, s.blocks, s.rows, s.newest = known.edge.Clone(), known.blocks, known.rows, known.newest
 	touched := map[uint16]bool{}
 	for _, leaf := range leaves {
 		if len(leaf.Hashes) == 0 {
@@ -115,6 +115,11 @@ func (s *state) grow(tx store.Tx, known *state) (grown bool, err error) {
 		}
 		for _, n := range leaf.Touched {
 			touched[n] = true
+		}
+	}
+	if n := len(leaves); n > 0 {
+		if s.newest, err = newestTime(leaves); err != nil || audit.LeafHash(leaves[n-1].Content) != tlog.Hash(leaves[n-1].Hashes[0]) {
+			return false, nil //nolint:nilerr // reading everything names what is wrong
 		}
 	}
 	if err := s.readBuckets(tx, slices.Sorted(maps.Keys(touched))); err != nil {
@@ -145,10 +150,25 @@ func (s *state) read(tx store.Tx, known *state) error {
 	if err := s.readMap(tx); err != nil {
 		return err
 	}
+	if err := s.readNewest(tx); err != nil {
+		return err
+	}
 	if known == nil {
 		return nil
 	}
 	return follows(tx, s, known)
+}
+
+// readNewest reads the time of the last entry, from a block that is compared.
+func (s *state) readNewest(tx store.Leaves) error {
+	if s.head.size == 0 {
+		return nil
+	}
+	leaves, err := s.block(tx, (s.head.size-1)&^(blockEntries-1))
+	if err == nil {
+		s.newest, err = newestTime(leaves)
+	}
+	return err
 }
 
 // follows checks that a state is one that may come after a known one.
@@ -308,10 +328,11 @@ func (l *Ledger) readNewest(ctx context.Context) (fresh bool, err error) {
 			return err
 		}
 		l.setCurrent(st)
-		l.signed, err = l.readCheckpoint(tx, st, CheckpointRef)
+		c, err := l.readCheckpoint(tx, st, CheckpointRef)
 		if errors.Is(err, store.ErrNotFound) {
 			return whole("the log has %d entries and no checkpoint", st.head.size)
 		}
+		l.isSigned(c)
 		return err
 	})
 	return fresh, err
@@ -358,6 +379,6 @@ func (l *Ledger) create(ctx context.Context) error {
 		return err
 	}
 	l.setCurrent(st)
-	l.signed = signedCheckpoint{note: note, version: 1, size: 0, root: st.head.root}
+	l.isSigned(signedCheckpoint{note: note, version: 1, size: 0, root: st.head.root})
 	return nil
 }

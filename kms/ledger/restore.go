@@ -60,7 +60,7 @@ func (l *Ledger) restore(ctx context.Context, behind []*Violation) error {
 		if err := a.Keep(ctx, l.signed.note); err != nil {
 			return fmt.Errorf("keeping the restored log in the anchor %s: %w", a.Name, err)
 		}
-		l.anchored[a.Name] = anchorState{at: l.cfg.Now(), size: l.signed.size}
+		l.holds(a.Name)
 	}
 	return nil
 }

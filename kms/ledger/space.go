@@ -118,7 +118,7 @@ func (l *Ledger) note(ctx context.Context, operation string, detail map[string]s
 	}
 	seq, err := l.do(ctx, &request{change: func(store.Rows) (audit.Entry, error) { return e, nil }})
 	if err != nil {
-		l.cfg.Logger.Error("audit log: no entry about the disk", slog.String("operation", operation), slog.Any("error", err))
+		l.cfg.Logger.Error("audit log: no entry of the service itself", slog.String("operation", operation), slog.Any("error", err))
 	}
 	return seq, err == nil
 }

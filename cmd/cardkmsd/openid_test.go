@@ -1,0 +1,174 @@
+package main
+
+import (
+	"bufio"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// openID starts a provider in a process of its own.
+func openID(t *testing.T) (issuer, ca string) {
+	t.Helper()
+	dir := t.TempDir()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), providerVariable+"="+dir)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(line), filepath.Join(dir, "ca.pem")
+}
+
+// web is an HTTP client that trusts these CAs and has no certificate.
+func web(t *testing.T, cas ...string) *http.Client {
+	t.Helper()
+	pool := x509.NewCertPool()
+	for _, ca := range cas {
+		pool.AddCert(certificateIn(t, ca))
+	}
+	c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}}}
+	t.Cleanup(c.CloseIdleConnections)
+	return c
+}
+
+func fetch(t *testing.T, c *http.Client, address string, header http.Header) (int, string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header = header
+	resp, err := c.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(b)
+}
+
+// TestPeople logs people in at a provider that is another process, and shows its tokens to
+// the listener for people.
+func TestPeople(t *testing.T) {
+	issuer, ca := openID(t)
+	listen := freeAddress(t)
+	auditor := devDomain + "/role/auditor/grace"
+	s := newSite(t, "people:", "  listen: "+listen, "  issuer: "+issuer, "  audience: cardkms", "  ca: "+ca,
+		"  subjects: {grace-7: "+auditor+", ada-1: "+devDomain+devOfficerPath+"ada}")
+	s.configure(func(text string) string { return text + "\n" })
+	c := web(t, ca, filepath.Join(s.dir, "tls", "ca.pem"))
+	token := func(sub, wrong string) string {
+		_, text := fetch(t, c, issuer+"/token?"+url.Values{"sub": {sub}, "wrong": {wrong}}.Encode(), nil)
+		return text
+	}
+	checkpoint := func(header http.Header) (int, string) {
+		return fetch(t, c, "https://"+listen+"/v1/audit/checkpoint", header)
+	}
+	bearer := func(text string) http.Header { return http.Header{"Authorization": {"Bearer " + text}} }
+
+	good := token("grace-7", "")
+	if status, body := checkpoint(bearer(good)); status != http.StatusOK {
+		t.Fatalf("the auditor: %d %s\n%s", status, body, s.log)
+	}
+	if status, body := checkpoint(bearer(token("ada-1", ""))); status != http.StatusForbidden {
+		t.Errorf("an officer reads what is an auditor's: %d %s", status, body)
+	}
+	if !strings.Contains(s.log.String(), `"caller":"`+auditor+`"`) {
+		t.Error("the access log does not name the person's client")
+	}
+	for name, header := range map[string]http.Header{
+		"nothing":              nil,
+		"another scheme":       {"Authorization": {"Basic " + good}},
+		"no token":             {"Authorization": {"Bearer "}},
+		"two tokens":           {"Authorization": {"Bearer " + good, "Bearer " + good}},
+		"a certificate's word": {"Authorization": {"Bearer " + good}, "Client-Cert": {"::"}},
+		"nonsense":             bearer("x.y.z"),
+		"half of it":           bearer(good[:len(good)/2]),
+		"another signature":    bearer(good[:len(good)-8] + "AAAAAAAA"),
+		"of nobody":            bearer(token("mallory", "")),
+		"for another":          bearer(token("grace-7", "audience")),
+		"of another provider":  bearer(token("grace-7", "issuer")),
+		"expired":              bearer(token("grace-7", "expired")),
+		"not yet valid":        bearer(token("grace-7", "not yet")),
+		"by another key":       bearer(token("grace-7", "key")),
+		"by a known secret":    bearer(token("grace-7", "secret")),
+		"by nobody":            bearer(token("grace-7", "none")),
+	} {
+		if status, body := checkpoint(header); status != http.StatusUnauthorized || strings.Contains(body, "grace") {
+			t.Errorf("%s: %d %s", name, status, body)
+		}
+	}
+	if strings.Contains(s.log.String(), good[len(good)-40:]) {
+		t.Error("the log holds a token")
+	}
+
+	if status, _ := fetch(t, c, issuer+"/rotate", nil); status != http.StatusOK {
+		t.Fatal("the provider does not rotate")
+	}
+	if status, body := checkpoint(bearer(token("grace-7", ""))); status != http.StatusOK {
+		t.Errorf("with the provider's new key: %d %s", status, body)
+	}
+	// The machine listener goes on to ask for a certificate, token or not.
+	if resp, err := c.Get(s.url + "/v1/audit/checkpoint"); err == nil { //nolint:noctx // a test
+		_ = resp.Body.Close()
+		t.Errorf("without a certificate: %d", resp.StatusCode)
+	}
+
+	s.configure(func(text string) string {
+		return strings.Replace(text, "tls:\n", "tls:\n  revoked: ["+auditor+"]\n", 1)
+	})
+	s.hangup(reloaded)
+	if status, _ := checkpoint(bearer(token("grace-7", ""))); status != http.StatusUnauthorized {
+		t.Errorf("revoked: %d", status)
+	}
+}
+
+// TestPeopleConfiguration: what would let programs in by token, or nobody, is refused.
+func TestPeopleConfiguration(t *testing.T) {
+	good := peopleConfig{Listen: ":8444", Issuer: "https://login.example.com", Audience: "cardkms", Subjects: map[string]string{"1": devDomain + "/role/auditor/grace"}}
+	clients := []clientConfig{
+		{ID: devDomain + "/role/auditor/grace", Role: "auditor"},
+		{ID: devDomain + "/role/update-server/one", Role: "update-server", Issuer: "demo", Cards: &cardRange{From: strings.Repeat("0", 20), To: strings.Repeat("F", 20)}},
+	}
+	for name, change := range map[string]func(*peopleConfig){
+		"":                    func(*peopleConfig) {},
+		"no listener":         func(p *peopleConfig) { p.Listen = "" },
+		"plain HTTP":          func(p *peopleConfig) { p.Issuer = "http://login.example.com" },
+		"no provider":         func(p *peopleConfig) { p.Issuer = "" },
+		"no audience":         func(p *peopleConfig) { p.Audience = "" },
+		"nobody":              func(p *peopleConfig) { p.Subjects = nil },
+		"an update server":    func(p *peopleConfig) { p.Subjects = map[string]string{"1": devDomain + "/role/update-server/one"} },
+		"a client that isn't": func(p *peopleConfig) { p.Subjects = map[string]string{"1": devDomain + "/role/auditor/none"} },
+		"no subject":          func(p *peopleConfig) { p.Subjects = map[string]string{"": devDomain + "/role/auditor/grace"} },
+	} {
+		p := good
+		change(&p)
+		wrong := (&config{People: p, Clients: clients}).wrongPeople()
+		if (len(wrong) > 0) != (name != "") {
+			t.Errorf("%s: %v", name, fmt.Sprint(wrong))
+		}
+	}
+	if wrong := (&config{}).wrongPeople(); len(wrong) > 0 {
+		t.Errorf("none at all: %v", wrong)
+	}
+}

@@ -1,0 +1,180 @@
+package main
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"time"
+)
+
+// transport is what tls: of the configuration and its files say at one moment.
+type transport struct {
+	cert    tls.Certificate
+	cas     []*x509.Certificate // of clients
+	lists   []*x509.RevocationList
+	uris    map[string]bool // of certificates that are revoked
+	serials map[string]bool // in decimal, of any CA
+	listed  map[listed]bool // by the lists
+	files   string          // digest of what was read
+}
+
+// listed names a certificate as a revocation list does.
+type listed struct{ issuer, serial string }
+
+// transport reads the files under tls:, and checks that they belong together.
+func (c *config) transport() (t transport, err error) {
+	read := sha256.New()
+	file := func(what, path string) []byte {
+		b, rerr := os.ReadFile(c.path(path))
+		if rerr != nil {
+			err = errors.Join(err, fmt.Errorf("reading %s: %w", what, rerr))
+		}
+		fmt.Fprintln(read, len(b))
+		read.Write(b)
+		return b
+	}
+	cert, key := file("the server's certificate", c.TLS.Certificate), file("its key", c.TLS.Key)
+	cas := file("the clients' CA", c.TLS.ClientCAs)
+	var lists []byte
+	if c.TLS.CRL != "" {
+		lists = file("the revocation lists", c.TLS.CRL)
+	}
+	if err != nil {
+		return t, err
+	}
+	t.files = hex.EncodeToString(read.Sum(nil))
+	if t.cert, err = tls.X509KeyPair(cert, key); err != nil {
+		return t, fmt.Errorf("reading the server's certificate: %w", err)
+	}
+	if t.cas, err = certificates(cas); err != nil {
+		return t, fmt.Errorf("tls.clientCAs: %w", err)
+	}
+	if t.lists, err = revocationLists(lists, t.cas); err != nil {
+		return t, fmt.Errorf("tls.crl: %w", err)
+	}
+	if c.TLS.CRL != "" && len(t.lists) == 0 {
+		return t, errors.New("tls.crl holds no revocation list")
+	}
+	t.listed = map[listed]bool{}
+	for _, list := range t.lists {
+		for _, e := range list.RevokedCertificateEntries {
+			t.listed[listed{string(list.RawIssuer), e.SerialNumber.String()}] = true
+		}
+	}
+	t.uris, t.serials, err = c.revoked()
+	return t, err
+}
+
+// blocks returns what the PEM blocks of one type hold.
+func blocks(kind string, text []byte) (all [][]byte, err error) {
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != kind {
+			return nil, fmt.Errorf("it holds a %s, which does not belong there", block.Type)
+		}
+		all = append(all, block.Bytes)
+	}
+	return all, nil
+}
+
+func certificates(text []byte) (all []*x509.Certificate, err error) {
+	ders, err := blocks("CERTIFICATE", text)
+	for _, der := range ders {
+		ca, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, ca)
+	}
+	if err == nil && len(all) == 0 {
+		err = errors.New("it holds no certificate")
+	}
+	return all, err
+}
+
+// revocationLists reads lists that client CAs signed. One that is over says nothing of
+// what was revoked since: it is refused here, and only watched afterwards.
+func revocationLists(text []byte, cas []*x509.Certificate) (all []*x509.RevocationList, err error) {
+	ders, err := blocks("X509 CRL", text)
+	for _, der := range ders {
+		list, err := x509.ParseRevocationList(der)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(cas, func(ca *x509.Certificate) bool { return list.CheckSignatureFrom(ca) == nil }) {
+			return nil, fmt.Errorf("no client CA signed the list of %s", list.Issuer)
+		}
+		// [RFC 5280], Section 5.2: a list with a critical extension that is not understood,
+		// such as one that tells of changes only, must not be used.
+		if slices.ContainsFunc(list.Extensions, func(e pkix.Extension) bool { return e.Critical }) {
+			return nil, fmt.Errorf("the list of %s is not a whole one", list.Issuer)
+		}
+		if time.Now().After(list.NextUpdate) {
+			return nil, fmt.Errorf("the list of %s is over since %s", list.Issuer, list.NextUpdate.Format(time.RFC3339))
+		}
+		all = append(all, list)
+	}
+	return all, err
+}
+
+// revoked reads tls.revoked.
+func (c *config) revoked() (uris, serials map[string]bool, err error) {
+	uris, serials = map[string]bool{}, map[string]bool{}
+	for _, r := range c.TLS.Revoked {
+		number, isSerial := strings.CutPrefix(r, "serial:")
+		n, ok := new(big.Int).SetString(number, 16)
+		switch {
+		case isSerial && ok && n.Sign() > 0:
+			serials[n.String()] = true
+		case strings.HasPrefix(r, "spiffe://"):
+			uris[r] = true
+		default:
+			err = errors.Join(err, fmt.Errorf("tls.revoked: %q is neither a SPIFFE URI nor serial:HEX", r))
+		}
+	}
+	return uris, serials, err
+}
+
+// refuses reports whether a chain that was verified once is not to be believed any more:
+// its certificate is revoked, or its CA is no longer one.
+func (t transport) refuses(chain []*x509.Certificate) bool {
+	leaf, root := chain[0], chain[len(chain)-1]
+	serial := leaf.SerialNumber.String()
+	return !slices.ContainsFunc(t.cas, root.Equal) || t.serials[serial] || t.listed[listed{string(leaf.RawIssuer), serial}] ||
+		slices.ContainsFunc(leaf.URIs, func(u *url.URL) bool { return t.uris[u.String()] })
+}
+
+func (t transport) pool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, ca := range t.cas {
+		pool.AddCert(ca)
+	}
+	return pool
+}
+
+// ends returns when the server's certificate, the first of the clients' CAs and the first
+// of the revocation lists are over.
+func (t transport) ends() map[string]time.Time {
+	out := map[string]time.Time{"server": t.cert.Leaf.NotAfter}
+	first := func(name string, end time.Time) {
+		if had, ok := out[name]; !ok || end.Before(had) {
+			out[name] = end
+		}
+	}
+	for _, ca := range t.cas {
+		first("client-ca", ca.NotAfter)
+	}
+	for _, list := range t.lists {
+		first("crl", list.NextUpdate)
+	}
+	return out
+}
