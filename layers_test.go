@@ -21,7 +21,7 @@ import (
 //	state machines  kms/update   kms/channel   kms/approval   kms/ledger   kms/report   kms/profile
 //	specifications  derive/scp03 derive/scp02 derive/diversify → derive             audit/tiles audit/witness → audit
 //	vocabulary      kms/apdu → kms/fault   kms/key   kms/secret   kms/store   api
-//	adapters        kms/hsm  kms/store/sqlite  kms/store/postgres: vocabulary and the interfaces that they satisfy
+//	adapters        kms/hsm  kms/vault  kms/store/sqlite  kms/store/postgres: vocabulary and the interfaces that they satisfy
 var policy = map[string][]string{
 	"kms/fault":  {},
 	"kms/key":    {},
@@ -93,6 +93,9 @@ var policy = map[string][]string{
 	// throwaway runs a server and speaks no SQL itself: tests and the demonstration use it.
 	"kms/store/postgres/throwaway": {},
 	"kms/store/storetest":          {"kms/store"},
+	"kms/vault":                    {"kms/secret"},
+	// vaulttest runs a server and asks it as its administrator.
+	"kms/vault/vaulttest": {},
 
 	"api/server": {"api", "derive/emv", "derive/scp03", "kms", "kms/apdu", "kms/approval", "kms/fault", "kms/key", "kms/profile", "kms/report", "kms/update"},
 	"api/client": {"api"},
@@ -116,7 +119,7 @@ var policy = map[string][]string{
 
 // testsOnly are packages that production code never imports, whatever the policy
 // says of what they import themselves.
-var testsOnly = []string{"derive/derivetest", "kms/store/storetest", "softhsm/testtoken"}
+var testsOnly = []string{"derive/derivetest", "kms/store/storetest", "softhsm/testtoken", "kms/vault/vaulttest"}
 
 // confined says which packages may import a dependency.
 var confined = map[string][]string{
@@ -125,6 +128,8 @@ var confined = map[string][]string{
 	"github.com/danielgtaylor/huma/v2": {"api/server"},
 	"modernc.org/sqlite":               {"kms/store/sqlite"},
 	"github.com/jackc/pgx/v5":          {"kms/store/postgres"},
+	"github.com/hashicorp/vault":       {"kms/vault", "kms/vault/vaulttest"},
+	"github.com/Shopify/toxiproxy/v2":  {"kms/vault/vaulttest"},
 	"github.com/pressly/goose/v3":      {"kms/store/sqlite", "kms/store/postgres"},
 	"github.com/spf13/cobra":           {"cmd/cardkms", "cmd/cardkmsd"},
 	"golang.org/x/crypto":              {"kms/approval/officerkey"},
