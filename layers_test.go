@@ -94,8 +94,8 @@ var policy = map[string][]string{
 	"kms/store/postgres/throwaway": {},
 	"kms/store/storetest":          {"kms/store"},
 	"kms/vault":                    {"kms/secret"},
-	// vaulttest runs a server and asks it as its administrator.
-	"kms/vault/vaulttest": {},
+	// vaulttest runs a server, and a database for it, and asks it as its administrator.
+	"kms/vault/vaulttest": {"kms/store/postgres/throwaway"},
 
 	"api/server": {"api", "derive/emv", "derive/scp03", "kms", "kms/apdu", "kms/approval", "kms/fault", "kms/key", "kms/profile", "kms/report", "kms/update"},
 	"api/client": {"api"},
@@ -106,7 +106,7 @@ var policy = map[string][]string{
 	"softhsm/testtoken": {"kms/hsm", "kms/secret", "softhsm"},
 
 	"cmd/cardkmsd": {"api/server", "audit", "audit/durable", "audit/tiles", "audit/witness", "derive", "kms", "kms/approval", "kms/approval/officerkey", "kms/ceremony", "kms/channel",
-		"kms/fault", "kms/hsm", "kms/key", "kms/ledger", "kms/probe", "kms/profile", "kms/report", "kms/secret", "kms/store", "kms/store/postgres", "kms/store/sqlite", "softhsm"},
+		"kms/fault", "kms/hsm", "kms/key", "kms/ledger", "kms/probe", "kms/profile", "kms/report", "kms/secret", "kms/store", "kms/store/postgres", "kms/store/sqlite", "kms/vault", "softhsm"},
 	// The client holds no key and links no PKCS#11: update is for the statement that
 	// a release key signs and the commands that ask a card for its status; approval is
 	// for what an officer signs, and for judging it in a log; ceremony reads the file that an

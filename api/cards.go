@@ -85,4 +85,6 @@ type AuditConsistency struct {
 // Health is the answer of the health paths.
 type Health struct {
 	Status string `json:"status" enum:"ok,ready"`
+	// Degraded names what the service can do without for a while and has not.
+	Degraded []string `json:"degraded,omitempty" enum:"vault"`
 }

@@ -109,3 +109,11 @@ func IsCosigner(v note.Verifier) bool {
 	k, ours := v.(*key)
 	return ours && k.encoded[0] == typeCosignature
 }
+
+// CosignerPublicKey returns the public key of a witness's verifier.
+func CosignerPublicKey(v note.Verifier) (ed25519.PublicKey, error) {
+	if !IsCosigner(v) {
+		return nil, ErrKey
+	}
+	return ed25519.PublicKey(v.(*key).encoded[1:]), nil
+}

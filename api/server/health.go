@@ -36,7 +36,7 @@ func (s *server) registerHealth(a huma.API) {
 		if err := s.checkReady(ctx); err != nil {
 			return nil, s.notReady(ctx, err)
 		}
-		return answered(api.Health{Status: "ready"}), nil
+		return answered(api.Health{Status: "ready", Degraded: s.degraded()}), nil
 	})
 }
 

@@ -49,8 +49,11 @@ type Config struct {
 	Proxies   []string
 	ClientCAs *x509.CertPool
 	Logger    *slog.Logger
-	Version   string // of the API, in the OpenAPI document
-	Limits    Limits
+	// Degraded names what the service has to do without at the moment; /readyz says so and
+	// stays ready. Nil for nothing.
+	Degraded func() []string
+	Version  string // of the API, in the OpenAPI document
+	Limits   Limits
 }
 
 // Limits bound what one request and one client may use.
@@ -111,6 +114,7 @@ type server struct {
 	routes  []route // in the order of registration
 
 	clientCAs *x509.CertPool
+	degraded  func() []string
 }
 
 // New checks a configuration and returns the handler of the whole API.
@@ -131,7 +135,10 @@ func newServer(cfg Config) (*server, error) {
 	}
 	s := &server{
 		svc: cfg.Service, logger: cfg.Logger, limits: cfg.Limits.withDefaults(), clients: map[string]kms.Caller{},
-		proxies: map[string]bool{}, clientCAs: cfg.ClientCAs,
+		proxies: map[string]bool{}, clientCAs: cfg.ClientCAs, degraded: cfg.Degraded,
+	}
+	if s.degraded == nil {
+		s.degraded = func() []string { return nil }
 	}
 	if s.logger == nil {
 		s.logger = slog.Default()

@@ -23,6 +23,7 @@ import (
 	"cardkms/kms/hsm"
 	"cardkms/kms/key"
 	"cardkms/kms/ledger"
+	"cardkms/kms/secret"
 	"cardkms/kms/store"
 	"cardkms/kms/store/postgres"
 	"cardkms/kms/store/sqlite"
@@ -39,6 +40,8 @@ type node struct {
 	service *kms.Service
 
 	suspects suspects
+	// ownsVault: the login at Vault is this node's, and not that of who opened it.
+	ownsVault bool
 }
 
 var errSoftHSM = errors.New("SoftHSM2 keeps keys in files that anybody with their PIN can copy; it serves only with development: true")
@@ -61,6 +64,10 @@ func openRestoring(ctx context.Context, cfg *config, logger *slog.Logger, restor
 		return n, errSoftHSM
 	}
 	if n.lock, err = lockDir(cfg.path(cfg.Data)); err != nil {
+		return n, err
+	}
+	n.ownsVault = cfg.fromVault == nil
+	if err = cfg.openVault(ctx, logger); err != nil {
 		return n, err
 	}
 	if n.token, err = openToken(ctx, cfg, logger); err != nil {
@@ -91,15 +98,31 @@ func openStore(ctx context.Context, cfg *config) (store.Store, error) {
 		}
 		return db, nil
 	}
+	if cfg.Database.Credentials != "" {
+		user, err := cfg.databaseUser(ctx)
+		if err != nil {
+			return nil, err
+		}
+		db, err := openPostgres(ctx, cfg, user.Credentials)
+		if err != nil {
+			return nil, err
+		}
+		user.OnChange(db.Renew)
+		return db, nil
+	}
 	credentials, err := cfg.databaseCredentials()
 	if err != nil {
 		return nil, fmt.Errorf("database.password: %w", err)
 	}
-	db, err := postgres.Open(ctx, postgres.Config{URL: cfg.Database.URL, Credentials: credentials, Connections: cfg.Database.Connections})
+	db, err := openPostgres(ctx, cfg, credentials)
 	if err != nil {
 		return nil, err
 	}
 	return db, nil
+}
+
+func openPostgres(ctx context.Context, cfg *config, credentials postgres.Credentials) (*postgres.DB, error) {
+	return postgres.Open(ctx, postgres.Config{URL: cfg.Database.URL, Credentials: credentials, Connections: cfg.Database.Connections})
 }
 
 // databaseCredentials returns what a connection logs in with; no function where the
@@ -138,12 +161,16 @@ func openToken(ctx context.Context, cfg *config, logger *slog.Logger) (*hsm.Toke
 			return nil, err
 		}
 	}
-	pin, err := cfg.resolve(cfg.Token.PIN)
-	if err != nil {
-		return nil, fmt.Errorf("token.pin: %w", err)
+	source := cfg.pinSource()
+	var pin secret.Bytes
+	if source == nil {
+		var err error
+		if pin, err = cfg.resolve(cfg.Token.PIN); err != nil {
+			return nil, fmt.Errorf("token.pin: %w", err)
+		}
 	}
 	t, err := hsm.Open(ctx, hsm.Config{
-		Module: cfg.Token.Module, InitArgs: cfg.Token.InitArgs, Label: cfg.Token.Label, PIN: pin,
+		Module: cfg.Token.Module, InitArgs: cfg.Token.InitArgs, Label: cfg.Token.Label, PIN: pin, PINSource: source,
 		Sessions: cfg.Token.Sessions, Objects: cfg.Token.Objects, Logger: logger,
 	})
 	if err != nil {
@@ -177,11 +204,15 @@ func (n *node) openLog(ctx context.Context, logger *slog.Logger, restore *ledger
 	if err != nil {
 		return nil, err
 	}
+	ofVault, err := n.transitWitnesses(ctx, verifier, logger)
+	if err != nil {
+		return nil, err
+	}
 	return ledger.Open(ctx, ledger.Config{
 		Store: n.store, Signer: signer, Verifier: verifier, Origin: n.cfg.Log.Origin, Now: time.Now, Logger: logger,
 		MAC:        func(ctx context.Context, m []byte) ([]byte, error) { return n.token.MAC(ctx, stateKey, m) },
 		Extensions: []string{"config " + n.cfg.digest}, Node: n.cfg.Node,
-		Anchors: n.anchors(), Witnesses: witnesses, Disk: n.cfg.disk(),
+		Anchors: n.anchors(), Witnesses: append(witnesses, ofVault...), Disk: n.cfg.disk(),
 		OnViolation: n.suspects.add, Restore: restore,
 	})
 }
@@ -323,6 +354,9 @@ func (n *node) close() {
 	}
 	if n.token != nil {
 		n.token.Close()
+	}
+	if n.ownsVault {
+		n.cfg.closeVault()
 	}
 	if n.lock != nil {
 		_ = n.lock.Close()

@@ -52,29 +52,48 @@ const (
 )
 
 func serve(ctx context.Context, cfg *config, logger *slog.Logger) error {
-	starting, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	n, err := open(starting, cfg, logger)
-	if err != nil {
+	defer cfg.closeVault()
+	f := &front{cfg: cfg, logger: logger}
+	defer f.close()
+	n, err := openPatiently(ctx, cfg, f, logger)
+	if err != nil || n == nil {
 		return err
 	}
 	defer n.close()
-	if err := n.verifyKeys(starting, logger); err != nil {
-		return fmt.Errorf("a key in the token is not what it should be: %w", err)
-	}
-	if err := n.announce(starting, logger); err != nil {
-		return err
-	}
 	srv, err := newHTTP(cfg, n, logger)
 	if err != nil {
 		return err
 	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Listen)
+	l, err := f.handOver(ctx)
 	if err != nil {
-		return fmt.Errorf("listening: %w", err)
+		return err
 	}
 	logger.Info("serving", "address", l.Addr().String(), "development", cfg.Development)
 	return n.run(ctx, srv, l, logger)
+}
+
+// begin opens a node and checks that it can serve.
+func begin(ctx context.Context, cfg *config, logger *slog.Logger) (n *node, err error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if err := cfg.openVault(ctx, logger); err != nil {
+		return nil, err
+	}
+	if err := cfg.openCertificate(ctx); err != nil {
+		return nil, err
+	}
+	if n, err = open(ctx, cfg, logger); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			n.close()
+		}
+	}()
+	if err := n.verifyKeys(ctx, logger); err != nil {
+		return nil, fmt.Errorf("a key in the token is not what it should be: %w", err)
+	}
+	return n, n.announce(ctx, logger)
 }
 
 // announce says and logs which plans the token's operations follow, and who
@@ -94,6 +113,9 @@ func (n *node) announce(ctx context.Context, logger *slog.Logger) error {
 		plan = "native"
 	}
 	found["kdf"] = plan
+	if v := n.cfg.fromVault; v != nil && v.pinVersion.Load() > 0 {
+		found["pin_version"] = fmt.Sprint(v.pinVersion.Load())
+	}
 	return n.service.Started(ctx, found)
 }
 
@@ -102,10 +124,24 @@ func newHTTP(cfg *config, n *node, logger *slog.Logger) (*http.Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	cert, err := tls.LoadX509KeyPair(cfg.path(cfg.TLS.Certificate), cfg.path(cfg.TLS.Key))
+	t, err := serverTLS(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("reading the server's certificate: %w", err)
+		return nil, err
 	}
+	h, err := server.New(server.Config{
+		Service: n.service, Clients: callers, Proxies: cfg.Proxies, ClientCAs: t.ClientCAs, Logger: logger, Degraded: cfg.degraded,
+		Limits: server.Limits{RequestsPerSecond: cfg.Limits.RequestsPerSecond, ImageBytesMax: cfg.Limits.ImageBytes},
+	})
+	if err != nil {
+		return nil, err
+	}
+	srv := server.HTTPServer(h, t)
+	srv.ErrorLog = slog.NewLogLogger(logger.Handler(), slog.LevelDebug)
+	return srv, nil
+}
+
+// serverTLS returns the listener's side of TLS, with a certificate of files or of Vault.
+func serverTLS(cfg *config) (*tls.Config, error) {
 	pem, err := os.ReadFile(cfg.path(cfg.TLS.ClientCAs))
 	if err != nil {
 		return nil, fmt.Errorf("reading the clients' CA: %w", err)
@@ -114,16 +150,16 @@ func newHTTP(cfg *config, n *node, logger *slog.Logger) (*http.Server, error) {
 	if !cas.AppendCertsFromPEM(pem) {
 		return nil, errors.New("tls.clientCAs holds no certificate")
 	}
-	h, err := server.New(server.Config{
-		Service: n.service, Clients: callers, Proxies: cfg.Proxies, ClientCAs: cas, Logger: logger,
-		Limits: server.Limits{RequestsPerSecond: cfg.Limits.RequestsPerSecond, ImageBytesMax: cfg.Limits.ImageBytes},
-	})
-	if err != nil {
-		return nil, err
+	if cfg.TLS.Vault != nil {
+		t := server.TLSConfig(tls.Certificate{}, cas)
+		t.Certificates, t.GetCertificate = nil, cfg.fromVault.certificate.Get
+		return t, nil
 	}
-	srv := server.HTTPServer(h, server.TLSConfig(cert, cas))
-	srv.ErrorLog = slog.NewLogLogger(logger.Handler(), slog.LevelDebug)
-	return srv, nil
+	cert, err := tls.LoadX509KeyPair(cfg.path(cfg.TLS.Certificate), cfg.path(cfg.TLS.Key))
+	if err != nil {
+		return nil, fmt.Errorf("reading the server's certificate: %w", err)
+	}
+	return server.TLSConfig(cert, cas), nil
 }
 
 // watch does something again and again, at most a fifth of the time.

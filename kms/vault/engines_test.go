@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -16,24 +15,6 @@ import (
 	"cardkms/kms/store/postgres/throwaway"
 	"cardkms/kms/vault"
 )
-
-// database starts a PostgreSQL whose users need passwords, and which Vault rules.
-func (w *world) database() *throwaway.Cluster {
-	w.t.Helper()
-	ctx := context.Background()
-	c, err := throwaway.Start(ctx)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(func() { _ = c.Close() })
-	hba := "local all cardkms trust\nlocal all all scram-sha-256\n"
-	if err := os.WriteFile(filepath.Join(c.Dir(), "data", "pg_hba.conf"), []byte(hba), 0o600); err != nil {
-		w.t.Fatal(err)
-	}
-	w.sql(c, "SELECT pg_reload_conf()")
-	w.Setup(map[string]string{"DATABASE_URL": c.URL("postgres")}, "Database")
-	return c
-}
 
 func (w *world) sql(c *throwaway.Cluster, statement string) string {
 	w.t.Helper()
@@ -46,13 +27,9 @@ func (w *world) sql(c *throwaway.Cluster, statement string) string {
 
 const users = "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'v-%'"
 
-func (w *world) credentials(c *throwaway.Cluster, ttl, most string) (*vault.Database, *atomic.Int64) {
+func (w *world) credentials(ttl, most string) (*vault.Database, *atomic.Int64) {
 	w.t.Helper()
-	w.Write("database/roles/cardkms", map[string]any{
-		"db_name": "cardkms", "default_ttl": ttl, "max_ttl": most,
-		"creation_statements":   `CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'`,
-		"revocation_statements": `DROP ROLE IF EXISTS "{{name}}"`,
-	})
+	w.Write("database/roles/cardkms", map[string]any{"default_ttl": ttl, "max_ttl": most})
 	w.open()
 	d, err := w.client.Database(context.Background(), "database/creds/cardkms")
 	if err != nil {
@@ -68,8 +45,8 @@ func (w *world) credentials(c *throwaway.Cluster, ttl, most string) (*vault.Data
 func TestDatabaseRenewal(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	c := w.database()
-	d, changes := w.credentials(c, "2s", "1h")
+	c := w.Database()
+	d, changes := w.credentials("2s", "1h")
 	first, password, err := d.Credentials(context.Background())
 	if err != nil || first == "" || password == "" {
 		t.Fatal(err)
@@ -95,8 +72,8 @@ func TestDatabaseRenewal(t *testing.T) {
 func TestDatabaseMaxTTL(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	c := w.database()
-	d, changes := w.credentials(c, "2s", "3s")
+	w.Database()
+	d, changes := w.credentials("2s", "3s")
 	eventually(t, "two replacements", func() bool {
 		if time.Now().After(d.Expires()) {
 			t.Fatal("the credentials ended")
@@ -109,9 +86,9 @@ func TestDatabaseMaxTTL(t *testing.T) {
 func TestLeastPrivilege(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	c := w.database()
+	w.Database()
 	w.Write("database/roles/other", map[string]any{"db_name": "cardkms", "creation_statements": `CREATE ROLE "{{name}}"`})
-	d, _ := w.credentials(c, "1h", "2h")
+	d, _ := w.credentials("1h", "2h")
 	for _, path := range []string{"database/creds/other", "database/config/cardkms", "sys/leases/lookup"} {
 		if _, err := w.client.Database(context.Background(), path); err == nil {
 			t.Errorf("%s is open to the node", path)
