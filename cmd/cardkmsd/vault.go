@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"sync/atomic"
@@ -47,7 +48,9 @@ func (c *config) openVault(ctx context.Context, logger *slog.Logger) error {
 		return nil
 	}
 	var err error
-	v.client, err = vault.Open(ctx, v.cfg)
+	if v.client, err = vault.Open(ctx, v.cfg); errors.Is(err, vault.ErrConfig) {
+		return err
+	}
 	return ofVault(err)
 }
 

@@ -28,7 +28,7 @@ type appRoleConfig struct {
 	Mount           string `yaml:"mount"` // of the auth method; its own name if empty
 	Role            string `yaml:"role"`
 	RoleID          string `yaml:"roleID"`
-	WrappedSecretID string `yaml:"wrappedSecretID"` // a reference to the wrapping token
+	WrappedSecretID string `yaml:"wrappedSecretID"` // file:PATH of the wrapping token
 }
 
 type kubernetesConfig struct {
@@ -54,6 +54,8 @@ type vaultTLS struct {
 
 // vaultPrefix begins a reference to something that Vault gives.
 const vaultPrefix = "vault:"
+
+const filePrefix = "file:"
 
 const certificateTTLMin = time.Hour
 
@@ -102,7 +104,7 @@ func (v *vaultConfig) wrong() error {
 	}
 	a, methods, complete := v.Auth, 0, false
 	if m := a.AppRole; m != nil {
-		methods, complete = methods+1, m.Role != "" && m.RoleID != "" && m.WrappedSecretID != ""
+		methods, complete = methods+1, m.Role != "" && m.RoleID != "" && strings.HasPrefix(m.WrappedSecretID, filePrefix)
 	}
 	if m := a.Kubernetes; m != nil {
 		methods, complete = methods+1, m.Role != "" && m.TokenFile != ""
@@ -111,7 +113,7 @@ func (v *vaultConfig) wrong() error {
 		methods, complete = methods+1, m.Role != "" && m.Certificate != "" && m.Key != ""
 	}
 	if methods != 1 || !complete {
-		wrong = append(wrong, errors.New("vault.auth is one of approle {role, roleID, wrappedSecretID}, kubernetes {role, tokenFile} and cert {role, certificate, key}, all of it"))
+		wrong = append(wrong, errors.New("vault.auth is one of approle {role, roleID, wrappedSecretID: file:PATH}, kubernetes {role, tokenFile} and cert {role, certificate, key}, all of it"))
 	}
 	return errors.Join(wrong...)
 }
@@ -142,7 +144,11 @@ func (c *config) method() vault.Method {
 	case a.AppRole != nil:
 		return &vault.AppRole{
 			Mount: cmp.Or(a.AppRole.Mount, "approle"), Role: a.AppRole.Role, RoleID: a.AppRole.RoleID,
-			Wrapped: func() (secret.Bytes, error) { return c.resolve(a.AppRole.WrappedSecretID) },
+			// Not by resolve, which reads once: while Vault is away the token may expire, and
+			// another be delivered.
+			Wrapped: func() (secret.Bytes, error) {
+				return readSecret("file", c.path(strings.TrimPrefix(a.AppRole.WrappedSecretID, filePrefix)))
+			},
 		}
 	case a.Kubernetes != nil:
 		return &vault.Kubernetes{Mount: cmp.Or(a.Kubernetes.Mount, "kubernetes"), Role: a.Kubernetes.Role, Token: c.path(a.Kubernetes.TokenFile)}

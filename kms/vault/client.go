@@ -35,15 +35,18 @@ type login struct {
 	replaced chan struct{} // closed when a newer one took its place
 }
 
-// Open logs in. An error that is not ErrSpent, or of the configuration, may pass by
-// itself: the caller tries again with the same Config, whose AppRole keeps what it opened.
+// ErrConfig: nothing was asked of Vault, because what the process was given is wrong.
+var ErrConfig = errors.New("vault: this configuration is not used")
+
+// Open logs in. An error that is neither ErrConfig nor ErrSpent may pass by itself: the
+// caller tries again with the same Config, whose AppRole keeps what it opened.
 func Open(ctx context.Context, cfg Config) (*Client, error) {
 	if err := errors.Join(CheckAddress(cfg.Address), checkEnvironment()); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
 	h, err := newHTTP(cfg)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
 	c := &Client{cfg: cfg, http: h}
 	if err := c.enter(ctx, nil); err != nil {
