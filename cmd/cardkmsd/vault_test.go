@@ -292,6 +292,42 @@ func TestAllOfVault(t *testing.T) {
 	s.nowhere()
 }
 
+// TestVaultWitnessRemembers puts everything of the host back to an earlier time, database,
+// anchors and token. Only the witness whose memory is in Vault knows better.
+func TestVaultWitnessRemembers(t *testing.T) {
+	s := newVaultSite(t, "Witness")
+	s.witness()
+	s.deliver()
+	s.serve()
+	s.works()
+	s.stop()
+	state, backup := []string{"data", "anchor", "softhsm"}, t.TempDir()
+	for _, dir := range state {
+		s.must("", os.CopyFS(filepath.Join(backup, dir), os.DirFS(filepath.Join(s.dir, dir))))
+	}
+	cosigned := func() string {
+		data, _ := s.vault.Read("kv/data/cardkms/witness")["data"].(map[string]any)
+		text, _ := data["checkpoint"].(string)
+		return text
+	}
+	before := cosigned()
+	s.deliver()
+	s.serve()
+	s.works()
+	s.eventually("a cosignature", func() bool { return cosigned() != before })
+	s.stop()
+	for _, dir := range state {
+		s.must("", os.RemoveAll(filepath.Join(s.dir, dir)))
+		s.must("", os.CopyFS(filepath.Join(s.dir, dir), os.DirFS(filepath.Join(backup, dir))))
+	}
+	s.deliver()
+	s.launch()
+	s.eventually("the rollback is found", s.answers("/readyz", http.StatusServiceUnavailable, `"code":"rollback_detected"`))
+	if !strings.Contains(s.log.String(), "the witness vault has cosigned") {
+		t.Errorf("it was found in another way:\n%s", s.log)
+	}
+}
+
 // pki has the node serve with a certificate of Vault, and its clients trust Vault's PKI.
 func (s *vaultSite) pki() {
 	s.t.Helper()

@@ -21,8 +21,8 @@ type Database struct {
 	life           life
 	changed        func()
 
-	of *login // whose lease it is: it dies with that token; owned by keep
-	id string // of the lease; owned by keep
+	of *login // whose lease it is: it dies with that token; owned by keep, as id
+	id string // of the lease
 }
 
 // Database returns credentials of a role, path being database/creds/ROLE, and keeps them
@@ -64,16 +64,16 @@ func (d *Database) lifeNow() life {
 
 func (d *Database) keep() {
 	var failures BackOff
-	for pause := d.lifeNow().pause(); d.client.sleep(pause, d.of.replaced); {
-		if err := d.tend(d.client.background); err != nil && d.client.background.Err() == nil {
+	pause, early := d.lifeNow().pause(), d.of.replaced
+	for d.client.sleep(pause, early) {
+		err := d.tend(d.client.background)
+		switch {
+		case err == nil:
+			failures, pause, early = BackOff{}, d.lifeNow().pause(), d.of.replaced
+		case d.client.background.Err() == nil:
 			d.client.cfg.Logger.Warn("the database credentials could not be renewed; trying again", slog.Time("expires", d.Expires()), slog.Any("error", err))
-			if pause = failures.Next(); !d.client.sleep(pause, nil) { // the login may stay replaced
-				return
-			}
-			pause = 0
-			continue
+			pause, early = failures.Next(), nil // the login stays replaced
 		}
-		failures, pause = BackOff{}, d.lifeNow().pause()
 	}
 }
 

@@ -57,20 +57,18 @@ const lookEvery = 10 * time.Second
 // keep keeps the client logged in until Close.
 func (c *Client) keep() {
 	var failures BackOff
-	due := time.Now().Add(c.login().life.pause())
-	for pause := time.Duration(0); c.sleep(pause, nil); {
+	due := time.Now().Add(c.lifeOf(c.login()).pause())
+	for pause := min(time.Until(due), lookEvery); c.sleep(pause, nil); {
 		err := c.tend(c.background, due)
 		switch {
 		case err != nil && c.background.Err() == nil:
 			c.cfg.Logger.Warn("the login at Vault could not be kept; trying again", slog.Time("expires", c.Expires()), slog.Any("error", err))
 			pause, due = failures.Next(), time.Now() // renew as soon as it can be
-		default:
-			failures = BackOff{}
-			if !time.Now().Before(due) {
-				due = time.Now().Add(c.lifeOf(c.login()).pause())
-			}
-			pause = min(time.Until(due), lookEvery)
+			continue
+		case !time.Now().Before(due):
+			due = time.Now().Add(c.lifeOf(c.login()).pause())
 		}
+		failures, pause = BackOff{}, min(time.Until(due), lookEvery)
 	}
 }
 

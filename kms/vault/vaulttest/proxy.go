@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/Shopify/toxiproxy/v2"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 )
 
@@ -21,7 +20,7 @@ type Proxy struct {
 // Proxy makes a way to this server.
 func (s *Server) Proxy() *Proxy {
 	s.t.Helper()
-	api := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(prometheus.NewRegistry()), zerolog.Nop())
+	api := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
 	p := &Proxy{s.t, toxiproxy.NewProxy(api, "vault", "127.0.0.1:0", s.Address())}
 	p.Up()
 	s.t.Cleanup(p.inner.Stop)
