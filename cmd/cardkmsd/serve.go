@@ -73,7 +73,7 @@ func serve(ctx context.Context, cfg *config, logger *slog.Logger) error {
 }
 
 // begin opens a node and checks that it can serve.
-func begin(ctx context.Context, cfg *config, logger *slog.Logger) (n *node, err error) {
+func begin(ctx context.Context, cfg *config, logger *slog.Logger) (*node, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if err := cfg.openVault(ctx, logger); err != nil {
@@ -82,18 +82,19 @@ func begin(ctx context.Context, cfg *config, logger *slog.Logger) (n *node, err 
 	if err := cfg.openCertificate(ctx); err != nil {
 		return nil, err
 	}
-	if n, err = open(ctx, cfg, logger); err != nil {
+	n, err := open(ctx, cfg, logger)
+	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			n.close()
-		}
-	}()
 	if err := n.verifyKeys(ctx, logger); err != nil {
+		n.close()
 		return nil, fmt.Errorf("a key in the token is not what it should be: %w", err)
 	}
-	return n, n.announce(ctx, logger)
+	if err := n.announce(ctx, logger); err != nil {
+		n.close()
+		return nil, err
+	}
+	return n, nil
 }
 
 // announce says and logs which plans the token's operations follow, and who

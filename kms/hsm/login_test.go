@@ -84,6 +84,9 @@ func TestOneLogin(t *testing.T) {
 // TestPINSource: a PIN that is not kept is asked for at each connection, and wiped. While
 // it cannot be had the token stays lost, which is no reason not to ask again.
 func TestPINSource(t *testing.T) {
+	if !inChild(t) {
+		return
+	}
 	cfg, err := testtoken.SoftHSMConfig()
 	if err != nil {
 		t.Fatal(err)

@@ -63,6 +63,10 @@ func TestSpent(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	w.cfg.Auth = w.appRole("")
+	if _, err := vault.Open(context.Background(), w.cfg); err == nil || errors.Is(err, vault.ErrSpent) {
+		t.Errorf("not delivered yet: %v", err)
+	}
 	w.Unwrap(forged)
 	if n := w.logins(); n != 0 {
 		t.Errorf("%d logins", n)

@@ -52,6 +52,9 @@ func (r *AppRole) unwrap(ctx context.Context, c *Client) error {
 		return fmt.Errorf("reading the wrapped secret id: %w", err)
 	}
 	token := string(wrapped.Reveal())
+	if token == "" {
+		return errors.New("vault: the wrapped secret id is empty; it was not delivered yet")
+	}
 	// A client of its own: the library makes the wrapping token the token of the client
 	// that opens it.
 	a, err := c.newAPI("")
@@ -69,10 +72,10 @@ func (r *AppRole) unwrap(ctx context.Context, c *Client) error {
 	if err != nil {
 		return spent(err)
 	}
-	id, _ := opened.Data["secret_id"].(string)
-	if id == "" {
+	if opened == nil || opened.Data["secret_id"] == nil {
 		return errors.New("vault: the wrapping token holds no secret id")
 	}
+	id, _ := opened.Data["secret_id"].(string)
 	r.secretID = secret.New([]byte(id))
 	return nil
 }
@@ -119,6 +122,10 @@ type Certificate struct {
 }
 
 func (x *Certificate) login(context.Context, *Client) (string, map[string]any, error) {
+	// A handshake with a certificate that cannot be read would only say that it failed.
+	if _, err := x.load(nil); err != nil {
+		return "", nil, err
+	}
 	return "auth/" + x.Mount + "/login", map[string]any{"name": x.Role}, nil
 }
 

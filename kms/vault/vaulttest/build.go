@@ -58,13 +58,13 @@ func Root() (string, error) {
 func digest(dir string) (string, error) {
 	h := sha256.New()
 	fmt.Fprintln(h, runtime.Version(), runtime.GOOS, runtime.GOARCH)
-	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+	files := os.DirFS(dir)
+	err := fs.WalkDir(files, ".", func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
 			return err
 		}
-		b, err := os.ReadFile(path)
-		rel, _ := filepath.Rel(dir, path) // both are absolute
-		fmt.Fprintf(h, "%s %d\n%s", rel, len(b), b)
+		b, err := fs.ReadFile(files, path)
+		fmt.Fprintf(h, "%s %d\n%s", path, len(b), b)
 		return err
 	})
 	return hex.EncodeToString(h.Sum(nil)[:12]), err

@@ -102,7 +102,8 @@ func (s *Server) command(dir string, args []string) error {
 		}
 		return s.root.Sys().Mount(path, in)
 	case "secrets tune":
-		return s.root.Sys().TuneMount(path, api.MountConfigInput{MaxLeaseTTL: flags["max-lease-ttl"]})
+		_, err := s.root.Logical().Write("sys/mounts/"+path+"/tune", map[string]any{"max_lease_ttl": flags["max-lease-ttl"]})
+		return err
 	case "kv put":
 		return s.put(path, strings.TrimPrefix(rest[0], "@"))
 	}
