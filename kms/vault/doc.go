@@ -4,8 +4,8 @@
 // checkpoints by a key that this host does not hold (Transit). It is the only package
 // that imports hashicorp/vault/api, version 1.23.0, whose client also serves OpenBao.
 //
-// Vault is asked at the start, when something must be renewed, and for a checkpoint;
-// never in the course of a card's operation. It leaves out the keys of cards, which no
+// Vault is asked at the start, when something must be renewed, when a lost token is opened
+// again, and for a checkpoint; no other operation waits for it. It leaves out the keys of cards, which no
 // Vault holds, and the keeping of secrets: nothing is written to the disk.
 //
 // # Logging in
