@@ -10,7 +10,7 @@ TOOL := $(GO) tool -modfile=tools.mod
 
 BALANCER := haproxy
 
-.PHONY: help demo demo-rogue demo-rotation demo-cluster test check race fuzz bench setup build tear audit-tamper audit-canary audit-crash bench-audit bench-keys bench-cards bench-nodes bench-timing test-long test-pcsc test-opencryptoki package test-package check-alerts clean
+.PHONY: help vaultdev demo demo-rogue demo-rotation demo-cluster test check race fuzz bench setup build tear audit-tamper audit-canary audit-crash bench-audit bench-keys bench-cards bench-nodes bench-timing test-long test-pcsc test-opencryptoki package test-package check-alerts clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,12 +45,16 @@ demo-cluster: setup build ## the same with three nodes, PostgreSQL and a load ba
 	$(call install,$(BALANCER))
 	$(BIN)/cardkms-demo cluster
 
-test: setup ## every test of the default suite
+# The Vault server that tests run is built once per machine; it takes minutes.
+vaultdev:
+	$(GO) test ./kms/vault/vaulttest -run '^TestBuild$$' -count 1 -timeout 30m
+
+test: setup vaultdev ## every test of the default suite
 	$(GO) vet ./...
 	$(GO) test ./...
 	cd deploy/kubernetes/check && $(GO) test ./...
 
-race: setup ## the default suite under the race detector
+race: setup vaultdev ## the default suite under the race detector
 	$(GO) test -race ./...
 
 check: ## format, vet, lint and the module's tidiness
@@ -100,7 +104,7 @@ bench-nodes: setup ## what a request costs on SQLite, PostgreSQL and three nodes
 bench-timing: setup ## whether a cryptogram that is nearly right is refused later (CARDKMS_LONG=1 for 100,000 samples)
 	$(GO) test -tags bench ./kms -run '^TestBenchTiming$$' -count 1 -timeout 30m -v | grep -vE '^(=== |PASS)'
 
-test-long: setup ## all pairs of power cuts and other long suites
+test-long: setup vaultdev ## all pairs of power cuts and other long suites
 	CARDKMS_LONG=1 $(GO) test -timeout 60m ./softhsm/cardsim ./kms/... ./cmd/cardkmsd
 
 PCSC := pcscd vsmartcard-vpcd opensc iproute2

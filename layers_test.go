@@ -21,7 +21,7 @@ import (
 //	state machines  kms/update   kms/channel   kms/approval   kms/ledger   kms/report   kms/profile
 //	specifications  derive/scp03 derive/scp02 derive/diversify → derive             audit/tiles audit/witness → audit
 //	vocabulary      kms/apdu → kms/fault   kms/key   kms/secret   kms/store   api
-//	adapters        kms/hsm  kms/tokens  kms/store/sqlite  kms/store/postgres: vocabulary and the interfaces that they satisfy
+//	adapters        kms/hsm  kms/tokens  kms/vault  kms/store/sqlite  kms/store/postgres: vocabulary and the interfaces that they satisfy
 var policy = map[string][]string{
 	"kms/fault":  {},
 	"kms/key":    {},
@@ -98,6 +98,9 @@ var policy = map[string][]string{
 	// throwaway runs a server and speaks no SQL itself: tests and the demonstration use it.
 	"kms/store/postgres/throwaway": {},
 	"kms/store/storetest":          {"kms/store"},
+	"kms/vault":                    {"kms/secret"},
+	// vaulttest runs a server, and a database for it, and asks it as its administrator.
+	"kms/vault/vaulttest": {"kms/store/postgres/throwaway"},
 
 	"api/server": {"api", "derive/emv", "derive/scp03", "kms", "kms/apdu", "kms/approval", "kms/fault", "kms/key", "kms/profile", "kms/report", "kms/update"},
 	"api/client": {"api"},
@@ -110,7 +113,7 @@ var policy = map[string][]string{
 	"softhsm/testtoken": {"kms/hsm", "kms/secret", "softhsm"},
 
 	"cmd/cardkmsd": {"api/server", "audit", "audit/durable", "audit/tiles", "audit/witness", "derive", "kms", "kms/approval", "kms/approval/officerkey", "kms/ceremony", "kms/channel",
-		"kms/fault", "kms/hsm", "kms/key", "kms/ledger", "kms/probe", "kms/profile", "kms/report", "kms/secret", "kms/store", "kms/store/postgres", "kms/store/sqlite", "kms/tokens", "softhsm"},
+		"kms/fault", "kms/hsm", "kms/key", "kms/ledger", "kms/probe", "kms/profile", "kms/report", "kms/secret", "kms/store", "kms/store/postgres", "kms/store/sqlite", "kms/tokens", "kms/vault", "softhsm"},
 	// The client holds no key and links no PKCS#11: update is for the statement that
 	// a release key signs and the commands that ask a card for its status; approval is
 	// for what an officer signs, and for judging it in a log; ceremony reads the file that an
@@ -124,7 +127,7 @@ var policy = map[string][]string{
 
 // testsOnly are packages that production code never imports, whatever the policy
 // says of what they import themselves.
-var testsOnly = []string{"derive/derivetest", "kms/store/storetest", "softhsm/faulty", "softhsm/testtoken"}
+var testsOnly = []string{"derive/derivetest", "kms/store/storetest", "softhsm/faulty", "softhsm/testtoken", "kms/vault/vaulttest"}
 
 // confined says which packages may import a dependency.
 var confined = map[string][]string{
@@ -133,6 +136,8 @@ var confined = map[string][]string{
 	"github.com/danielgtaylor/huma/v2": {"api/server"},
 	"modernc.org/sqlite":               {"kms/store/sqlite"},
 	"github.com/jackc/pgx/v5":          {"kms/store/postgres"},
+	"github.com/hashicorp/vault":       {"kms/vault", "kms/vault/vaulttest"},
+	"github.com/Shopify/toxiproxy/v2":  {"kms/vault/vaulttest"},
 	"github.com/pressly/goose/v3":      {"kms/store/sqlite", "kms/store/postgres"},
 	"github.com/spf13/cobra":           {"cmd/cardkms", "cmd/cardkmsd"},
 	"golang.org/x/crypto":              {"kms/approval/officerkey"},

@@ -85,8 +85,10 @@ type AuditConsistency struct {
 
 // Health is the answer of the health paths.
 type Health struct {
-	Status string        `json:"status" enum:"ok,ready,degraded" doc:"Degraded: ready, but the keys of a token beside the main one do not serve."`
+	Status string        `json:"status" enum:"ok,ready,degraded" doc:"Degraded: ready, but something that the service can do without for a while is away."`
 	Tokens []TokenHealth `json:"tokens,omitempty" doc:"The main token first; only of readyz."`
+	// Degraded names what is away, beside tokens.
+	Degraded []string `json:"degraded,omitempty" enum:"vault"`
 }
 
 // TokenHealth is what one token does now.

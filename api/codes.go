@@ -31,6 +31,8 @@ const (
 	RateLimited         Code = "rate_limited"
 	TokenUnavailable    Code = "token_unavailable"
 	TokenUnable         Code = "token_unable"
+	VaultUnavailable    Code = "vault_unavailable"
+	PINRefused          Code = "pin_refused"
 	AuditUnavailable    Code = "audit_unavailable"
 	AuditFull           Code = "audit_full"
 	ClockUnsafe         Code = "clock_unsafe"
@@ -76,6 +78,8 @@ var reasons = []reason{
 	{RateLimited, http.StatusTooManyRequests, "There are too many requests."},
 	{TokenUnavailable, http.StatusServiceUnavailable, "The token is busy or lost."},
 	{TokenUnable, http.StatusNotImplemented, "The token cannot do this."},
+	{VaultUnavailable, http.StatusServiceUnavailable, "The service waits for Vault."},
+	{PINRefused, http.StatusServiceUnavailable, "The token refused its PIN."},
 	{AuditUnavailable, http.StatusServiceUnavailable, "The audit log refused the entry."},
 	{AuditFull, http.StatusServiceUnavailable, "The audit log has no room."},
 	{ClockUnsafe, http.StatusServiceUnavailable, "The clock of the service is wrong."},

@@ -26,7 +26,14 @@ func NewCosigner(name string, privateKey ed25519.PrivateKey, now func() time.Tim
 	if len(privateKey) != ed25519.PrivateKeySize {
 		return nil, ErrKey
 	}
-	k, err := newCosignerKey(name, privateKey.Public().(ed25519.PublicKey))
+	sign := func(msg []byte) ([]byte, error) { return ed25519.Sign(privateKey, msg), nil }
+	return NewRemoteCosigner(name, privateKey.Public().(ed25519.PublicKey), now, sign)
+}
+
+// NewRemoteCosigner is NewCosigner for a private key that lives elsewhere. sign returns
+// the signature over a message, 64 bytes, which is verified before it is used.
+func NewRemoteCosigner(name string, publicKey ed25519.PublicKey, now func() time.Time, sign func(message []byte) ([]byte, error)) (note.Signer, error) {
+	k, err := newCosignerKey(name, publicKey)
 	if err != nil {
 		return nil, err
 	}
@@ -35,8 +42,11 @@ func NewCosigner(name string, privateKey ed25519.PrivateKey, now func() time.Tim
 		if seconds < 0 {
 			return nil, errors.New("audit: the witness's clock is before 1970")
 		}
-		sig := binary.BigEndian.AppendUint64(make([]byte, 0, cosignatureBytes), uint64(seconds))
-		return append(sig, ed25519.Sign(privateKey, cosignedMessage(uint64(seconds), msg))...), nil
+		sig, err := sign(cosignedMessage(uint64(seconds), msg))
+		if err != nil {
+			return nil, err
+		}
+		return append(binary.BigEndian.AppendUint64(nil, uint64(seconds)), sig...), nil
 	}}, nil
 }
 
@@ -98,4 +108,12 @@ func CosignatureTime(checkpoint []byte, witness note.Verifier) (time.Time, error
 func IsCosigner(v note.Verifier) bool {
 	k, ours := v.(*key)
 	return ours && k.encoded[0] == typeCosignature
+}
+
+// CosignerPublicKey returns the public key of a witness's verifier.
+func CosignerPublicKey(v note.Verifier) (ed25519.PublicKey, error) {
+	if !IsCosigner(v) {
+		return nil, ErrKey
+	}
+	return ed25519.PublicKey(v.(*key).encoded[1:]), nil
 }

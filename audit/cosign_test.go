@@ -1,6 +1,7 @@
 package audit_test
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"encoding/base64"
 	"errors"
@@ -134,5 +135,53 @@ func TestCosignaturesRefuse(t *testing.T) {
 	}
 	if _, err := audit.SignCheckpoint(checkpoint(), early); err == nil {
 		t.Error("a cosignature from before 1970")
+	}
+}
+
+// TestRemoteCosigner: a key elsewhere makes the same cosignatures, and one that signs
+// wrongly makes none.
+func TestRemoteCosigner(t *testing.T) {
+	at := func() time.Time { return witnessTime }
+	public := witnessKey.Public().(ed25519.PublicKey)
+	here, err := audit.NewCosigner(witnessName, witnessKey, at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := []byte("origin\n1\nroot\n")
+	want, err := here.Sign(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	away := errors.New("away")
+	for name, f := range map[string]struct {
+		sign func([]byte) ([]byte, error)
+		good bool
+	}{
+		"right":   {func(m []byte) ([]byte, error) { return ed25519.Sign(witnessKey, m), nil }, true},
+		"away":    {func([]byte) ([]byte, error) { return nil, away }, false},
+		"wrong":   {func(m []byte) ([]byte, error) { return ed25519.Sign(witnessKey, m[1:]), nil }, false},
+		"nothing": {func([]byte) ([]byte, error) { return nil, nil }, false},
+	} {
+		remote, err := audit.NewRemoteCosigner(witnessName, public, at, f.sign)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := remote.Sign(text); (err == nil) != f.good || f.good && !bytes.Equal(got, want) {
+			t.Errorf("%s: %X, %v", name, got, err)
+		}
+	}
+	vkey, err := audit.CosignerKey(witnessName, public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := audit.NewVerifier(vkey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := audit.CosignerPublicKey(v); err != nil || !got.Equal(public) {
+		t.Errorf("%X, %v", got, err)
+	}
+	if _, err := audit.NewRemoteCosigner(witnessName, public[:31], at, nil); !errors.Is(err, audit.ErrKey) {
+		t.Errorf("a short key: %v", err)
 	}
 }

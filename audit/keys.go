@@ -49,7 +49,7 @@ type signer struct {
 	sign func(msg []byte) ([]byte, error)
 }
 
-// Sign has the token sign and verifies the result, so that a faulty token never
+// Sign has the private half sign and verifies the result, so that a faulty token never
 // publishes a checkpoint that nobody can check.
 func (s *signer) Sign(msg []byte) ([]byte, error) {
 	sig, err := s.sign(msg)
@@ -57,7 +57,7 @@ func (s *signer) Sign(msg []byte) ([]byte, error) {
 		return nil, err
 	}
 	if !s.verify(msg, sig) {
-		return nil, errors.New("audit: the token's signature does not verify under the log's public key")
+		return nil, errors.New("audit: the signature that was made does not verify under the public key")
 	}
 	return sig, nil
 }

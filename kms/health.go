@@ -23,6 +23,8 @@ const (
 	// PINRefused: the main token refused its PIN. Another attempt could lock it, so only
 	// a new process makes one.
 	PINRefused Sealed = "pin-refused"
+	// VaultUnavailable: the process waits for Vault and has not begun. It ends by itself.
+	VaultUnavailable Sealed = "vault-unavailable"
 	// DatabaseDown: the database does not answer. It ends by itself.
 	DatabaseDown Sealed = "database-down"
 	// AuditFull: the disk of the log has no room. It ends by itself.
@@ -37,7 +39,7 @@ const (
 
 // SealedStates returns every sealed state.
 func SealedStates() []Sealed {
-	return []Sealed{HSMDown, PINRefused, DatabaseDown, AuditFull, RollbackDetected, ClockUnsafe}
+	return []Sealed{HSMDown, PINRefused, VaultUnavailable, DatabaseDown, AuditFull, RollbackDetected, ClockUnsafe}
 }
 
 // SealedBy returns the sealed state that an error tells of, "" for none.
@@ -53,6 +55,10 @@ func SealedBy(err error) Sealed {
 		return RollbackDetected
 	case fault.ClockUnsafe:
 		return ClockUnsafe
+	case fault.VaultUnavailable:
+		return VaultUnavailable
+	case fault.PINRefused:
+		return PINRefused
 	}
 	switch {
 	case errors.Is(err, ledger.ErrTampered): // at the start

@@ -68,6 +68,7 @@ func (refusedPIN) PINRefused() bool { return true }
 func TestSealedBy(t *testing.T) {
 	tests := map[kms.Sealed]error{
 		kms.HSMDown:          fmt.Errorf("looking: %w", fault.New(fault.TokenUnavailable, "lost")),
+		kms.VaultUnavailable: fault.New(fault.VaultUnavailable, "the service waits"),
 		kms.PINRefused:       fault.Because(fault.TokenUnavailable, "the token refused its PIN", refusedPIN{errors.New("CKR_PIN_INCORRECT")}),
 		kms.AuditFull:        fault.New(fault.AuditFull, ""),
 		kms.RollbackDetected: fmt.Errorf("opening: %w", &ledger.Violation{What: "is older"}),

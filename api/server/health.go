@@ -27,13 +27,16 @@ func (s *server) registerHealth(a huma.API) {
 		if !h.Ready() {
 			return nil, s.notReady(ctx, h)
 		}
-		return answered(healthOf(h.Tokens)), nil
+		return answered(healthOf(h.Tokens, s.degraded())), nil
 	})
 }
 
 // healthOf says what each token does while the main one works.
-func healthOf(states []kms.TokenState) api.Health {
-	h := api.Health{Status: "ready", Tokens: []api.TokenHealth{{Name: "main", State: "ready"}}}
+func healthOf(states []kms.TokenState, without []string) api.Health {
+	h := api.Health{Status: "ready", Degraded: without, Tokens: []api.TokenHealth{{Name: "main", State: "ready"}}}
+	if len(without) > 0 {
+		h.Status = "degraded"
+	}
 	for _, t := range states {
 		one := api.TokenHealth{Name: t.Name, State: "ready"}
 		if t.Err != nil {
@@ -56,8 +59,14 @@ func (s *server) notReady(ctx context.Context, h kms.Health) *Problem {
 		p.Detail = "the service is not ready"
 	}
 	p.Status = http.StatusServiceUnavailable
-	for _, state := range h.Sealed {
-		p.Sealed = append(p.Sealed, api.Sealed{State: string(state), Runbook: runbooks + string(state) + ".md"})
-	}
+	p.Sealed = sealedAs(h.Sealed...)
 	return p
+}
+
+// sealedAs names sealed states with their pages.
+func sealedAs(states ...kms.Sealed) (out []api.Sealed) {
+	for _, state := range states {
+		out = append(out, api.Sealed{State: string(state), Runbook: runbooks + string(state) + ".md"})
+	}
+	return out
 }

@@ -81,4 +81,8 @@ func TestHealth(t *testing.T) {
 			t.Errorf("%s: %+v", path, h)
 		}
 	}
+	w = newWorld(t, func(c *Config) { c.Degraded = func() []string { return []string{"vault"} } })
+	if h := want[api.Health](w, w.do(ask{method: http.MethodGet, path: "/readyz"})); h.Status != "degraded" || len(h.Degraded) != 1 || h.Degraded[0] != "vault" {
+		t.Errorf("degraded: %+v", h)
+	}
 }

@@ -50,6 +50,9 @@ type Config struct {
 	// Observer is told of each request when it was answered; it must not wait. nil for
 	// nobody.
 	Observer func(context.Context, Served)
+	// Degraded names what the service has to do without at the moment; /readyz says so and
+	// stays ready. Nil for nothing.
+	Degraded func() []string
 }
 
 // Limits bound what one request and one client may use.
@@ -108,6 +111,7 @@ type server struct {
 	routes  []route // in the order of registration
 
 	admitted atomic.Pointer[admitted]
+	degraded func() []string
 }
 
 // Server is the handler of the whole API.
@@ -136,7 +140,10 @@ func newServer(cfg Config) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{svc: cfg.Service, logger: cfg.Logger, limits: cfg.Limits.withDefaults(), served: cfg.Observer}
+	s := &server{svc: cfg.Service, logger: cfg.Logger, limits: cfg.Limits.withDefaults(), served: cfg.Observer, degraded: cfg.Degraded}
+	if s.degraded == nil {
+		s.degraded = func() []string { return nil }
+	}
 	if s.logger == nil {
 		s.logger = slog.Default()
 	}

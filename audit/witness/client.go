@@ -82,14 +82,22 @@ func (c *Client) Cosign(ctx context.Context, oldSize int64, proof tlog.TreeProof
 }
 
 func refusal(resp *http.Response, body []byte) error {
-	switch resp.StatusCode {
+	if resp.StatusCode != http.StatusConflict {
+		return refusalOf(resp.StatusCode, 0)
+	}
+	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	text, ok := strings.CutSuffix(string(body), "\n")
+	size, err := strconv.ParseInt(text, 10, 64)
+	if media != sizeType || !ok || err != nil || size < 0 {
+		return fmt.Errorf("%w: 409 without a size", ErrAnswer)
+	}
+	return refusalOf(resp.StatusCode, size)
+}
+
+// refusalOf returns what a status other than 200 says; size is that of 409.
+func refusalOf(status int, size int64) error {
+	switch status {
 	case http.StatusConflict:
-		media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-		text, ok := strings.CutSuffix(string(body), "\n")
-		size, err := strconv.ParseInt(text, 10, 64)
-		if media != sizeType || !ok || err != nil || size < 0 {
-			return fmt.Errorf("%w: 409 without a size", ErrAnswer)
-		}
 		return &SizeError{size}
 	case http.StatusUnprocessableEntity:
 		return ErrInconsistent
@@ -98,7 +106,7 @@ func refusal(resp *http.Response, body []byte) error {
 	case http.StatusNotFound:
 		return ErrUnknownLog
 	}
-	return fmt.Errorf("%w: %s", ErrAnswer, resp.Status)
+	return fmt.Errorf("%w: %d %s", ErrAnswer, status, http.StatusText(status))
 }
 
 // add puts the witness's own line of the answer under the checkpoint, in place of

@@ -14,9 +14,10 @@ import (
 	"golang.org/x/mod/sumdb/note"
 )
 
-// Config is a witness. All fields are required.
+// Config is a witness. All fields are required, but one of Dir and Memory.
 type Config struct {
 	Dir    string          // state, exclusively
+	Memory Memory          // state elsewhere; Close closes it
 	Signer note.Signer     // audit.NewCosigner
 	Logs   []note.Verifier // the logs to watch; a key's name is the log's origin
 	Logger *slog.Logger
@@ -25,7 +26,7 @@ type Config struct {
 // Server is a witness as an http.Handler for POST /add-checkpoint.
 type Server struct {
 	cfg   Config
-	state *state
+	state Memory
 	logs  map[string]*watched // by origin
 	mux   *http.ServeMux
 }
@@ -50,9 +51,12 @@ func NewServer(cfg Config) (*Server, error) {
 		}
 		l.keys = append(l.keys, v)
 	}
-	var err error
-	if s.state, err = openState(cfg.Dir); err != nil {
-		return nil, err
+	if s.state = cfg.Memory; s.state == nil {
+		dir, err := openState(cfg.Dir)
+		if err != nil {
+			return nil, err
+		}
+		s.state = dir
 	}
 	for origin, l := range s.logs {
 		if _, err := s.last(origin, l); err != nil {
@@ -64,7 +68,7 @@ func NewServer(cfg Config) (*Server, error) {
 }
 
 // Close gives the directory back. Requests must have ended.
-func (s *Server) Close() error { return s.state.close() }
+func (s *Server) Close() error { return s.state.Close() }
 
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
@@ -169,7 +173,7 @@ func (l *watched) open(msg []byte, origin string) (c audit.Checkpoint, v note.Ve
 // What is on the disk must be signed by the log: a bit that flipped there must
 // not look like a fork.
 func (s *Server) last(origin string, l *watched) (audit.Checkpoint, error) {
-	msg, err := s.state.last(origin)
+	msg, err := s.state.Last(origin)
 	if err != nil {
 		return audit.Checkpoint{}, fmt.Errorf("reading the last checkpoint: %w", err)
 	}
@@ -223,7 +227,7 @@ func (s *Server) sign(msg []byte, c audit.Checkpoint, v note.Verifier) ([]byte, 
 	if len(cosigned) > audit.CheckpointBytesMax { // nobody could open it, this witness included
 		return nil, &refused{status: http.StatusBadRequest, reason: "the checkpoint leaves no room for a cosignature"}
 	}
-	if err := s.state.remember(c.Origin, cosigned); err != nil {
+	if err := s.state.Remember(c.Origin, cosigned); err != nil {
 		return nil, fmt.Errorf("remembering a checkpoint: %w", err)
 	}
 	return lines, nil

@@ -28,7 +28,19 @@ var ErrLocked = errors.New("witness: another process has locked the directory")
 // ErrState: a file of the directory is not what a Server wrote.
 var ErrState = errors.New("witness: the remembered checkpoint is damaged")
 
-// state keeps the checkpoints of one directory.
+// Memory is where a witness keeps the last checkpoint that it cosigned of each log. Of two
+// witnesses with one memory, the second to remember what follows the same checkpoint must
+// get an error.
+type Memory interface {
+	// Last returns the signed note of the last cosigned checkpoint, nil for none.
+	Last(origin string) ([]byte, error)
+	// Remember replaces what Last returned. When it returns nil the new one is durable;
+	// when it returns an error either may be.
+	Remember(origin string, msg []byte) error
+	Close() error
+}
+
+// state is the Memory in a directory.
 type state struct {
 	dir    string
 	lock   *os.File
@@ -53,15 +65,16 @@ func openState(dir string) (*state, error) {
 	return &state{dir, l, os.Rename}, nil
 }
 
-func (s *state) close() error { return s.lock.Close() }
+// Close gives the directory back.
+func (s *state) Close() error { return s.lock.Close() }
 
 func fileOf(dir, origin string) string {
 	sum := sha256.Sum256([]byte(origin))
 	return filepath.Join(dir, hex.EncodeToString(sum[:]))
 }
 
-// last returns the signed note of the last cosigned checkpoint, nil for none.
-func (s *state) last(origin string) ([]byte, error) {
+// Last returns the signed note of the last cosigned checkpoint, nil for none.
+func (s *state) Last(origin string) ([]byte, error) {
 	b, err := os.ReadFile(fileOf(s.dir, origin))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -69,11 +82,11 @@ func (s *state) last(origin string) ([]byte, error) {
 	return b, err
 }
 
-// remember replaces the last cosigned checkpoint. When it returns nil the new one
+// Remember replaces the last cosigned checkpoint. When it returns nil the new one
 // is durable; when it returns an error the old one may be the durable one, and
 // the cosignature must not leave the process. If the process dies before the
 // rename, the old one is there; after it, the new one, which no answer carried.
-func (s *state) remember(origin string, msg []byte) error {
+func (s *state) Remember(origin string, msg []byte) error {
 	path := fileOf(s.dir, origin)
 	if err := durable.Write(path+partSuffix, msg, 0o600); err != nil {
 		return err
@@ -118,7 +131,7 @@ func Forget(dir, origin string) error {
 	if err != nil {
 		return err
 	}
-	defer s.close()
+	defer s.Close()
 	if err := os.Remove(fileOf(dir, origin)); err != nil {
 		return err
 	}

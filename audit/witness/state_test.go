@@ -84,7 +84,7 @@ func TestCrash(t *testing.T) {
 		if _, err := h.ask(c, 0, 10); err != nil {
 			t.Fatal(err)
 		}
-		s.state.rename = func(from, to string) error {
+		s.state.(*state).rename = func(from, to string) error {
 			if after {
 				return errors.Join(os.Rename(from, to), errors.New("power lost"))
 			}

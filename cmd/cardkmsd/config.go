@@ -52,6 +52,7 @@ type config struct {
 	Profiles     any                          `yaml:"profiles"`    // of earlier configurations; refused with a hint
 	ReleaseKeys  map[string]map[string]string `yaml:"releaseKeys"` // issuer → name → PEM file
 	Limits       limitsConfig                 `yaml:"limits"`
+	Vault        *vaultConfig                 `yaml:"vault"`
 
 	file, dir string            // its path, and the directory that paths in it start from
 	sum       [sha256.Size]byte // of the file
@@ -59,13 +60,15 @@ type config struct {
 
 	// secrets are those that were read, by reference. Each is read once: afterwards a
 	// variable is gone from the environment, and a pipe is empty. Owned by who opens.
-	secrets map[string]secret.Bytes
+	secrets   map[string]secret.Bytes
+	fromVault *vaultLogin // nil before openVault
 }
 
 // databaseConfig says where a PostgreSQL database is; without it, rows are in SQLite.
 type databaseConfig struct {
-	URL         string `yaml:"url"`      // without a password
-	Password    string `yaml:"password"` // a reference
+	URL         string `yaml:"url"`         // without a password
+	Password    string `yaml:"password"`    // a reference
+	Credentials string `yaml:"credentials"` // instead: vault:MOUNT/creds/ROLE
 	Connections int32  `yaml:"connections"`
 }
 
@@ -91,6 +94,8 @@ type tlsConfig struct {
 	// as serial:HEX. CRL is a file of revocation lists of the client CAs (PEM).
 	Revoked []string `yaml:"revoked"`
 	CRL     string   `yaml:"crl"`
+
+	Vault *vaultTLS `yaml:"vault"` // instead of certificate and key
 }
 
 type logConfig struct {
@@ -110,6 +115,10 @@ type witnessConfig struct {
 	Name string `yaml:"name"`
 	URL  string `yaml:"url"`
 	Key  string `yaml:"key"` // verifier key of its cosignatures
+
+	Kind    string `yaml:"kind"`    // empty for a witness with a url, or transit
+	Transit string `yaml:"transit"` // MOUNT/KEY of a Transit engine
+	Memory  string `yaml:"memory"`  // MOUNT/PATH#FIELD of a KV engine
 }
 
 type clientConfig struct {
@@ -199,7 +208,7 @@ func (c *config) check() error {
 	if c.Anchors.File != "" && within(c.path(c.Anchors.File), c.path(c.Data)) {
 		wrong = append(wrong, errors.New("anchors.file must not be in the data directory: whoever restores an older database there must not restore it too"))
 	}
-	wrong = append(wrong, c.wrongDatabase()...)
+	wrong = append(append(wrong, c.wrongDatabase()...), c.wrongVault()...)
 	if c.Admin != "" {
 		if _, _, err := c.adminAddress(); err != nil {
 			wrong = append(wrong, err)
@@ -226,6 +235,9 @@ func (c *config) wrongDatabase() (wrong []error) {
 	if !key.ValidName(c.Node) {
 		wrong = append(wrong, errors.New("node is the name of this node, 1 to 63 lower-case letters, digits and hyphens, a letter first"))
 	}
+	if d.Password != "" && d.Credentials != "" {
+		wrong = append(wrong, errors.New("database.password and database.credentials exclude each other"))
+	}
 	if d.Connections < 0 {
 		wrong = append(wrong, errors.New("database.connections is not negative"))
 	}
@@ -241,11 +253,14 @@ func (c *config) missing() (wrong []error) {
 		{"listen", c.Listen}, {"data", c.Data}, {"token.module", c.Token.Module}, {"token.label", c.Token.Label},
 		{"token.pin", c.Token.PIN}, {"token.pseudonym.label", c.Token.Pseudonym.Label}, {"token.state.label", c.Token.State.Label},
 		{"log.label", c.Log.Label}, {"log.origin", c.Log.Origin}, {"log.verifier", c.Log.Verifier}, {"anchors.file", c.Anchors.File},
-		{"tls.certificate", c.TLS.Certificate}, {"tls.key", c.TLS.Key}, {"tls.clientCAs", c.TLS.ClientCAs},
+		{"tls.clientCAs", c.TLS.ClientCAs},
 	} {
 		if f.value == "" {
 			wrong = append(wrong, fmt.Errorf("%s is missing", f.name))
 		}
+	}
+	if files := c.TLS.Certificate != "" && c.TLS.Key != ""; files == (c.TLS.Vault != nil) {
+		wrong = append(wrong, errors.New("tls has certificate and key, or vault"))
 	}
 	return wrong
 }
@@ -324,7 +339,7 @@ func readSecret(kind, rest string) (secret.Bytes, error) {
 		}
 		return secret.New([]byte(v)), os.Unsetenv(rest)
 	}
-	return secret.Bytes{}, errors.New("a secret is a reference: file:PATH or env:NAME, never the value")
+	return secret.Bytes{}, errors.New("a secret is a reference: file:PATH or env:NAME, never the value; vault: is for token.pin and database.credentials")
 }
 
 // callers returns the clients by identity.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -88,8 +89,14 @@ func TestConfigurationIsStrict(t *testing.T) {
 		"a negative quota":          func(s string) string { return strings.Replace(s, "channels: 10000}", "channels: -1}", 1) },
 		"revoking nobody":           func(s string) string { return strings.Replace(s, "revoked: []", "revoked: [grace]", 1) },
 		"people without a door":     func(s string) string { return s + "\npeople: {issuer: \"https://login.example.com\"}\n" },
-		"profiles":                  func(s string) string { return s + "\nprofiles: {default: {level: \"33\"}}\n" },
-		"no channels":               func(s string) string { return strings.Replace(s, "channels: 100000", "channels: 0", 1) },
+		"PIN of no Vault": func(s string) string {
+			return strings.Replace(s, "file:/etc/cardkms/pin", `"vault:kv/cardkms/hsm#pin"`, 1)
+		},
+		"a Vault for nothing":   func(s string) string { return s + vaultSection },
+		"two certificates":      func(s string) string { return withVault(strings.Replace(s, "tls:\n", "tls:\n  vault: "+pkiSection, 1)) },
+		"a certificate by half": func(s string) string { return strings.Replace(s, "  key: /etc/cardkms/server.key\n", "", 1) },
+		"profiles":              func(s string) string { return s + "\nprofiles: {default: {level: \"33\"}}\n" },
+		"no channels":           func(s string) string { return strings.Replace(s, "channels: 100000", "channels: 0", 1) },
 	} {
 		text := change(good)
 		if text == good {
@@ -116,7 +123,7 @@ func TestConfigurationNamesEveryProblem(t *testing.T) {
 	}
 	want := []string{
 		"listen is missing", "token.module is missing", "token.label", "token.pin", "token.pseudonym.label", "token.state.label", "log.label", "log.origin",
-		"log.verifier", "anchors.file", "tls.certificate", "tls.key", "tls.clientCAs", "limits.idle", "limits.channels", "profiles are registered",
+		"log.verifier", "anchors.file", "tls.clientCAs", "tls has certificate and key, or vault", "limits.idle", "limits.channels", "profiles are registered",
 		`client "y"`, `client "x"`, "release key r of acme",
 	}
 	for range 5 {
@@ -202,5 +209,57 @@ func TestTokensOfAConfiguration(t *testing.T) {
 	cfg.Token.SoftHSM = "y"
 	if err := errors.Join(cfg.checkTokens()...); err == nil || !strings.Contains(err.Error(), "SoftHSM2 has one") {
 		t.Errorf("two directories of SoftHSM2: %v", err)
+	}
+}
+
+const (
+	vaultSection = "\nvault: {address: \"https://vault.example.com:8200\", caCert: ca.pem, auth: {approle: {role: cardkms, roleID: r, wrappedSecretID: \"file:s\"}}}\n"
+	pkiSection   = "{pki: pki/sign/cardkms, commonName: kms.example.com, ipSANs: [127.0.0.1], ttl: 24h}\n"
+)
+
+// withVault has a configuration take the PIN from Vault.
+func withVault(s string) string {
+	return strings.Replace(s, "file:/etc/cardkms/pin", `"vault:kv/cardkms/hsm#pin"`, 1) + vaultSection
+}
+
+// TestVaultConfiguration changes one thing at a time in a configuration that is right.
+func TestVaultConfiguration(t *testing.T) {
+	b, err := os.ReadFile("../../deploy/cardkms.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	witness := `{name: v, kind: transit, transit: transit/k, memory: "kv/w#c"}`
+	good := withVault(strings.NewReplacer(
+		"  certificate: /etc/cardkms/server.pem\n  key: /etc/cardkms/server.key\n", "  vault: "+pkiSection,
+		"witnesses: []", "witnesses: ["+witness+"]",
+	).Replace(regexp.MustCompile(`(?m)^ *#.*`).ReplaceAllString(string(b), "")))
+	check := func(text string) error {
+		t.Helper()
+		path := filepath.Join(t.TempDir(), "cardkms.yaml")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := load(path)
+		return err
+	}
+	if err := check(good); err != nil {
+		t.Fatal(err)
+	}
+	for _, change := range [][2]string{
+		{"https://vault", "http://vault"}, {"caCert: ca.pem", "caCert: ''"}, {"role: cardkms, roleID", "roleID"}, {"roleID: r, ", ""}, {"file:s", "env:S"},
+		{"approle: {", "userpass: {"}, {"auth: {", "auth: {cert: {role: r, certificate: c, key: k}, "}, {"kv/cardkms/hsm#pin", "kv/cardkms/hsm"},
+		{"pki/sign/cardkms", "pki/issue/cardkms"}, {"commonName: kms.example.com", "commonName: ''"}, {"127.0.0.1", "nowhere"}, {"ttl: 24h", "ttl: 1m"},
+		{"transit: transit/k", "transit: k"}, {"kv/w#c", "kv/w"}, {"kind: transit", "kind: other"}, {"kind: transit, ", ""},
+		{`memory: "kv/w#c"`, `memory: "kv/w#c", key: "x+00000000+AAAA"`}, {`memory: "kv/w#c"`, `memory: "kv/w#c", url: "https://w"`},
+		{"data: /var/lib/cardkms\n", "data: /var/lib/cardkms\nnode: n1\ndatabase: {url: 'postgres:///x?host=/run', credentials: 'file:x'}\n"},
+		{"data: /var/lib/cardkms\n", "data: /var/lib/cardkms\nnode: n1\ndatabase: {url: 'postgres:///x?host=/run', credentials: 'vault:database/creds/x', password: 'file:x'}\n"},
+	} {
+		text := strings.Replace(good, change[0], change[1], 1)
+		if text == good {
+			t.Fatalf("nothing changed: %q", change)
+		}
+		if err := check(text); err == nil {
+			t.Errorf("%q instead of %q passes", change[1], change[0])
+		}
 	}
 }

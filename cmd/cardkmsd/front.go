@@ -39,7 +39,7 @@ func newFront(cfg *config, n *node, traces *traces, logger *slog.Logger) (*front
 		return nil, err
 	}
 	f.api, err = server.New(server.Config{
-		Service: n.service, Admission: admission, Logger: logger, Observer: f.served,
+		Service: n.service, Admission: admission, Logger: logger, Observer: f.served, Degraded: cfg.degraded,
 		Limits: server.Limits{RequestsPerSecond: cfg.Limits.RequestsPerSecond, ImageBytesMax: cfg.Limits.ImageBytes},
 	})
 	if err != nil {
@@ -70,7 +70,7 @@ var errRevoked = errors.New("the client certificate is revoked")
 // use has the next handshake see a transport.
 func (f *front) use(t transport) {
 	f.tls.Store(&t)
-	c := server.TLSConfig(f.certificate, t.pool())
+	c := server.TLSConfig(t.cert, t.pool())
 	// Also of a session that is resumed, whose certificate is not verified again.
 	c.VerifyConnection = func(s tls.ConnectionState) error {
 		if len(s.VerifiedChains) == 0 || t.refuses(s.VerifiedChains[0]) {
@@ -79,11 +79,6 @@ func (f *front) use(t transport) {
 		return nil
 	}
 	f.handshake.Store(c)
-}
-
-// certificate is the server's certificate of the moment.
-func (f *front) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	return &f.tls.Load().cert, nil
 }
 
 func (f *front) ends() map[string]time.Time { return f.tls.Load().ends() }

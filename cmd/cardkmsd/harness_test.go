@@ -164,6 +164,15 @@ func (s *site) loadKeys() {
 
 func (s *site) serve() {
 	s.t.Helper()
+	if !<-s.launch() {
+		s.t.Fatalf("the server did not start:\n%s", s.log)
+	}
+}
+
+// launch starts the server. The channel gets true when it serves, and is closed when it
+// has printed its last line.
+func (s *site) launch() <-chan bool {
+	s.t.Helper()
 	s.server = exec.Command(os.Args[0], "serve", "--config", s.config())
 	s.server.Env = append(append(os.Environ(), childVariable+"=1", "SOFTHSM2_CONF="), s.env...)
 	pipe, err := s.server.StderrPipe()
@@ -173,6 +182,7 @@ func (s *site) serve() {
 	if err := s.server.Start(); err != nil {
 		s.t.Fatal(err)
 	}
+	s.t.Cleanup(s.stop)
 	ready := make(chan bool, 1)
 	go func() {
 		for lines := bufio.NewScanner(pipe); lines.Scan(); {
@@ -183,10 +193,7 @@ func (s *site) serve() {
 		}
 		close(ready)
 	}()
-	if !<-ready {
-		s.t.Fatalf("the server did not start:\n%s", s.log)
-	}
-	s.t.Cleanup(s.stop)
+	return ready
 }
 
 func (s *site) stop() {

@@ -42,6 +42,8 @@ type node struct {
 	metrics  *metrics
 	suspects suspects
 	serves   bool // a server, not a ceremony; set before tokens are tended
+	// ownsVault: the login at Vault is this node's, and not that of who opened it.
+	ownsVault bool
 }
 
 var errSoftHSM = errors.New("SoftHSM2 keeps keys in files that anybody with their PIN can copy; it serves only with development: true")
@@ -61,6 +63,10 @@ func openRestoring(ctx context.Context, cfg *config, logger *slog.Logger, restor
 		}
 	}()
 	if n.lock, err = lockDir(cfg.path(cfg.Data)); err != nil {
+		return n, err
+	}
+	n.ownsVault = cfg.fromVault == nil
+	if err := cfg.openVault(ctx, logger); err != nil {
 		return n, err
 	}
 	if err := n.openTokens(ctx, logger); err != nil {
@@ -88,15 +94,31 @@ func openStore(ctx context.Context, cfg *config) (store.Store, error) {
 		}
 		return db, nil
 	}
+	if cfg.Database.Credentials != "" {
+		user, err := cfg.databaseUser(ctx)
+		if err != nil {
+			return nil, err
+		}
+		db, err := openPostgres(ctx, cfg, user.Credentials)
+		if err != nil {
+			return nil, err
+		}
+		user.OnChange(db.Renew)
+		return db, nil
+	}
 	credentials, err := cfg.databaseCredentials()
 	if err != nil {
 		return nil, fmt.Errorf("database.password: %w", err)
 	}
-	db, err := postgres.Open(ctx, postgres.Config{URL: cfg.Database.URL, Credentials: credentials, Connections: cfg.Database.Connections})
+	db, err := openPostgres(ctx, cfg, credentials)
 	if err != nil {
 		return nil, err
 	}
 	return db, nil
+}
+
+func openPostgres(ctx context.Context, cfg *config, credentials postgres.Credentials) (*postgres.DB, error) {
+	return postgres.Open(ctx, postgres.Config{URL: cfg.Database.URL, Credentials: credentials, Connections: cfg.Database.Connections})
 }
 
 // databaseCredentials returns what a connection logs in with; no function where the
@@ -154,11 +176,15 @@ func (n *node) openLog(ctx context.Context, logger *slog.Logger, restore *ledger
 	if err != nil {
 		return nil, err
 	}
+	ofVault, err := n.transitWitnesses(ctx, verifier, logger)
+	if err != nil {
+		return nil, err
+	}
 	return ledger.Open(ctx, ledger.Config{
 		Store: n.store, Signer: signer, Verifier: verifier, Origin: n.cfg.Log.Origin, Now: time.Now, Logger: logger,
 		MAC:        func(ctx context.Context, m []byte) ([]byte, error) { return n.token.MAC(ctx, stateKey, m) },
 		Extensions: n.cfg.extensions(), Node: n.cfg.Node,
-		Anchors: n.anchors(), Witnesses: witnesses, Disk: n.cfg.disk(),
+		Anchors: n.anchors(), Witnesses: append(witnesses, ofVault...), Disk: n.cfg.disk(),
 		OnViolation: n.suspects.add, OnGroup: n.metrics.group, Restore: restore, Elapsed: func() time.Duration { return time.Since(processStart) },
 	})
 }
@@ -265,6 +291,9 @@ func (n *node) close() {
 	}
 	if n.tokens != nil {
 		n.tokens.Close()
+	}
+	if n.ownsVault {
+		n.cfg.closeVault()
 	}
 	if n.lock != nil {
 		_ = n.lock.Close()

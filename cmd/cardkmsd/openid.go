@@ -149,7 +149,8 @@ func (f *front) peopleHTTP() (*http.Server, error) {
 		return uri, err
 	}
 	srv := server.HTTPServer(f.traces.around(f.api.People(who)), &tls.Config{
-		MinVersion: tls.VersionTLS13, GetCertificate: f.certificate, NextProtos: []string{"h2", "http/1.1"},
+		MinVersion: tls.VersionTLS13, NextProtos: []string{"h2", "http/1.1"},
+		GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return f.tls.Load().cert(h) },
 	})
 	srv.ErrorLog = f.http.ErrorLog
 	return srv, nil

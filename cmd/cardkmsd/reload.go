@@ -51,6 +51,7 @@ func (f *front) reload(ctx context.Context) (changed bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	cfg.fromVault = f.cfg.fromVault
 	if fields := f.cfg.fixedIn(cfg); len(fields) > 0 {
 		return false, fmt.Errorf("%s changed, which a restart puts in force", strings.Join(fields, ", "))
 	}
@@ -88,8 +89,12 @@ func (f *front) change(ctx context.Context, cfg *config) error {
 	if err != nil {
 		return err
 	}
-	leaf := sha256.Sum256(t.cert.Leaf.Raw)
-	found := map[string]string{"config": cfg.hexDigest(), "certificate": hex.EncodeToString(leaf[:])}
+	leaf, err := t.leaf()
+	if err != nil {
+		return err
+	}
+	digest := sha256.Sum256(leaf.Raw)
+	found := map[string]string{"config": cfg.hexDigest(), "certificate": hex.EncodeToString(digest[:])}
 	if err := f.n.service.Reconfigured(ctx, found, clients); err != nil {
 		return fmt.Errorf("the audit log did not take the entry: %w", err)
 	}
@@ -118,7 +123,7 @@ func (c *config) fixedIn(other *config) (fields []string) {
 
 func (c *config) fixed() config {
 	out := *c //nolint:govet // the copy is read only
-	out.Clients, out.Proxies, out.TLS, out.Limits.RequestsPerSecond = nil, nil, tlsConfig{}, 0
+	out.Clients, out.Proxies, out.TLS, out.Limits.RequestsPerSecond = nil, nil, tlsConfig{Vault: c.TLS.Vault}, 0
 	return out
 }
 

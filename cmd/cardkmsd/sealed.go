@@ -24,11 +24,9 @@ func (e errSealed) Error() string {
 // Unwrap returns the reason.
 func (e errSealed) Unwrap() error { return e.err }
 
-// status tells a service manager whether another start may help. One with a PIN that was
-// refused may lock the token.
+// status tells a service manager whether another start may help.
 func (e errSealed) status() int {
-	switch e.state {
-	case kms.PINRefused, kms.RollbackDetected:
+	if e.state == kms.RollbackDetected {
 		return exitSealed
 	}
 	return exitTryLater

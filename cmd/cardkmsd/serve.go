@@ -27,8 +27,10 @@ load balancers turn away; then the server takes no new requests, lets those unde
 way finish, ends the channels and signs a last checkpoint of the audit log.
 
 A start that ends in a sealed state names it, and its page in deploy/runbooks. Exit
-status 3 says that another start changes nothing or does harm (pin-refused,
-rollback-detected), 75 that it may help.
+status 3 says that another start changes nothing (rollback-detected), 75 that it may
+help. With a PIN that the token refused, and while it waits for Vault, the process
+stays, sealed, and /readyz says so: whatever starts it again must not use up the
+token's tries.
 
 On SIGHUP it reads the configuration again: clients, proxies, limits.requestsPerSecond
 and what stands under tls:. It is put in force whole or not at all; what else changed
@@ -64,25 +66,20 @@ func serve(ctx context.Context, cfg *config, logger *slog.Logger) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	starting, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	n, err := open(starting, cfg, logger)
-	if err != nil {
-		return sealedAtStart(err)
+	defer cfg.closeVault()
+	sealed := &sealedDoor{cfg: cfg, logger: logger}
+	defer sealed.close()
+	n, err := openPatiently(ctx, cfg, sealed, logger)
+	if err != nil || n == nil {
+		return err
 	}
 	defer func() {
 		n.close()
 		logger.Info("stopped", "entries", n.log.Size(), "signed", n.log.Stats().Signed.Size)
 	}()
-	if err := n.verifyKeys(starting, logger); err != nil {
-		return fmt.Errorf("a key in the token is not what it should be: %w", err)
-	}
-	if err := n.announce(starting, logger); err != nil {
-		return err
-	}
 	n.serves = true
-	n.tokens.Tend(starting)
-	traces, err := newTraces(starting, logger)
+	n.tokens.Tend(ctx)
+	traces, err := newTraces(ctx, logger)
 	if err != nil {
 		return err
 	}
@@ -97,12 +94,37 @@ func serve(ctx context.Context, cfg *config, logger *slog.Logger) error {
 		return err
 	}
 	defer stopAdmin()
-	fronts, err := f.listen(ctx)
+	fronts, err := f.listen(ctx, sealed)
 	if err != nil {
 		return err
 	}
 	logger.Info("serving", "address", fronts[0].l.Addr().String(), "development", cfg.Development)
 	return n.run(ctx, f, hangup, fronts)
+}
+
+// begin opens a node and checks that it can serve.
+func begin(ctx context.Context, cfg *config, logger *slog.Logger) (*node, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if err := cfg.openVault(ctx, logger); err != nil {
+		return nil, err
+	}
+	if err := cfg.openCertificate(ctx); err != nil {
+		return nil, err
+	}
+	n, err := open(ctx, cfg, logger)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.verifyKeys(ctx, logger); err != nil {
+		n.close()
+		return nil, fmt.Errorf("a key in the token is not what it should be: %w", err)
+	}
+	if err := n.announce(ctx, logger); err != nil {
+		n.close()
+		return nil, err
+	}
+	return n, nil
 }
 
 // door is a server with its listener.
@@ -111,24 +133,25 @@ type door struct {
 	l net.Listener
 }
 
-// listen opens the doors: that of programs first, and that of people where there is one.
-func (f *front) listen(ctx context.Context) (doors []door, err error) {
-	open := func(srv *http.Server, address string) error {
-		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
-		if err != nil {
-			return fmt.Errorf("listening: %w", err)
-		}
-		doors = append(doors, door{srv, l})
-		return nil
+// listen opens the doors: that of programs first, which may be open already, and that of
+// people where there is one.
+func (f *front) listen(ctx context.Context, sealed *sealedDoor) ([]door, error) {
+	l, err := sealed.handOver(ctx)
+	if err != nil {
+		return nil, err
 	}
-	if err := open(f.http, f.cfg.Listen); err != nil || f.cfg.People.Listen == "" {
-		return doors, err
+	doors := []door{{f.http, l}}
+	if f.cfg.People.Listen == "" {
+		return doors, nil
 	}
 	srv, err := f.peopleHTTP()
 	if err != nil {
 		return nil, err
 	}
-	return doors, open(srv, f.cfg.People.Listen)
+	if l, err = (&net.ListenConfig{}).Listen(ctx, "tcp", f.cfg.People.Listen); err != nil {
+		return nil, fmt.Errorf("listening: %w", err)
+	}
+	return append(doors, door{srv, l}), nil
 }
 
 // drain lets whoever asks /readyz turn away before the listener closes.

@@ -113,7 +113,6 @@ func TestSealedAtStart(t *testing.T) {
 		status int
 		page   string
 	}{
-		"another PIN":     {func(text string) string { return strings.Replace(text, "pin: file:pin", "pin: file:log.vkey", 1) }, exitSealed, "pin-refused"},
 		"no token":        {func(text string) string { return strings.Replace(text, "label: "+devLabel, "label: another", 1) }, exitTryLater, "hsm-down"},
 		"no anchor there": {func(text string) string { return strings.Replace(text, "pin: file:pin", "pin: file:none", 1) }, exitFailure, ""},
 	} {

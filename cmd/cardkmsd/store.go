@@ -65,6 +65,10 @@ func migrateStore(ctx context.Context, cfg, old *config, logger *slog.Logger) (n
 	case cfg.Log != old.Log || cfg.Token.State != old.Token.State || cfg.Token.Pseudonym != old.Token.Pseudonym:
 		return n, errUsage{errors.New("the two configurations name different logs or keys of the service")}
 	}
+	if err := cfg.openVault(ctx, logger); err != nil {
+		return n, err
+	}
+	defer cfg.closeVault()
 	if n, err = copyStore(ctx, cfg, old); err != nil {
 		return n, fmt.Errorf("copying the database: %w", err)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -56,16 +57,20 @@ func TestServeRefusesATwin(t *testing.T) {
 	}
 }
 
-// TestServeTriesThePINOnce: a wrong PIN stops the start, names the field that it came
-// from and not the PIN, and is presented once; the right one works afterwards.
+// TestServeTriesThePINOnce: a wrong PIN seals the node, which names the field that it came
+// from and not the PIN, and presents it once; the right one works afterwards.
 func TestServeTriesThePINOnce(t *testing.T) {
 	s := newSite(t)
 	s.stop()
 	right := s.pin()
 	s.must("", os.WriteFile(filepath.Join(s.dir, "pin"), []byte("wrong-0815"), 0o600))
-	out, err := s.cardkmsd("", "serve", "--config", s.config())
-	if err == nil || !strings.Contains(out, "token.pin") || strings.Contains(out, "0815") || strings.Count(out, "CKR_PIN_INCORRECT") > 1 {
-		t.Errorf("a wrong PIN: %v\n%s", err, out)
+	s.log = &logBuffer{}
+	s.launch()
+	s.eventually("it is sealed", s.answers("/readyz", http.StatusServiceUnavailable, `"code":"pin_refused"`))
+	s.stop()
+	out := s.log.String()
+	if !strings.Contains(out, "token.pin") || strings.Contains(out, "0815") || strings.Count(out, `"level":"ERROR"`) != 1 {
+		t.Errorf("a wrong PIN:\n%s", out)
 	}
 	s.must("", os.WriteFile(filepath.Join(s.dir, "pin"), []byte(right), 0o600))
 	s.serve()

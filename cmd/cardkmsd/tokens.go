@@ -12,7 +12,6 @@ import (
 	"cardkms/kms/fault"
 	"cardkms/kms/hsm"
 	"cardkms/kms/key"
-	"cardkms/kms/secret"
 	"cardkms/kms/tokens"
 	"cardkms/softhsm"
 )
@@ -30,7 +29,7 @@ func (n *node) openTokens(ctx context.Context, logger *slog.Logger) error {
 				return err
 			}
 		}
-		pin, err := n.cfg.resolve(t.PIN)
+		pin, err := n.cfg.pin(t.PIN)
 		if err != nil {
 			return fmt.Errorf("%s.pin: %w", t.field, err)
 		}
@@ -40,7 +39,7 @@ func (n *node) openTokens(ctx context.Context, logger *slog.Logger) error {
 		}
 		further[t.name] = func(ctx context.Context) (*hsm.Token, bool, error) { return n.openFurther(ctx, t, pin, logger) }
 	}
-	pin, err := n.cfg.resolve(main.PIN)
+	pin, err := n.cfg.pin(main.PIN)
 	if err != nil {
 		return err
 	}
@@ -51,9 +50,9 @@ func (n *node) openTokens(ctx context.Context, logger *slog.Logger) error {
 	return nil
 }
 
-func (n *node) openToken(ctx context.Context, c configuredToken, pin secret.Bytes, logger *slog.Logger) (*hsm.Token, error) {
+func (n *node) openToken(ctx context.Context, c configuredToken, pin pin, logger *slog.Logger) (*hsm.Token, error) {
 	t, err := hsm.Open(ctx, hsm.Config{
-		Module: c.Module, InitArgs: c.InitArgs, Label: c.Label, PIN: pin, Sessions: c.Sessions, Objects: c.Objects, Logger: logger,
+		Module: c.Module, InitArgs: c.InitArgs, Label: c.Label, PIN: pin.value, PINSource: pin.source, Sessions: c.Sessions, Objects: c.Objects, Logger: logger,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("opening the token %q (%s.module, %[2]s.label, %[2]s.pin): %w", c.Label, c.field, err)
@@ -68,7 +67,7 @@ func (n *node) openToken(ctx context.Context, c configuredToken, pin secret.Byte
 // openFurther opens a token beside the main one. What another attempt could harm, or
 // could not help, is final: a PIN that was refused, a token that cannot derive inside, one
 // with an object that is not what it should be.
-func (n *node) openFurther(ctx context.Context, c configuredToken, pin secret.Bytes, logger *slog.Logger) (t *hsm.Token, final bool, err error) {
+func (n *node) openFurther(ctx context.Context, c configuredToken, pin pin, logger *slog.Logger) (t *hsm.Token, final bool, err error) {
 	t, err = n.openToken(ctx, c, pin, logger)
 	switch {
 	case hsm.PINRefused(err):
@@ -147,7 +146,11 @@ func (n *node) verifyToken(ctx context.Context, name string, t *hsm.Token, versi
 // announce says and logs which plans the main token's operations follow, and who
 // keeps the boundary.
 func (n *node) announce(ctx context.Context, logger *slog.Logger) error {
-	return n.service.Started(ctx, said(n.token, "", logger))
+	found := said(n.token, "", logger)
+	if v := n.cfg.fromVault; v != nil && v.pinVersion.Load() > 0 {
+		found["pin_version"] = fmt.Sprint(v.pinVersion.Load())
+	}
+	return n.service.Started(ctx, found)
 }
 
 // announceToken does so for another token when it begins to serve.

@@ -15,11 +15,13 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"cardkms/api/server"
 )
 
 // transport is what tls: of the configuration and its files say at one moment.
 type transport struct {
-	cert    tls.Certificate
+	cert    server.Certificate  // that of Vault renews itself
 	cas     []*x509.Certificate // of clients
 	lists   []*x509.RevocationList
 	uris    map[string]bool // of certificates that are revoked
@@ -43,7 +45,10 @@ func (c *config) transport() (t transport, err error) {
 		read.Write(b)
 		return b
 	}
-	cert, key := file("the server's certificate", c.TLS.Certificate), file("its key", c.TLS.Key)
+	var cert, key []byte
+	if c.TLS.Vault == nil {
+		cert, key = file("the server's certificate", c.TLS.Certificate), file("its key", c.TLS.Key)
+	}
 	cas := file("the clients' CA", c.TLS.ClientCAs)
 	var lists []byte
 	if c.TLS.CRL != "" {
@@ -53,7 +58,7 @@ func (c *config) transport() (t transport, err error) {
 		return t, err
 	}
 	t.files = hex.EncodeToString(read.Sum(nil))
-	if t.cert, err = tls.X509KeyPair(cert, key); err != nil {
+	if t.cert, err = c.certificate(cert, key); err != nil {
 		return t, fmt.Errorf("reading the server's certificate: %w", err)
 	}
 	if t.cas, err = certificates(cas); err != nil {
@@ -164,7 +169,10 @@ func (t transport) pool() *x509.CertPool {
 // ends returns when the server's certificate, the first of the clients' CAs and the first
 // of the revocation lists are over.
 func (t transport) ends() map[string]time.Time {
-	out := map[string]time.Time{"server": t.cert.Leaf.NotAfter}
+	out := map[string]time.Time{}
+	if leaf, err := t.leaf(); err == nil {
+		out["server"] = leaf.NotAfter
+	}
 	first := func(name string, end time.Time) {
 		if had, ok := out[name]; !ok || end.Before(had) {
 			out[name] = end
@@ -177,4 +185,22 @@ func (t transport) ends() map[string]time.Time {
 		first("crl", list.NextUpdate)
 	}
 	return out
+}
+
+// certificate is what the server proves itself by: that of Vault, or that of files.
+func (c *config) certificate(cert, key []byte) (server.Certificate, error) {
+	if c.TLS.Vault != nil {
+		return c.fromVault.certificate.Get, nil
+	}
+	pair, err := tls.X509KeyPair(cert, key)
+	return func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &pair, nil }, err
+}
+
+// leaf returns the server's certificate of the moment.
+func (t transport) leaf() (*x509.Certificate, error) {
+	cert, err := t.cert(nil)
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(cert.Certificate[0])
 }

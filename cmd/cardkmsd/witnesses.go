@@ -15,7 +15,8 @@ import (
 // witnessTimeout bounds one request to a witness, beside the ledger's own bound.
 const witnessTimeout = 5 * time.Second
 
-// witnesses returns the connections to the configured witnesses.
+// witnesses returns the connections to the configured witnesses that have a url; those
+// of Vault need a login first, and are only checked.
 func (c *config) witnesses() ([]ledger.Witness, error) {
 	seen := map[string]bool{}
 	var out []ledger.Witness
@@ -24,6 +25,15 @@ func (c *config) witnesses() ([]ledger.Witness, error) {
 			return nil, fmt.Errorf("witness %q is named twice or not at all", w.Name)
 		}
 		seen[w.Name] = true
+		if w.Kind == transitKind {
+			if _, _, _, err := w.transit(); err != nil {
+				return nil, fmt.Errorf("witness %s: %w", w.Name, err)
+			}
+			continue
+		}
+		if w.Kind != "" || w.Transit != "" || w.Memory != "" {
+			return nil, fmt.Errorf("witness %s: kind is transit or empty, and transit and memory belong to kind transit", w.Name)
+		}
 		u, err := url.Parse(w.URL)
 		if err != nil || u.Host == "" || u.Scheme != "https" && (u.Scheme != "http" || !net.ParseIP(u.Hostname()).IsLoopback()) {
 			return nil, fmt.Errorf("witness %s: url is https://HOST, or http://127.0.0.1:PORT: whoever can answer in its place could stop the service", w.Name)

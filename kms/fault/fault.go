@@ -68,6 +68,10 @@ const (
 	TokenUnavailable Code = "token_unavailable"
 	// TokenUnable: the PKCS#11 token cannot do this inside, and it is never done outside.
 	TokenUnable Code = "token_unable"
+	// VaultUnavailable: the service has not begun, because Vault does not give what it needs; it waits.
+	VaultUnavailable Code = "vault_unavailable"
+	// PINRefused: the service has not begun, because the token refused its PIN; a person must act.
+	PINRefused Code = "pin_refused"
 	// AuditUnavailable: the audit log refused the entry, so the operation did not happen.
 	AuditUnavailable Code = "audit_unavailable"
 	// AuditFull: the disk has no room for the audit log, so nothing is done until it has.
@@ -97,7 +101,7 @@ func Codes() []Code {
 		InvalidInput, Unauthenticated, Forbidden, NotFound, Conflict, ProofFailed,
 		ChannelClosed, WrongNode, ChannelState, CardQuarantined, CardCounter, CardRefused,
 		KeyState, LegacyRefused, ProfileMismatch, ImageUnverified, VersionMismatch, Downgrade, IdempotencyMismatch,
-		TooLarge, RateLimited, TokenUnavailable, TokenUnable, AuditUnavailable, AuditFull, ClockUnsafe,
+		TooLarge, RateLimited, TokenUnavailable, TokenUnable, VaultUnavailable, PINRefused, AuditUnavailable, AuditFull, ClockUnsafe,
 		ObjectTampered, RollbackDetected, ApprovalRequired, ApprovalVoid, ApprovalExpired, Halted, Internal,
 	}
 }

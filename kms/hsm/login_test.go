@@ -2,6 +2,7 @@ package hsm_test
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -45,8 +46,8 @@ func TestOneLogin(t *testing.T) {
 	}
 	wrong := cfg
 	wrong.PIN = secret.New([]byte("000000"))
-	if _, err := hsm.Open(ctx, wrong); err == nil {
-		t.Error("a wrong PIN opens the token")
+	if _, err := hsm.Open(ctx, wrong); !hsm.PINRefused(err) {
+		t.Errorf("a wrong PIN: %v", err)
 	}
 	logins("after opening with a wrong PIN", 1)
 
@@ -78,4 +79,44 @@ func TestOneLogin(t *testing.T) {
 	}
 	wantCode(t, "connecting again", tok.Reinitialise(), fault.TokenUnavailable)
 	logins("after the PIN was changed", 6)
+}
+
+// TestPINSource: a PIN that is not kept is asked for at each connection, and wiped. While
+// it cannot be had the token stays lost, which is no reason not to ask again.
+func TestPINSource(t *testing.T) {
+	if !inChild(t) {
+		return
+	}
+	cfg, err := testtoken.SoftHSMConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Logger = quiet
+	pin, asked := cfg.PIN.Reveal(), 0
+	var given []byte
+	away := errors.New("away")
+	var fails error
+	cfg.PIN = secret.Bytes{}
+	cfg.PINSource = func() (secret.Bytes, error) {
+		asked++
+		given = bytes.Clone(pin)
+		return secret.New(given), fails
+	}
+	tok := openToken(t, cfg)
+	w := newWorkload(t, tok, 1)
+	if asked != 1 || bytes.Equal(given, pin) {
+		t.Errorf("asked %d times, and the PIN is still there", asked)
+	}
+	fails = away
+	if err := tok.Reinitialise(); !errors.Is(err, away) {
+		t.Errorf("without a PIN: %v", err)
+	}
+	fails = nil
+	tok.ForgiveLoss()
+	if err := w.one(tok, 1); err != nil {
+		t.Error(err)
+	}
+	if asked != 3 {
+		t.Errorf("asked %d times", asked)
+	}
 }

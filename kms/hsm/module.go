@@ -23,8 +23,11 @@ type Config struct {
 	InitArgs string       // reserved string of C_Initialize; only NSS softokn needs it
 	Label    string       // CKA label of the token; slot numbers change, labels do not
 	PIN      secret.Bytes // User PIN, presented once per (re)connection
-	Sessions int          // operation sessions, default 8
-	Objects  int          // live derived keys, default 2000 (about 18 MB in SoftHSM2)
+	// PINSource is asked for the User PIN at each (re)connection instead, and bounds
+	// itself. What it returned is wiped after the login.
+	PINSource func() (secret.Bytes, error)
+	Sessions  int // operation sessions, default 8
+	Objects   int // live derived keys, default 2000 (about 18 MB in SoftHSM2)
 	// LeaseWait bounds how long an operation waits for a session, default 2 s; its
 	// context may end earlier. A token whose calls hang holds its sessions, and
 	// callers must hear of it.
@@ -202,11 +205,7 @@ func (t *Token) openSessions() (err error) {
 	if t.anchor, err = t.ctx.OpenSession(t.slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION); err != nil {
 		return failed("C_OpenSession", err)
 	}
-	// One attempt: a token may lock after a few wrong PINs.
-	if err := failed("C_Login", t.ctx.Login(t.anchor, pkcs11.CKU_USER, string(t.cfg.PIN.Reveal()))); err != nil {
-		if remedyFor(err) == stop {
-			t.sealed = fault.Because(fault.TokenUnavailable, "the token refused its PIN", err)
-		}
+	if err := t.login(); err != nil {
 		return err
 	}
 	owners := make([]*owner, creators)
@@ -227,6 +226,23 @@ func (t *Token) openSessions() (err error) {
 	}
 	t.owners, t.ops = owners, ops
 	return nil
+}
+
+// login presents the PIN once: a token may lock after a few wrong ones.
+func (t *Token) login() error {
+	pin := t.cfg.PIN
+	if t.cfg.PINSource != nil {
+		var err error
+		if pin, err = t.cfg.PINSource(); err != nil {
+			return fmt.Errorf("getting the PIN: %w", err)
+		}
+		defer pin.Wipe()
+	}
+	err := failed("C_Login", t.ctx.Login(t.anchor, pkcs11.CKU_USER, string(pin.Reveal())))
+	if err != nil && remedyFor(err) == stop {
+		t.sealed = fault.Because(fault.TokenUnavailable, "the token refused its PIN", err)
+	}
+	return err
 }
 
 func (t *Token) openSession() (pkcs11.SessionHandle, error) {

@@ -1,0 +1,2 @@
+CREATE ROLE cardkms_owner NOLOGIN;
+GRANT CREATE, USAGE ON SCHEMA public TO cardkms_owner;
