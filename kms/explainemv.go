@@ -36,8 +36,8 @@ func (s *Service) emvQuestionOf(p approval.Proposal, card []byte) (q emvQuestion
 		return q, fault.New(fault.InvalidInput, "cryptograms of this profile are not explained")
 	}
 	q.Issuer, q.Key, q.Profile = p.Issuer, p.Params["key"], p.Params["profile"]
-	q.Transaction.Card = emv.Card{PAN: strings.TrimRight(fmt.Sprintf("%X", card), "F"), PSN: p.Params["psn"]}
-	if err := q.Transaction.Card.Check(); err != nil {
+	q.Card = emv.Card{PAN: strings.TrimRight(fmt.Sprintf("%X", card), "F"), PSN: p.Params["psn"]}
+	if err := q.Card.Check(); err != nil {
 		return q, err
 	}
 	fixed := map[string]int{"dki": 1, "atc": 2, "arqc": 8}
@@ -70,8 +70,8 @@ type emvHypothesis struct {
 // hypotheses returns all that are tried, the nearest to what the service expects first:
 // under every 3DES key of the issuer for EMV, because keys are mistaken for each other.
 func (q emvQuestion) hypotheses(versions []key.Version) (out []emvHypothesis) {
-	sequences := []string{q.Transaction.Card.PSN}
-	if q.Transaction.Card.PSN != "" && q.Transaction.Card.PSN != "00" {
+	sequences := []string{q.Card.PSN}
+	if q.Card.PSN != "" && q.Card.PSN != "00" {
 		sequences = append(sequences, "00")
 	}
 	for _, v := range versions {
@@ -92,7 +92,7 @@ func (q emvQuestion) ways(h emvHypothesis) (out []emvHypothesis) {
 		for _, h.derivation = range []emv.Derivation{emv.MasterItself, emv.CSK, emv.SKD} {
 			for _, h.padding = range []emv.Padding{emv.Padding1, emv.Padding2} {
 				for _, h.atc = range []int{0, 1, -1} {
-					needless := h.option == emv.OptionB && len(q.Transaction.Card.PAN) <= 16 && q.profile.Option != emv.OptionB ||
+					needless := h.option == emv.OptionB && len(q.Card.PAN) <= 16 && q.profile.Option != emv.OptionB ||
 						h.derivation == emv.SKD && len(q.UN) != 4 || h.derivation == emv.MasterItself && h.atc != 0
 					if !needless {
 						out = append(out, h)
@@ -113,8 +113,8 @@ func (q emvQuestion) differences(h emvHypothesis) (out []string) {
 	}
 	add(h.version.ID.Name != q.Key || h.version.Usage != key.EMVAC, "key:"+h.version.ID.Name)
 	add(h.version.KVN != q.DKI, fmt.Sprintf("dki:%02X", h.version.KVN))
-	add(h.option != q.profile.Option && len(q.Transaction.Card.PAN) > 16, "option:"+string(h.option))
-	add(h.psn != q.Transaction.Card.PSN, "psn:00")
+	add(h.option != q.profile.Option && len(q.Card.PAN) > 16, "option:"+string(h.option))
+	add(h.psn != q.Card.PSN, "psn:00")
 	add(h.derivation != q.profile.Cryptogram, "session-key:"+string(h.derivation))
 	add(h.padding != q.profile.Padding, fmt.Sprintf("padding:%d", h.padding))
 	add(h.atc == 1, "atc:one-more")
@@ -139,7 +139,7 @@ func (q emvQuestion) search(ctx context.Context, s *Service) (explanation, error
 
 // try reports whether a hypothesis explains the cryptogram.
 func (q emvQuestion) try(ctx context.Context, t derive.TDEAToken, h emvHypothesis) (bool, error) {
-	m, err := emv.NewMaster(h.option, derive.FromRoot(Root(h.version, key.Master)), emv.Card{PAN: q.Transaction.Card.PAN, PSN: h.psn})
+	m, err := emv.NewMaster(h.option, derive.FromRoot(Root(h.version, key.Master)), emv.Card{PAN: q.Card.PAN, PSN: h.psn})
 	if err != nil {
 		return false, err
 	}

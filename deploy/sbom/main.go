@@ -10,6 +10,7 @@ import (
 	"debug/buildinfo"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -30,7 +31,7 @@ func main() {
 
 func run(programs []string, out io.Writer) error {
 	if len(programs) == 0 {
-		return fmt.Errorf("usage: sbom PROGRAM...")
+		return errors.New("usage: sbom PROGRAM [PROGRAM...]; it prints the bill")
 	}
 	bom, err := bill(programs)
 	if err != nil {

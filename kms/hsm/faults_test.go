@@ -72,10 +72,10 @@ func newPatient(t *testing.T) *patient {
 	t.Helper()
 	cfg, err := testtoken.SoftHSMConfig()
 	must(t, err)
-	headers, err := faulty.Headers()
+	headers, err := faulty.Headers(ctx)
 	must(t, err)
 	p := &patient{t: t}
-	p.module, err = faulty.Build(t.TempDir(), cfg.Module, headers)
+	p.module, err = faulty.Build(ctx, t.TempDir(), cfg.Module, headers)
 	must(t, err)
 	cfg.Module, cfg.Logger = p.module.Path, quiet
 	p.Token = openToken(t, cfg)

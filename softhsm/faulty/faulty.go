@@ -6,6 +6,7 @@
 package faulty
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"os"
@@ -55,12 +56,12 @@ type Module struct {
 
 // Build compiles the module into a directory and has it pass calls on to another one.
 // headers is the directory with the PKCS#11 headers.
-func Build(dir, module, headers string) (*Module, error) {
+func Build(ctx context.Context, dir, module, headers string) (*Module, error) {
 	src, lib, control := filepath.Join(dir, "shim.c"), filepath.Join(dir, "libfaulty.so"), filepath.Join(dir, "control")
 	if err := os.WriteFile(src, source, 0o600); err != nil {
 		return nil, err
 	}
-	out, err := exec.Command("gcc", "-std=gnu11", "-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-I", headers, "-o", lib, src, "-ldl").CombinedOutput() //nolint:gosec // a test's own paths
+	out, err := exec.CommandContext(ctx, "gcc", "-std=gnu11", "-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-I", headers, "-o", lib, src, "-ldl").CombinedOutput() //nolint:gosec // a test's own paths
 	if err != nil {
 		return nil, fmt.Errorf("compiling the module: %w: %s", err, out)
 	}
@@ -85,8 +86,8 @@ func Build(dir, module, headers string) (*Module, error) {
 }
 
 // Headers returns where the binding keeps the PKCS#11 headers.
-func Headers() (string, error) {
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/miekg/pkcs11").Output()
+func Headers(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/miekg/pkcs11").Output()
 	return strings.TrimSpace(string(out)), err
 }
 
