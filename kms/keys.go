@@ -416,5 +416,8 @@ func (s *Service) intendAnd(ctx context.Context, e event, change func(store.Rows
 	}
 	entry.Outcome = audit.OutcomePending
 	seq, err := s.cfg.Log.Do(ctx, func(tx store.Rows) (audit.Entry, error) { return entry, change(tx) })
-	return &seq, err
+	if err != nil {
+		return nil, err
+	}
+	return &seq, nil
 }
