@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"cardkms/kms"
 	"cardkms/kms/fault"
@@ -75,11 +76,14 @@ func (s *server) caller(r *http.Request) (kms.Caller, error) {
 	return in.known(uri)
 }
 
-// uriOf returns the URI of a certificate that is not revoked. It is asked for each request:
-// a connection outlives what its handshake saw.
+// uriOf returns the URI of a certificate that is neither revoked nor over. It is asked for
+// each request: a connection outlives what its handshake saw.
 func (in *admitted) uriOf(chain []*x509.Certificate) (*url.URL, error) {
 	if in.revoked(chain) {
 		return nil, fault.New(fault.Unauthenticated, "the client certificate is revoked")
+	}
+	if time.Now().After(chain[0].NotAfter) {
+		return nil, fault.New(fault.Unauthenticated, "the client certificate is over")
 	}
 	if len(chain[0].URIs) != 1 {
 		return nil, fault.New(fault.Unauthenticated, "the client certificate must have exactly one URI")

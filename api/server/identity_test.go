@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"cardkms/api"
 	"cardkms/kms"
@@ -15,7 +16,10 @@ import (
 // TestIdentity checks which verified certificates name a client.
 func TestIdentity(t *testing.T) {
 	w := newWorld(t)
+	over := certificate(uriAuditor)
+	over.VerifiedChains[0][0].NotAfter = time.Now().Add(-time.Second)
 	for name, state := range map[string]*tls.ConnectionState{
+		"over":             over,
 		"no TLS":           nil,
 		"not verified":     {PeerCertificates: certificate(uriAuditor).VerifiedChains[0]},
 		"empty chain":      {VerifiedChains: [][]*x509.Certificate{{}}},

@@ -287,7 +287,7 @@ func must(t testing.TB, err error) {
 // certificate returns a connection state with these URIs, as a verified client
 // certificate leaves it.
 func certificate(uris ...string) *tls.ConnectionState {
-	leaf := &x509.Certificate{}
+	leaf := &x509.Certificate{NotAfter: time.Now().Add(time.Hour)}
 	for _, s := range uris {
 		u, err := url.Parse(s)
 		if err != nil {
