@@ -36,7 +36,8 @@ func openPatiently(ctx context.Context, cfg *config, d *sealedDoor, logger *slog
 		case hsm.PINRefused(err):
 			logger.Error("sealed: the token refused its PIN, which is not presented again; correct it and start again", slog.Any("error", err))
 			if err := d.show(ctx, fault.New(fault.PINRefused, "the token refused its PIN; a person must correct it and start the service again")); err != nil {
-				return nil, err
+				// Stopping would have the PIN presented again by what starts services.
+				logger.Error("nobody hears why the node is sealed", slog.Any("error", err))
 			}
 			<-ctx.Done()
 			return nil, err

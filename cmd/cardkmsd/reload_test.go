@@ -138,6 +138,7 @@ func TestRevokedConnections(t *testing.T) {
 		"by an old list": {"crl: tls/list.pem", "is over"},
 		"by nobody":      {"crl: tls/list.pem", "no client CA signed"},
 		"by a part":      {"crl: tls/list.pem", "not a whole one"},
+		"by a cut file":  {"crl: tls/list.pem", "1 of its 2 blocks are damaged"},
 	}
 	b, err := os.ReadFile(s.config())
 	s.must("", err)
@@ -157,7 +158,11 @@ func TestRevokedConnections(t *testing.T) {
 			case "by a part":
 				part = true
 			}
-			s.must("", os.WriteFile(list, signer.revocationList(t, serial, until, part), 0o600))
+			text := signer.revocationList(t, serial, until, part)
+			if name == "by a cut file" {
+				text = append(text, text[:len(text)-20]...)
+			}
+			s.must("", os.WriteFile(list, text, 0o600))
 			s.configure(func(text string) string { return strings.Replace(text, "tls:\n", "tls:\n  "+c.field+"\n", 1) })
 			defer s.configure(func(string) string { return string(b) })
 			if c.why != "" {

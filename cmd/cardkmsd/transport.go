@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -80,13 +81,18 @@ func (c *config) transport() (t transport, err error) {
 	return t, err
 }
 
-// blocks returns what the PEM blocks of one type hold.
+// blocks returns what the PEM blocks of one type hold. A file that was cut is refused:
+// what is left of a revocation list would revoke less.
 func blocks(kind string, text []byte) (all [][]byte, err error) {
+	begun := bytes.Count(text, []byte("-----BEGIN "))
 	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
 		if block.Type != kind {
 			return nil, fmt.Errorf("it holds a %s, which does not belong there", block.Type)
 		}
 		all = append(all, block.Bytes)
+	}
+	if len(all) != begun {
+		return nil, fmt.Errorf("%d of its %d blocks are damaged", begun-len(all), begun)
 	}
 	return all, nil
 }
@@ -150,12 +156,14 @@ func (c *config) revoked() (uris, serials map[string]bool, err error) {
 }
 
 // refuses reports whether a chain that was verified once is not to be believed any more:
-// its certificate is revoked, or its CA is no longer one.
+// its certificate or one between it and the CA is revoked, or the CA is no longer one.
 func (t transport) refuses(chain []*x509.Certificate) bool {
-	leaf, root := chain[0], chain[len(chain)-1]
-	serial := leaf.SerialNumber.String()
-	return !slices.ContainsFunc(t.cas, root.Equal) || t.serials[serial] || t.listed[listed{string(leaf.RawIssuer), serial}] ||
-		slices.ContainsFunc(leaf.URIs, func(u *url.URL) bool { return t.uris[u.String()] })
+	root := chain[len(chain)-1]
+	return !slices.ContainsFunc(t.cas, root.Equal) || slices.ContainsFunc(chain, func(c *x509.Certificate) bool {
+		serial := c.SerialNumber.String()
+		return t.serials[serial] || t.listed[listed{string(c.RawIssuer), serial}] ||
+			slices.ContainsFunc(c.URIs, func(u *url.URL) bool { return t.uris[u.String()] })
+	})
 }
 
 func (t transport) pool() *x509.CertPool {
