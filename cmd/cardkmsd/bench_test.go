@@ -234,6 +234,26 @@ func (b *bare) measure(what string, n int, f func(*bare)) figures {
 	return out
 }
 
+// timed runs f in n goroutines, total times in all, and returns how long each run took.
+func timed(t testing.TB, n, total int, f func(worker int) error) []time.Duration {
+	times := make([][]time.Duration, n)
+	var wg sync.WaitGroup
+	for w := range n {
+		wg.Go(func() {
+			for range total / n {
+				t0 := time.Now()
+				if err := f(w); err != nil {
+					t.Error(err)
+					return
+				}
+				times[w] = append(times[w], time.Since(t0))
+			}
+		})
+	}
+	wg.Wait()
+	return slices.Concat(times...)
+}
+
 // rest runs f in n goroutines, total times in all, and prints its cost beside
 // the bare one.
 func (s *site) rest(what string, n, total int, bare figures, f func(worker int) error) {
@@ -245,25 +265,7 @@ func (s *site) rest(what string, n, total int, bare figures, f func(worker int) 
 	}
 	pid := s.server.Process.Pid
 	start, cpu := time.Now(), cpuOf(pid)
-	var mu sync.Mutex
-	var times []time.Duration
-	var wg sync.WaitGroup
-	for w := range n {
-		wg.Go(func() {
-			for range total / n {
-				t0 := time.Now()
-				if err := f(w); err != nil {
-					s.t.Error(err)
-					return
-				}
-				d := time.Since(t0)
-				mu.Lock()
-				times = append(times, d)
-				mu.Unlock()
-			}
-		})
-	}
-	wg.Wait()
+	times := timed(s.t, n, total, f)
 	done := len(times)
 	used := (cpuOf(pid) - cpu) / time.Duration(max(1, done))
 	rate := float64(done) / time.Since(start).Seconds()

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
@@ -85,23 +84,8 @@ func (b *nodesBench) measure(what, where string, c *throwaway.Cluster, nodes []*
 	}
 	service, database := b.cpu(nodes, c)
 	start := time.Now()
-	times := make([][]time.Duration, n)
-	var wg sync.WaitGroup
-	for w := range n {
-		wg.Go(func() {
-			for range total / n {
-				t0 := time.Now()
-				if err := f(w); err != nil {
-					b.t.Error(err)
-					return
-				}
-				times[w] = append(times[w], time.Since(t0))
-			}
-		})
-	}
-	wg.Wait()
+	all := timed(b.t, n, total, f)
 	elapsed := time.Since(start)
-	all := slices.Concat(times...)
 	slices.Sort(all)
 	done := time.Duration(len(all))
 	s, d := b.cpu(nodes, c)
