@@ -6,9 +6,7 @@ import (
 	"crypto/cipher"
 	"crypto/des"
 	"encoding/hex"
-	"encoding/json"
 	"math/big"
-	"os"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -18,30 +16,6 @@ import (
 	"cardkms/derive/derivetest"
 	"cardkms/kms/key"
 )
-
-// octets are bytes in hexadecimal.
-type octets []byte
-
-func (o *octets) UnmarshalJSON(b []byte) error {
-	var s string
-	if err := json.Unmarshal(b, &s); err != nil {
-		return err
-	}
-	v, err := hex.DecodeString(s)
-	*o = v
-	return err
-}
-
-func readVectors(t *testing.T, name string, into any) {
-	t.Helper()
-	b, err := os.ReadFile("testdata/" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(b, into); err != nil {
-		t.Fatalf("%s: %v", name, err)
-	}
-}
 
 func blockCipher(t *testing.T, algorithm string, k []byte) cipher.Block {
 	t.Helper()
@@ -61,19 +35,19 @@ func TestPublishedCMAC(t *testing.T) {
 	var file struct {
 		Examples []struct {
 			Algorithm string
-			Key       octets
-			Message   octets
-			MAC       octets
+			Key       derivetest.Octets
+			Message   derivetest.Octets
+			MAC       derivetest.Octets
 		} `json:"sp800_38b"`
 		RFC struct {
-			Key   octets
-			Zero  octets `json:"aes_zero"`
-			K1    octets
-			K2    octets
-			Cases []struct{ Message, MAC octets }
+			Key   derivetest.Octets
+			Zero  derivetest.Octets `json:"aes_zero"`
+			K1    derivetest.Octets
+			K2    derivetest.Octets
+			Cases []struct{ Message, MAC derivetest.Octets }
 		} `json:"rfc4493"`
 	}
-	readVectors(t, "std_cmac.json", &file)
+	derivetest.ReadVectors(t, "std_cmac.json", &file)
 	if len(file.Examples) != 20 || len(file.RFC.Cases) != 4 {
 		t.Fatalf("the file has %d and %d cases, want 20 and 4", len(file.Examples), len(file.RFC.Cases))
 	}
@@ -86,7 +60,7 @@ func TestPublishedCMAC(t *testing.T) {
 	rfc := blockCipher(t, "aes128", file.RFC.Key)
 	sub := make([]byte, 16)
 	rfc.Encrypt(sub, sub)
-	for _, want := range []octets{file.RFC.Zero, file.RFC.K1, file.RFC.K2} {
+	for _, want := range []derivetest.Octets{file.RFC.Zero, file.RFC.K1, file.RFC.K2} {
 		if !bytes.Equal(sub, want) {
 			t.Errorf("a subkey is %X, want %X", sub, want)
 		}

@@ -22,14 +22,14 @@ func TestCounterKDF(t *testing.T) {
 			Location string `json:"ctr_location"`
 			RLen     int    `json:"rlen_bits"`
 			L        int
-			Key      octets
-			Fixed    octets `json:"fixed_input"`
-			Before   octets `json:"data_before"`
-			After    octets `json:"data_after"`
-			Output   octets
+			Key      derivetest.Octets
+			Fixed    derivetest.Octets `json:"fixed_input"`
+			Before   derivetest.Octets `json:"data_before"`
+			After    derivetest.Octets `json:"data_after"`
+			Output   derivetest.Octets
 		}
 	}
-	readVectors(t, "std_sp800_108_kdfctr_cmac.json", &file)
+	derivetest.ReadVectors(t, "std_sp800_108_kdfctr_cmac.json", &file)
 	count := map[string]int{}
 	for i, c := range file.Cases {
 		s := derive.Step{Function: derive.CMACCounter, Class: derive.Static, Algorithm: key.AES256}
