@@ -248,3 +248,11 @@ type Wrapper interface {
 	// KCV returns the key check value of k by the method of its algorithm.
 	KCV(ctx context.Context, k *Key) (key.KCV, error)
 }
+
+// VectorToken is a token that takes keys of known value, for vectors and known answers.
+type VectorToken interface {
+	TDEAToken
+	Wrapper
+	// ImportVolatile makes a root key of a known value that ends with forget.
+	ImportVolatile(ctx context.Context, label string, a key.Algorithm, c Class, value []byte) (k *Key, forget func(), err error)
+}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"cardkms/derive"
 	"cardkms/kms/approval"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
@@ -25,7 +26,7 @@ func (s *Service) proven(ctx context.Context, document string) (p profile.Profil
 	if err != nil {
 		return p, err
 	}
-	t, ok := main.(profile.Token)
+	t, ok := main.(derive.VectorToken)
 	if !ok {
 		return p, fault.New(fault.TokenUnable, "the token takes no keys of known value, so the known answers cannot be run")
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cardkms/derive"
 	"cardkms/kms/hsm"
 	"cardkms/kms/probe"
 	"cardkms/kms/profile"
@@ -149,7 +150,7 @@ func probeOne(ctx context.Context, t *hsm.Token, f probeFlags, out io.Writer) (e
 
 // probeProfile runs the known answers of a card profile. Which keys a service has is not
 // known here; the service looks at that when the profile is registered.
-func probeProfile(ctx context.Context, t probe.Token, path string) (r probe.Result, err error) {
+func probeProfile(ctx context.Context, t derive.VectorToken, path string) (r probe.Result, err error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return r, err

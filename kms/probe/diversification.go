@@ -43,7 +43,7 @@ func method(name string) (diversify.Method, error) {
 	return "", skip("the diversification " + name + " is not supported")
 }
 
-func runDiversification(ctx context.Context, t Token, raw json.RawMessage) error {
+func runDiversification(ctx context.Context, t derive.VectorToken, raw json.RawMessage) error {
 	var c divCase
 	if err := json.Unmarshal(raw, &c); err != nil {
 		return err

@@ -345,7 +345,7 @@ var emvPeers = map[string]func(*bench, emvPeer) error{
 	"chain_mchip_cvn10":         (*bench).peerChain,
 }
 
-func runEMVPeer(ctx context.Context, t Token, raw json.RawMessage) error {
+func runEMVPeer(ctx context.Context, t derive.VectorToken, raw json.RawMessage) error {
 	var c emvPeer
 	if err := json.Unmarshal(raw, &c); err != nil {
 		return fmt.Errorf("reading the case: %w", err)

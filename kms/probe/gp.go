@@ -79,7 +79,7 @@ func (m gpCommand) incomparable() bool {
 	return len(m.Failed) > 0 && string(m.Failed) != "null" && string(m.Failed) != "false"
 }
 
-func runGP(ctx context.Context, t Token, raw json.RawMessage) []Result {
+func runGP(ctx context.Context, t derive.VectorToken, raw json.RawMessage) []Result {
 	var c gpCase
 	if err := json.Unmarshal(raw, &c); err != nil {
 		return []Result{{Fail, "?", err.Error()}}

@@ -14,7 +14,7 @@ import (
 	"cardkms/kms/probe"
 )
 
-// plainToken is a probe.Token over plain keys: thousands of altered vectors run
+// plainToken is a derive.VectorToken over plain keys: thousands of altered vectors run
 // in the time that a real token needs for a few.
 type plainToken struct{ derivetest.Token }
 

@@ -26,14 +26,6 @@ import (
 	"cardkms/kms/key"
 )
 
-// Token is a token that takes keys of known value.
-type Token interface {
-	derive.TDEAToken
-	derive.Wrapper
-	// ImportVolatile makes a root key of a known value that ends with forget.
-	ImportVolatile(ctx context.Context, label string, a key.Algorithm, c derive.Class, value []byte) (k *derive.Key, forget func(), err error)
-}
-
 // Verdict is what became of a vector.
 type Verdict string
 
@@ -98,7 +90,7 @@ func Judge(id string, err error) Result {
 
 // Run reads one file and runs its vectors. An unreadable file is an error, an
 // unexpected vector a failed result.
-func Run(ctx context.Context, t Token, file []byte) ([]Result, error) {
+func Run(ctx context.Context, t derive.VectorToken, file []byte) ([]Result, error) {
 	var head struct {
 		Meta struct {
 			Schema string `json:"schema"`
@@ -129,7 +121,7 @@ func Run(ctx context.Context, t Token, file []byte) ([]Result, error) {
 	return out, nil
 }
 
-type runner func(context.Context, Token, json.RawMessage) []Result
+type runner func(context.Context, derive.VectorToken, json.RawMessage) []Result
 
 // runnerFor chooses by the schema's name, or by the first case of a file that
 // does not name its schema.
@@ -168,23 +160,23 @@ func runnerFor(schema string, cases []json.RawMessage) (runner, error) {
 	case "interop-emv-1":
 		return one(runEMVPeer), nil
 	}
-	return one(func(context.Context, Token, json.RawMessage) error {
+	return one(func(context.Context, derive.VectorToken, json.RawMessage) error {
 		return unservedReason(schema)
 	}), nil
 }
 
 // numbered makes a runner for cases that have no name.
-func numbered(f func(context.Context, Token, json.RawMessage) error) runner {
+func numbered(f func(context.Context, derive.VectorToken, json.RawMessage) error) runner {
 	n := 0
-	return func(ctx context.Context, t Token, raw json.RawMessage) []Result {
+	return func(ctx context.Context, t derive.VectorToken, raw json.RawMessage) []Result {
 		n++
 		return []Result{Judge(fmt.Sprintf("case-%d", n), f(ctx, t, raw))}
 	}
 }
 
 // one makes a runner of a function that gives one verdict per case.
-func one(f func(context.Context, Token, json.RawMessage) error) runner {
-	return func(ctx context.Context, t Token, raw json.RawMessage) []Result {
+func one(f func(context.Context, derive.VectorToken, json.RawMessage) error) runner {
+	return func(ctx context.Context, t derive.VectorToken, raw json.RawMessage) []Result {
 		var c struct {
 			ID string `json:"id"`
 		}
@@ -228,7 +220,7 @@ func (l *octetList) UnmarshalJSON(b []byte) error {
 // bench imports the keys of one vector and forgets them all at its end.
 type bench struct {
 	ctx     context.Context
-	token   Token
+	token   derive.VectorToken
 	count   int
 	cleanup []func()
 }

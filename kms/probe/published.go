@@ -54,7 +54,7 @@ func (c *kdfCase) UnmarshalJSON(b []byte) error {
 
 // runKDF derives as SCP03 does, with the counter in one byte: [SP 800-108], Section
 // 4.1.
-func runKDF(ctx context.Context, t Token, raw json.RawMessage) error {
+func runKDF(ctx context.Context, t derive.VectorToken, raw json.RawMessage) error {
 	var c kdfCase
 	if err := json.Unmarshal(raw, &c); err != nil {
 		return fmt.Errorf("reading the case: %w", err)
@@ -83,7 +83,7 @@ func runKDF(ctx context.Context, t Token, raw json.RawMessage) error {
 
 // runConstant derives with SCP03's label, whose length field says how many bits there
 // are: [AmdD] Secure Channel Protocol '03', Section 4.1.5.
-func runConstant(ctx context.Context, t Token, raw json.RawMessage) error {
+func runConstant(ctx context.Context, t derive.VectorToken, raw json.RawMessage) error {
 	var c struct{ Key, Constant, Context, Output octets }
 	if err := json.Unmarshal(raw, &c); err != nil {
 		return fmt.Errorf("reading the case: %w", err)
@@ -97,7 +97,7 @@ func runConstant(ctx context.Context, t Token, raw json.RawMessage) error {
 }
 
 // runDerivation compares what a step derives inside the token with a known value.
-func runDerivation(ctx context.Context, t Token, base []byte, s derive.Step, want []byte) error {
+func runDerivation(ctx context.Context, t derive.VectorToken, base []byte, s derive.Step, want []byte) error {
 	if len(want) == 0 {
 		return errNoAnswer
 	}
@@ -132,7 +132,7 @@ type cmacCase struct {
 	Key, Message, MAC octets
 }
 
-func (f cmacFile) run(ctx context.Context, t Token) (out []Result) {
+func (f cmacFile) run(ctx context.Context, t derive.VectorToken) (out []Result) {
 	for i, c := range f.SP {
 		out = append(out, Judge(fmt.Sprintf("sp800-38b-%s-%d", c.Algorithm, i), c.run(ctx, t)))
 	}
@@ -143,7 +143,7 @@ func (f cmacFile) run(ctx context.Context, t Token) (out []Result) {
 	return out
 }
 
-func (c cmacCase) run(ctx context.Context, t Token) error {
+func (c cmacCase) run(ctx context.Context, t derive.VectorToken) error {
 	if c.Algorithm == "3des" {
 		return unservedReason("cmac_des3")
 	}

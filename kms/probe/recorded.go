@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 
+	"cardkms/derive"
 	"cardkms/kms/apdu"
 )
 
@@ -28,7 +29,7 @@ type recordedCase struct {
 }
 
 // runRecorded replays a recorded session of a real card.
-func runRecorded(ctx context.Context, t Token, raw json.RawMessage) error {
+func runRecorded(ctx context.Context, t derive.VectorToken, raw json.RawMessage) error {
 	var c recordedCase
 	if err := json.Unmarshal(raw, &c); err != nil {
 		return err

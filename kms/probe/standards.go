@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+
+	"cardkms/derive"
 )
 
 // standard is one known answer; the meaning of in and out depends on alg.
@@ -48,7 +50,7 @@ var algorithms = map[string]func(*bench, input) error{
 	"scp80_por":          runProofOfReceipt,
 }
 
-func runStandards(ctx context.Context, t Token, vectors []standard) []Result {
+func runStandards(ctx context.Context, t derive.VectorToken, vectors []standard) []Result {
 	var out []Result
 	for _, v := range vectors {
 		out = append(out, Judge(v.ID, v.run(ctx, t)))
@@ -72,7 +74,7 @@ func (v standard) more() []string {
 	return []string{"/script"}
 }
 
-func (v standard) run(ctx context.Context, t Token) error {
+func (v standard) run(ctx context.Context, t derive.VectorToken) error {
 	b := &bench{ctx: ctx, token: t}
 	defer b.close()
 	if f := emvAlgorithms[v.Alg]; f != nil {

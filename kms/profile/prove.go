@@ -18,14 +18,6 @@ import (
 	"cardkms/kms/key"
 )
 
-// Token is a token that takes keys of known value, as objects of a PKCS#11 session.
-type Token interface {
-	derive.TDEAToken
-	derive.Wrapper
-	// ImportVolatile makes a root key of a known value that ends with forget.
-	ImportVolatile(ctx context.Context, label string, a key.Algorithm, c derive.Class, value []byte) (k *derive.Key, forget func(), err error)
-}
-
 // Prove runs the known answers through a token, by the code that serves cards. Each test
 // key is an object of a PKCS#11 session, and gone when Prove returns; nothing that lives
 // in the token takes part. used are the check values of keys that a service has: a test
@@ -34,7 +26,7 @@ type Token interface {
 // The first answer that does not come out is a fault.InvalidInput with its name: neither
 // what is right nor what the token computed is in the error. One that the token cannot
 // compute keeps its own code.
-func (p Profile) Prove(ctx context.Context, t Token, used []key.KCV) error {
+func (p Profile) Prove(ctx context.Context, t derive.VectorToken, used []key.KCV) error {
 	for _, a := range p.Answers {
 		b := &bench{ctx: ctx, token: t, profile: p, used: used}
 		err := b.run(a)
@@ -49,7 +41,7 @@ func (p Profile) Prove(ctx context.Context, t Token, used []key.KCV) error {
 // bench holds the keys of one known answer.
 type bench struct {
 	ctx     context.Context
-	token   Token
+	token   derive.VectorToken
 	profile Profile
 	used    []key.KCV
 	master  *derive.Key
