@@ -30,7 +30,7 @@ type front struct {
 
 func newFront(cfg *config, n *node, traces *traces, logger *slog.Logger) (*front, error) {
 	f := &front{n: n, logger: logger, cfg: cfg, traces: traces}
-	t, err := cfg.transport()
+	t, err := cfg.transport(nil)
 	if err != nil {
 		return nil, err
 	}

@@ -82,7 +82,7 @@ func (d *sealedDoor) show(ctx context.Context, why *fault.Error) error {
 		}
 		return nil
 	}
-	t, err := d.cfg.transport()
+	t, err := d.cfg.transport(nil)
 	if err != nil {
 		return err
 	}

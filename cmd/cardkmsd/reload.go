@@ -60,7 +60,7 @@ func (f *front) reload(ctx context.Context) (changed bool, err error) {
 
 // renew puts the files under tls: in force, if they are others than before.
 func (f *front) renew(ctx context.Context) (changed bool, err error) {
-	t, err := f.cfg.transport()
+	t, err := f.cfg.transport(f.tls.Load())
 	if err != nil || t.files == f.tls.Load().files {
 		return false, err
 	}
@@ -73,7 +73,7 @@ func (f *front) renew(ctx context.Context) (changed bool, err error) {
 func (f *front) change(ctx context.Context, cfg *config) error {
 	ctx, cancel := context.WithTimeout(ctx, reloadTimeout)
 	defer cancel()
-	t, err := cfg.transport()
+	t, err := cfg.transport(f.tls.Load())
 	if err != nil {
 		return err
 	}

@@ -188,6 +188,57 @@ func TestRevokedConnections(t *testing.T) {
 	}
 }
 
+// TestListInForceEnds: a revocation list that comes to its end while it is in force goes on
+// to revoke, and holds up no other change. A process that starts does not begin with it.
+func TestListInForceEnds(t *testing.T) {
+	s, ca := newReloadSite(t)
+	serial := certificateIn(t, filepath.Join(s.dir, "tls", "auditor.pem")).SerialNumber
+	over := time.Now().Add(3 * time.Second)
+	s.must("", os.WriteFile(filepath.Join(s.dir, "tls", "list.pem"), ca.revocationList(t, serial, over, false), 0o600))
+	s.configure(func(text string) string { return strings.Replace(text, "tls:\n", "tls:\n  crl: tls/list.pem\n", 1) })
+	s.hangup(reloaded)
+	time.Sleep(time.Until(over.Add(2 * time.Second))) // a list counts in seconds
+	s.configure(func(text string) string {
+		return strings.Replace(text, "tls:\n", "tls:\n  revoked: ["+devDomain+"/role/operator/rear]\n", 1)
+	})
+	s.hangup(reloaded)
+	for _, who := range []string{"auditor", "operator"} {
+		if code := reads(t, s.client(who)); code == "" {
+			t.Errorf("the revoked %s is served", who)
+		}
+	}
+	s.stop()
+	if out, err := s.cardkmsd("", "serve", "--config", s.config()); err == nil || !strings.Contains(out, "is over since") {
+		t.Errorf("a start with the list: %v, %s", err, out)
+	}
+}
+
+// TestRevokedIntermediate: a chain is refused for any certificate in it.
+func TestRevokedIntermediate(t *testing.T) {
+	root := &x509.Certificate{Raw: []byte("root"), SerialNumber: big.NewInt(1)}
+	between := &x509.Certificate{RawIssuer: []byte("root"), SerialNumber: big.NewInt(2)}
+	leaf := &x509.Certificate{RawIssuer: []byte("between"), SerialNumber: big.NewInt(3)}
+	for what, tt := range map[string]struct {
+		t    transport
+		want bool
+	}{
+		"nothing is revoked":           {transport{}, false},
+		"the intermediate, by its CA":  {transport{listed: map[listed]bool{{"root", "2"}: true}}, true},
+		"the intermediate, by number":  {transport{serials: map[string]bool{"2": true}}, true},
+		"that number by another CA":    {transport{listed: map[listed]bool{{"between", "2"}: true}}, false},
+		"the CA is one no more":        {transport{cas: []*x509.Certificate{{Raw: []byte("other")}}}, true},
+		"the certificate, by its CA":   {transport{listed: map[listed]bool{{"between", "3"}: true}}, true},
+		"another one of the same name": {transport{listed: map[listed]bool{{"between", "4"}: true}}, false},
+	} {
+		if tt.t.cas == nil {
+			tt.t.cas = []*x509.Certificate{root}
+		}
+		if got := tt.t.refuses([]*x509.Certificate{leaf, between, root}); got != tt.want {
+			t.Errorf("%s: refused is %v", what, got)
+		}
+	}
+}
+
 // revocationList has the CA revoke a number.
 func (ca *devCA) revocationList(t *testing.T, serial *big.Int, until time.Time, part bool) []byte {
 	t.Helper()

@@ -34,8 +34,9 @@ type transport struct {
 // listed names a certificate as a revocation list does.
 type listed struct{ issuer, serial string }
 
-// transport reads the files under tls:, and checks that they belong together.
-func (c *config) transport() (t transport, err error) {
+// transport reads the files under tls:, and checks that they belong together. before is the
+// one in force, if any: what it has may have come to its end since.
+func (c *config) transport(before *transport) (t transport, err error) {
 	read := sha256.New()
 	file := func(what, path string) []byte {
 		b, rerr := os.ReadFile(c.path(path))
@@ -66,6 +67,9 @@ func (c *config) transport() (t transport, err error) {
 		return t, fmt.Errorf("tls.clientCAs: %w", err)
 	}
 	if t.lists, err = revocationLists(lists, t.cas); err != nil {
+		return t, fmt.Errorf("tls.crl: %w", err)
+	}
+	if err := before.newlyOver(t.lists); err != nil {
 		return t, fmt.Errorf("tls.crl: %w", err)
 	}
 	if c.TLS.CRL != "" && len(t.lists) == 0 {
@@ -112,8 +116,20 @@ func certificates(text []byte) (all []*x509.Certificate, err error) {
 	return all, err
 }
 
-// revocationLists reads lists that client CAs signed. One that is over says nothing of
-// what was revoked since: it is refused here, and only watched afterwards.
+// newlyOver refuses a list that is over, and so says nothing of what was revoked since,
+// unless it is in force: it still revokes what it revoked, its end is watched as a metric,
+// and a reload that it held up could not revoke anybody either.
+func (t *transport) newlyOver(lists []*x509.RevocationList) error {
+	for _, list := range lists {
+		inForce := t != nil && slices.ContainsFunc(t.lists, func(had *x509.RevocationList) bool { return bytes.Equal(had.Raw, list.Raw) })
+		if !inForce && time.Now().After(list.NextUpdate) {
+			return fmt.Errorf("the list of %s is over since %s", list.Issuer, list.NextUpdate.Format(time.RFC3339))
+		}
+	}
+	return nil
+}
+
+// revocationLists reads whole lists that client CAs signed.
 func revocationLists(text []byte, cas []*x509.Certificate) (all []*x509.RevocationList, err error) {
 	ders, err := blocks("X509 CRL", text)
 	for _, der := range ders {
@@ -128,9 +144,6 @@ func revocationLists(text []byte, cas []*x509.Certificate) (all []*x509.Revocati
 		// such as one that tells of changes only, must not be used.
 		if slices.ContainsFunc(list.Extensions, func(e pkix.Extension) bool { return e.Critical }) {
 			return nil, fmt.Errorf("the list of %s is not a whole one", list.Issuer)
-		}
-		if time.Now().After(list.NextUpdate) {
-			return nil, fmt.Errorf("the list of %s is over since %s", list.Issuer, list.NextUpdate.Format(time.RFC3339))
 		}
 		all = append(all, list)
 	}
