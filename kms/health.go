@@ -102,7 +102,8 @@ type health struct {
 	stopping atomic.Bool
 }
 
-var errStopping = fault.New(fault.AuditUnavailable, "the service is stopping")
+// ErrStopping refuses what comes while the service stops.
+var ErrStopping = fault.New(fault.AuditUnavailable, "the service is stopping")
 
 // Stop has Health say that the service stops, so that nobody sends it more work. It goes
 // on to serve until Close.
@@ -116,7 +117,7 @@ var errNoLook = errors.New("kms: the token or the database does not come back")
 func (s *Service) Health(ctx context.Context) Health {
 	h := s.lately(ctx)
 	if s.health.stopping.Load() {
-		h.Err = errStopping
+		h.Err = ErrStopping
 	}
 	return h
 }

@@ -96,7 +96,7 @@ func (f *front) change(ctx context.Context, cfg *config) error {
 	digest := sha256.Sum256(leaf.Raw)
 	found := map[string]string{"config": cfg.hexDigest(), "certificate": hex.EncodeToString(digest[:])}
 	if err := f.n.service.Reconfigured(ctx, found, clients); err != nil {
-		return fmt.Errorf("the audit log did not take the entry: %w", err)
+		return fmt.Errorf("whether the audit log took the entry is not known, so another reload is needed: %w", err)
 	}
 	f.n.log.SetExtensions(cfg.extensions())
 	apply()

@@ -180,26 +180,23 @@ func watch(ctx context.Context, logger *slog.Logger, every time.Duration, failed
 // run serves until ctx ends or a listener fails.
 func (n *node) run(ctx context.Context, f *front, hangup <-chan os.Signal, doors []door) error {
 	logger := f.logger
-	// Whatever ends the serving, no handler may run when the node is closed.
-	var busy sync.WaitGroup
-	defer busy.Wait()
+	// Whatever ends the serving, no handler and no watcher may run when the node is closed.
+	var handlers gate
+	defer handlers.close()
+	var watchers sync.WaitGroup
+	defer watchers.Wait()
 	ended := make(chan error, len(doors))
 	for _, d := range doors {
 		defer func() { _ = d.Close() }()
-		inner := d.Handler
-		d.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			busy.Add(1)
-			defer busy.Done()
-			inner.ServeHTTP(w, r)
-		})
+		d.Handler = handlers.around(d.Handler)
 		go func() { ended <- d.ServeTLS(d.l, "", "") }()
 	}
 	watching, stopWatching := context.WithCancel(ctx)
 	defer stopWatching()
-	busy.Go(func() { f.watch(watching, hangup) })
-	busy.Go(func() { watch(watching, logger, imagesEvery, "the images could not be checked", n.service.CheckImages) })
-	busy.Go(func() { watch(watching, logger, tendEvery, "the keys could not be tended", n.service.Tend) })
-	busy.Go(func() {
+	watchers.Go(func() { f.watch(watching, hangup) })
+	watchers.Go(func() { watch(watching, logger, imagesEvery, "the images could not be checked", n.service.CheckImages) })
+	watchers.Go(func() { watch(watching, logger, tendEvery, "the keys could not be tended", n.service.Tend) })
+	watchers.Go(func() {
 		watch(watching, logger, tokensEvery, "the tokens could not be tended", func(ctx context.Context) error { n.tokens.Tend(ctx); return nil })
 	})
 	sweep := time.NewTicker(sweepEvery)
