@@ -97,7 +97,7 @@ const growMax = 4096
 // entries, and the buckets that they say they touched. The head proves that this is all;
 // where it does not, nothing is said of what is wrong, and grown is false.
 func (s *state) grow(tx store.Tx, known *state) (grown bool, err error) {
-	if known == nil || s.head.size < known.head.size || s.head.size-known.head.size > growMax {
+	if known == nil || s.head.size <= known.head.size || s.head.size-known.head.size > growMax {
 		return false, nil
 	}
 	leaves, err := tx.Leaves(known.head.size, int(s.head.size-known.head.size))
@@ -117,10 +117,12 @@ func (s *state) grow(tx store.Tx, known *state) (grown bool, err error) {
 			touched[n] = true
 		}
 	}
-	if n := len(leaves); n > 0 {
-		if s.newest, err = newestTime(leaves); err != nil || audit.LeafHash(leaves[n-1].Content) != tlog.Hash(leaves[n-1].Hashes[0]) {
-			return false, nil //nolint:nilerr // reading everything names what is wrong
-		}
+	n := len(leaves)
+	if n == 0 {
+		return false, nil
+	}
+	if s.newest, err = newestTime(leaves); err != nil || audit.LeafHash(leaves[n-1].Content) != tlog.Hash(leaves[n-1].Hashes[0]) {
+		return false, nil //nolint:nilerr // reading everything names what is wrong
 	}
 	if err := s.readBuckets(tx, slices.Sorted(maps.Keys(touched))); err != nil {
 		return false, err

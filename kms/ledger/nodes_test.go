@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -176,5 +177,24 @@ func TestFarBehind(t *testing.T) {
 	}
 	if a, b := all[0], all[1]; a.catchUp(context.Background()) != nil || a.Size() != b.Size() {
 		t.Errorf("sizes %d and %d", a.Size(), b.Size())
+	}
+}
+
+// TestTwoHeads: another head of the same length follows from nothing, whoever made it.
+func TestTwoHeads(t *testing.T) {
+	ctx, s := context.Background(), newStore(t)
+	l, err := Open(ctx, config(t, s))
+	must(t, err)
+	defer l.Close(ctx) //nolint:errcheck // it closes over what the test did to it
+	mustDo(t, l, intent("open"))
+	st := *l.currentState()
+	st.head.open = nil
+	st.text, st.version = st.head.encode(), st.version+1
+	macs, err := l.macs(ctx, [][]byte{l.headMessage(st.text, st.version)})
+	must(t, err)
+	st.mac = macs[0]
+	must(t, s.Update(ctx, func(tx store.Tx) error { return tx.Put(st.row()) }))
+	if err := l.View(ctx, func(store.Rows) error { return nil }); err == nil || !strings.Contains(err.Error(), "two heads") {
+		t.Errorf("a second head of one entry: %v", err)
 	}
 }
