@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"cardkms/audit"
@@ -128,6 +129,10 @@ func (g *group) change(rows *rows, r *request) (leaf []byte) {
 	e, err := r.change(rows)
 	if err != nil {
 		r.err = g.l.detect(err)
+		return nil
+	}
+	if e.Outcome == audit.OutcomeUnknown && e.Intent != nil && !slices.Contains(g.open, *e.Intent) {
+		r.err = errHasOutcome
 		return nil
 	}
 	seq := g.edge.Size()

@@ -58,35 +58,54 @@ func TestOpenIntentsAreClosed(t *testing.T) {
 	}
 }
 
-// TestIntentsOfOtherNodes: a node that starts closes its own, and those that are too
-// old for anybody to be at work on them.
+// TestIntentsOfOtherNodes: a node that starts closes its own, wherever its clock stands; a
+// node that runs closes those that it saw open for too long for anybody to be at work on them.
 func TestIntentsOfOtherNodes(t *testing.T) {
 	ctx, s := context.Background(), newStore(t)
 	now := start
-	node := func(name string) Config {
+	node := func(name string) *Ledger {
 		cfg := config(t, s)
 		cfg.Node, cfg.Now = name, func() time.Time { return now }
-		return cfg
+		return mustOpen(t, cfg)
 	}
-	mustDo(t, mustOpen(t, node("a")), intent("of-a"))
-	mustDo(t, mustOpen(t, node("b")), intent("of-b"))
+	mustDo(t, node("a"), intent("of-a"))
+	b := node("b")
+	mustDo(t, b, intent("of-b"))
 	size := int64(2)
-	for _, tt := range []struct {
-		later time.Duration
-		as    string
-		want  []string
-	}{{0, "c", nil}, {time.Minute, "b", []string{"of-b"}}, {2 * time.Hour, "c", []string{"of-a"}}} {
-		now = start.Add(tt.later)
-		entries, err := mustOpen(t, node(tt.as)).Entries(ctx, size, 10)
+	closed := func(what string, l *Ledger, want ...string) {
+		t.Helper()
+		must(t, l.closeAbandoned(ctx))
+		entries, err := l.Entries(ctx, size, 10)
 		must(t, err)
 		var got []string
 		for _, e := range entries {
 			got = append(got, e.Request)
 		}
-		if !slices.Equal(got, tt.want) {
-			t.Errorf("after %v node %s closed %v, want %v", tt.later, tt.as, got, tt.want)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %v were closed, want %v", what, got, want)
 		}
 		size += int64(len(entries))
+	}
+	now = start.Add(2 * time.Hour)
+	ahead := node("c")
+	closed("a node starts two hours ahead", ahead)
+	closed("another one again", node("b"), "of-b")
+	now = now.Add(abandoned)
+	closed("the node an hour later", ahead, "of-a")
+	closed("and once more", ahead)
+}
+
+// TestClosedOnce: who only knows that nobody knows is refused when somebody does.
+func TestClosedOnce(t *testing.T) {
+	ctx := context.Background()
+	l := mustOpen(t, config(t, newStore(t)))
+	seq := mustDo(t, l, intent("i"))
+	e, err := l.openIntent(ctx, seq)
+	must(t, err)
+	mustDo(t, l, outcome("i", seq)) // between the look at the open ones and closing
+	must(t, l.closeIntent(ctx, seq, e))
+	if l.Size() != 2 {
+		t.Errorf("the log has %d entries, want the intent and its outcome", l.Size())
 	}
 }
 

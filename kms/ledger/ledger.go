@@ -44,7 +44,7 @@
 // the store refuses fails; nothing waits longer than AnswerWithin, and the next
 // group starts afresh from what the store then holds. An intent (an entry with
 // audit.OutcomePending) that no outcome closed is closed as audit.OutcomeUnknown by
-// the next Open of its node, or by any other's when it is an hour old.
+// the next Open of its node, or by any process that has seen it open for an hour.
 //
 // Several processes may share a Store whose Updates exclude those of other processes.
 // Each follows what the others wrote by reading what is new, and believes none of it
@@ -168,6 +168,8 @@ type Ledger struct {
 		byRef map[store.Ref]*Violation
 	}
 
+	seenOpen map[int64]time.Time // intents, since when; the guard's own
+
 	stale bool // the head must be read again before the next group; the writer's own
 
 	sign     chan struct{}    // holds one token; who has it may sign
@@ -189,6 +191,7 @@ func Open(ctx context.Context, cfg Config) (*Ledger, error) {
 	l := &Ledger{
 		cfg: cfg, queue: make(chan *request, QueueMax), done: make(chan struct{}),
 		token: make(chan struct{}, 1), sign: make(chan struct{}, 1), anchored: map[string]anchorState{},
+		seenOpen: map[int64]time.Time{},
 	}
 	l.found.byRef = map[store.Ref]*Violation{}
 	l.stats.init(cfg)
@@ -249,7 +252,7 @@ func (l *Ledger) settle(ctx context.Context, behind []*Violation) error {
 			return err
 		}
 	}
-	return l.closeIntents(ctx)
+	return l.closeOwn(ctx)
 }
 
 // every runs f again and again. A run that takes long is followed by a longer

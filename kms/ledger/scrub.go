@@ -61,8 +61,12 @@ func (s *state) scrubLog(ctx context.Context, tx store.Leaves) error {
 	return nil
 }
 
-// guard compares everything, as Open does, while the service runs.
+// guard compares everything, as Open does, while the service runs, and closes intents that
+// nobody will.
 func (l *Ledger) guard(ctx context.Context) {
+	if err := l.closeAbandoned(ctx); err != nil && ctx.Err() == nil {
+		l.cfg.Logger.Error("audit log: abandoned operations could not be closed", slog.Any("error", err))
+	}
 	found, err := l.compareAll(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
