@@ -455,6 +455,54 @@ func TestActFails(t *testing.T) {
 	h.must(err)
 }
 
+// TestExecuteOnNodes: while one node executes on an object no other does; when it is done,
+// or could not, another one may at once; and when it takes too long, another one takes over.
+func TestExecuteOnNodes(t *testing.T) {
+	h := newHarness(t)
+	node := func(name string) *kms.Service {
+		cfg := h.config()
+		cfg.Node = name
+		s, err := kms.New(cfg)
+		h.must(err)
+		t.Cleanup(s.Close)
+		return s
+	}
+	a, b := node("a"), node("b")
+	h.enrol("ada", "bob", "cyd")
+	in := kms.ProposeInput{Operation: "test.act", Object: "object"}
+	var act func() error
+	kms.WithAct(t, "test.act", func() error { return act() })
+	execute := func(s *kms.Service, c kms.Case) error {
+		_, err := s.Execute(h.ctx, h.officer("ada"), c.Proposal.ID)
+		return err
+	}
+	nothing := func() error { return nil }
+	down := errors.New("down")
+
+	c := h.approved(in)
+	act = func() error {
+		act = nothing
+		h.want("on another node meanwhile", execute(b, c), fault.Conflict)
+		return down
+	}
+	if err := execute(a, c); !errors.Is(err, down) {
+		t.Fatal(err)
+	}
+	h.must(execute(b, c)) // though a minute has not passed
+
+	c = h.approved(in)
+	act = func() error {
+		act = nothing
+		h.advance(time.Minute)
+		h.must(execute(b, c))
+		return nil
+	}
+	h.want("what another node took over", execute(a, c), fault.Conflict)
+	if diff := cmp.Diff([]string{"test.act=pending", "test.act=pending", "test.act=ok", "test.act=conflict"}, h.outcomes(4)); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // TestExecuteConcurrently: many officers at once carry a proposal out once.
 func TestExecuteConcurrently(t *testing.T) {
 	h := newHarness(t)

@@ -52,14 +52,19 @@ func leaseRef(object string) store.Ref {
 	return store.Ref{Kind: kindLease, ID: hex.EncodeToString(d[:])}
 }
 
+// leaseOf reads the lease of an object, and the version of its row.
+func leaseOf(tx store.Rows, object string) (l lease, version int64, err error) {
+	version, err = get(tx, leaseRef(object), &l)
+	return l, version, err
+}
+
 // take takes the lease of an object, where there are several nodes.
 func (s *Service) take(object string) func(store.Rows) error {
 	return func(tx store.Rows) error {
 		if s.cfg.Node == "" {
 			return nil
 		}
-		var l lease
-		n, err := get(tx, leaseRef(object), &l)
+		l, n, err := leaseOf(tx, object)
 		if err != nil {
 			return err
 		}
@@ -71,21 +76,24 @@ func (s *Service) take(object string) func(store.Rows) error {
 	}
 }
 
-// give gives the lease back, if this node still has it: else another one has taken over
-// what this one took too long for.
-func (s *Service) give(tx store.Rows, object string) error {
-	if s.cfg.Node == "" {
-		return nil
+// taken refuses what this node took so long for that another one took the lease over.
+func (s *Service) taken(tx store.Rows, object string) error {
+	l, _, err := leaseOf(tx, object)
+	if err == nil && s.cfg.Node != "" && l.Node != s.cfg.Node {
+		err = fault.New(fault.Conflict, "another node took over what this one took too long for")
 	}
-	var l lease
-	n, err := get(tx, leaseRef(object), &l)
-	if err != nil {
-		return err
+	return err
+}
+
+// give gives the lease back, if this node still has it.
+func (s *Service) give(object string) func(store.Rows) error {
+	return func(tx store.Rows) error {
+		l, n, err := leaseOf(tx, object)
+		if err != nil || l.Node != s.cfg.Node || l.Until.IsZero() {
+			return err
+		}
+		return put(tx, leaseRef(object), n, lease{Node: s.cfg.Node})
 	}
-	if l.Node != s.cfg.Node {
-		return fault.New(fault.Conflict, "another node took over what this one took too long for")
-	}
-	return put(tx, leaseRef(object), n, lease{Node: s.cfg.Node})
 }
 
 // Execute carries out an approved proposal, once. The entries are those of the
@@ -146,6 +154,7 @@ func (s *Service) execute(ctx context.Context, r Request, e event, p approval.Pr
 		} else if err != nil {
 			return Case{}, err
 		}
+		e.last = s.give(p.Object)
 		if acted, err = x.act(ctx, s, p); err != nil {
 			return Case{}, s.refuse(ctx, e, err)
 		}
@@ -155,6 +164,9 @@ func (s *Service) execute(ctx context.Context, r Request, e event, p approval.Pr
 	defer s.forget()
 	var done Case
 	err = s.settle(ctx, e, func(tx store.Rows) error {
+		if err := s.taken(tx, p.Object); x.act != nil && err != nil {
+			return err
+		}
 		c, version, f, err := s.find(tx, r, p.ID)
 		if err != nil {
 			return err
@@ -174,11 +186,6 @@ func (s *Service) execute(ctx context.Context, r Request, e event, p approval.Pr
 			c.Found, e.detail["found"] = found.said(), found.said()
 		}
 		c.Nonce, done = newID(), c
-		if x.act != nil {
-			if err := s.give(tx, p.Object); err != nil {
-				return err
-			}
-		}
 		return put(tx, caseRef(p.ID), version, c)
 	})
 	if err != nil {

@@ -148,6 +148,8 @@ type event struct {
 	// approved: an executor does it, so the change is kept outside the database
 	// before the answer, as that of controls.
 	approved bool
+	// last is done in the transaction of the entry, whatever the outcome; nil for nothing.
+	last func(store.Rows) error
 }
 
 // entry encodes the event. Cards appear by pseudonym only.
@@ -208,6 +210,11 @@ func (s *Service) append(ctx context.Context, e *event, change func(store.Rows) 
 			entry.Outcome = string(fault.CodeOf(e.outcome))
 			if entry.Decision = audit.Allowed; e.outcome != nil {
 				entry.Decision = audit.Refused
+			}
+		}
+		if e.last != nil {
+			if err := e.last(tx); err != nil {
+				return audit.Entry{}, err
 			}
 		}
 		return entry, nil
