@@ -48,13 +48,16 @@ const (
 func (e explanation) said() string { return string(e) }
 
 // explain returns the first of some hypotheses that try accepts. try returns the words
-// in which it differs from what the service expects.
+// in which it differs from what the service expects. A key whose token is away keeps
+// nobody from finding an explanation under another key, but from saying that there is none.
 func explain[H any](all []H, try func(H) (found bool, words []string, err error)) (explanation, error) {
+	var away error
 	for _, h := range all {
 		found, words, err := try(h)
-		switch {
-		case fault.CodeOf(err) == fault.TokenUnable:
-			continue
+		switch code := fault.CodeOf(err); {
+		case code == fault.TokenUnable:
+		case code == fault.TokenUnavailable:
+			away = err
 		case err != nil:
 			return "", err
 		case found && len(words) == 0:
@@ -63,8 +66,14 @@ func explain[H any](all []H, try func(H) (found bool, words []string, err error)
 			return explanation(strings.Join(words, "/")), nil
 		}
 	}
+	if away != nil {
+		return "", away
+	}
 	return foundNothing, nil
 }
+
+// searchable reports whether the objects of a key version are there to search under.
+func searchable(v key.Version) bool { return v.State != key.Destroyed && !v.Destroying }
 
 // verified turns the answer of a proof into whether it verified.
 func verified(err error) (bool, error) {

@@ -296,6 +296,21 @@ func TestExplainARQC(t *testing.T) {
 		})
 	}
 	t.Run("atc", func(t *testing.T) { explainATC(t, mc16) })
+	t.Run("a key half destroyed", func(t *testing.T) {
+		h := newHarness(t)
+		h.loadEMV()
+		h.must(h.token.Destroy(h.ctx, key.ID{Issuer: h.issuer, Name: "smi", Version: 1}.Label(key.Master)))
+		h.must(h.changeVersion("smi", 1, func(v *key.Version) { v.Destroying = true }))
+		h.enrol("ada", "bob", "cyd")
+		params := maps.Clone(mc16)
+		params["arqc"] = "24CCF3DEE3158C71"
+		done, err := h.execute(h.approved(kms.ProposeInput{
+			Issuer: h.issuer, Operation: approval.CardExplain, Object: "issuers/" + h.issuer + "/cards/1234567890123456FFFF", Params: params,
+		}))
+		if err != nil || done.Found != "none" {
+			t.Errorf("%q, %v", done.Found, err)
+		}
+	})
 }
 
 // explainATC: under M/Chip's CVN 20 the session key follows from the counter alone, so

@@ -75,7 +75,7 @@ func (q emvQuestion) hypotheses(versions []key.Version) (out []emvHypothesis) {
 		sequences = append(sequences, "00")
 	}
 	for _, v := range versions {
-		if !slices.Contains([]key.Usage{key.EMVAC, key.EMVSMI, key.EMVSMC}, v.Usage) || !v.Algorithm.TDEA() || v.State == key.Destroyed {
+		if !slices.Contains([]key.Usage{key.EMVAC, key.EMVSMI, key.EMVSMC}, v.Usage) || !v.Algorithm.TDEA() || !searchable(v) {
 			continue
 		}
 		for _, psn := range sequences {

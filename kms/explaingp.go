@@ -76,7 +76,7 @@ var keyOrders = [][2]diversify.Purpose{
 // first: at most one for each version, method and order of keys.
 func (q gpQuestion) hypotheses(versions []key.Version) (out []hypothesis) {
 	for _, v := range versions {
-		if v.ID.Name != q.key || v.Usage != q.profile.Usage() || v.State == key.Destroyed {
+		if v.ID.Name != q.key || v.Usage != q.profile.Usage() || !searchable(v) {
 			continue
 		}
 		own := diversify.Method(v.Diversification)
@@ -153,6 +153,9 @@ func (q gpQuestion) try(ctx context.Context, s *Service, h hypothesis) (cryptogr
 		return true, words, nil
 	}
 	word, err := q.challenge(ctx, s, static)
+	if fault.CodeOf(err) == fault.TokenUnable {
+		word, err = notChecked, nil
+	}
 	if word != "" {
 		words = append(words, word)
 	}
@@ -179,7 +182,11 @@ func (q gpQuestion) challenge(ctx context.Context, s *Service, st scp03.Static) 
 	return otherChallenge, nil
 }
 
-const otherChallenge = "challenge:other-aid-or-random"
+// What is said of a challenge that nothing explains, and of one that the token cannot compute.
+const (
+	otherChallenge = "challenge:other-aid-or-random"
+	notChecked     = "challenge:not-checked"
+)
 
 // tryLegacy is try for SCP02. Its card cryptogram is of S-ENC alone, so that only a
 // pseudo-random challenge, a MAC over the AID, says something of K-MAC.
