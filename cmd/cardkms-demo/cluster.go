@@ -175,6 +175,7 @@ func (c *cluster) balance() error {
 		"/etc/haproxy/clients.pem", tls("server.both"), "/etc/haproxy/nodes.pem", tls("load-balancer.both"),
 		"/etc/haproxy/clients-ca.pem", tls("ca.pem"), "/etc/haproxy/nodes-ca.pem", tls("ca.pem"), "check inter 1s", "check inter 200ms",
 		"n1.kms.internal:8443", c.nodes[0].address, "n2.kms.internal:8443", c.nodes[1].address, "n3.kms.internal:8443", c.nodes[2].address,
+		"n1.kms.internal", "localhost", "n2.kms.internal", "localhost", "n3.kms.internal", "localhost", // of one certificate
 	).Replace(deploy.HAProxy)
 	path := filepath.Join(c.dir, "haproxy.cfg")
 	if err := os.WriteFile(path, []byte(cfg), 0o600); err != nil {
