@@ -54,6 +54,9 @@ func (p *Problem) Error() string {
 	for _, e := range p.Errors {
 		b.WriteString("; " + e.Pointer + ": " + e.Detail)
 	}
+	for _, sealed := range p.Sealed {
+		b.WriteString("; " + sealed.State + ", see " + sealed.Runbook)
+	}
 	if p.RequestID != "" {
 		b.WriteString(" (request " + p.RequestID + ")")
 	}

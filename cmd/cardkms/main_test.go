@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata", Setup: setup,
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "flip": flip, "grow": grow, "lose": lose, "cosign": cosign, "tell": tell, "begin": begin, "bootstrap": bootstrap, "lie": lie},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "flip": flip, "grow": grow, "lose": lose, "cosign": cosign, "tell": tell, "begin": begin, "bootstrap": bootstrap, "lie": lie, "seal": seal},
 	})
 }
 

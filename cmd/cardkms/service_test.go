@@ -37,6 +37,7 @@ type service struct {
 	entries []api.AuditEntry
 	msg     []byte // checkpoint, if a witness cosigned it
 	lost    int    // entry that is signed and never given, or -1
+	sealed  bool   // its token is away
 
 	proposal api.Proposal // of the approval commands
 	dir      string       // of the script; the officers' public lines are in it
@@ -240,11 +241,31 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		out = answer
 	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if !s.sealed {
+			out = api.Health{Status: "degraded", Degraded: []string{"vault"}, Tokens: []api.TokenHealth{
+				{Name: "main", State: "ready"}, {Name: "nss", State: "unavailable", Detail: "connecting"}}}
+			return
+		}
+		p := api.NewProblem(api.TokenUnavailable, "the token is lost", "r1")
+		p.Sealed = []api.Sealed{{State: "hsm-down", Runbook: "deploy/runbooks/hsm-down.md"}}
+		w.Header().Set("Content-Type", api.ProblemType)
+		w.WriteHeader(p.Status)
+		out = p
+	})
 	s.approvals(mux)
 	mux.ServeHTTP(w, r)
 	if out != nil {
 		_ = json.NewEncoder(w).Encode(out)
 	}
+}
+
+// seal is the script command "seal": the service's token goes away.
+func seal(ts *testscript.TestScript, _ bool, _ []string) {
+	s := serviceOf(ts)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sealed = true
 }
 
 // exits is the script command "exits STATUS COMMAND...".
