@@ -97,7 +97,7 @@ bench-keys: setup ## what moving a card to new keys costs, and the registry as i
 bench-cards: setup ## what the service adds to the token for EMV and for prepared scripts
 	$(GO) test -tags bench ./kms -run '^TestBenchCards$$' -count 1 -v | grep -vE '^(=== |PASS)'
 
-bench-nodes: setup ## what a request costs on SQLite, PostgreSQL and three nodes, and an entry of their log
+bench-nodes: setup vaultdev ## what a request costs on SQLite, PostgreSQL and three nodes, an entry of their log, and Vault beside it
 	$(GO) test -tags bench ./cmd/cardkmsd -run '^TestBenchNodes$$' -count 1 -timeout 30m -v | grep -vE '^(=== |PASS)'
 	$(GO) test -tags bench ./kms/ledger -run '^TestBenchPostgres$$' -count 1 -timeout 30m -v | grep -vE '^(=== |PASS)'
 

@@ -126,6 +126,12 @@ func (s *Server) CA() string { return filepath.Join(s.dir, "cert.pem") }
 // AuditFile returns the file of the audit device.
 func (s *Server) AuditFile() string { return filepath.Join(s.dir, "audit.log") }
 
+// Pid returns the server's process, for whoever measures it.
+func (s *Server) Pid() int { return s.process.Process.Pid }
+
+// Root returns a client that may do everything, and may be shared by goroutines.
+func (s *Server) Root() *api.Client { return s.root }
+
 // as returns a client with a token.
 func (s *Server) as(token string) *api.Client {
 	s.t.Helper()
