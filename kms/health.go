@@ -65,6 +65,8 @@ func SealedBy(err error) Sealed {
 		return RollbackDetected
 	case errors.As(err, &pin) && pin.PINRefused():
 		return PINRefused
+	case errors.Is(err, store.ErrAway):
+		return DatabaseDown
 	case fault.CodeOf(err) == fault.TokenUnavailable:
 		return HSMDown
 	}

@@ -69,10 +69,11 @@ func openRestoring(ctx context.Context, cfg *config, logger *slog.Logger, restor
 	if err := cfg.openVault(ctx, logger); err != nil {
 		return n, err
 	}
-	if err := n.openTokens(ctx, logger); err != nil {
+	// The database first: waiting for it presents the PIN to no token.
+	if n.store, err = openStore(ctx, cfg); err != nil {
 		return n, err
 	}
-	if n.store, err = openStore(ctx, cfg); err != nil {
+	if err := n.openTokens(ctx, logger); err != nil {
 		return n, err
 	}
 	if n.log, err = n.openLog(ctx, logger, restore); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -207,5 +208,41 @@ func await(t *testing.T, n *atomic.Int64) {
 			t.Fatal("nothing happens any more")
 		}
 		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// TestDatabaseAwayAtStart: a node that starts while PostgreSQL does not answer says so,
+// waits, presents no PIN, and goes on by itself. A database that refuses it ends the start.
+func TestDatabaseAwayAtStart(t *testing.T) {
+	ctx := context.Background()
+	cluster, err := throwaway.Start(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cluster.Close() })
+	s := newSite(t)
+	s.stop()
+	n := s.node("n1", cluster)
+	s.must(n.cardkmsd("", "store", "migrate", "--from", s.config(), "--config", n.config()))
+	cluster.Kill()
+	ready := n.launch()
+	n.eventually("it is sealed", n.answers("/readyz", http.StatusServiceUnavailable, `"state":"database-down"`))
+	if status, body := n.probe("/healthz"); status != http.StatusOK {
+		t.Errorf("healthz: %d %s", status, body)
+	}
+	if _, err := n.proves(n.client("update-server"), n.card(1, 1024)); codeOf(err) != api.AuditUnavailable {
+		t.Errorf("a request meanwhile: %v", err)
+	}
+	s.must("", cluster.Restart(ctx))
+	if !<-ready {
+		t.Fatalf("the node ended:\n%s", n.log)
+	}
+	if _, err := n.proves(n.client("update-server"), n.card(1, 1024)); err != nil {
+		t.Error(err)
+	}
+	n.stop()
+	n.configure(func(text string) string { return strings.Replace(text, "/postgres", "/nowhere", 1) })
+	if out, err := n.cardkmsd("", "serve", "--config", n.config()); exitStatus(err) != exitFailure {
+		t.Errorf("a database that is none: %d\n%s", exitStatus(err), out)
 	}
 }

@@ -13,18 +13,18 @@ import (
 	"cardkms/api/server"
 	"cardkms/kms/fault"
 	"cardkms/kms/hsm"
+	"cardkms/kms/store"
 	"cardkms/kms/vault"
 )
 
-// openPatiently opens a node. It waits for a Vault that is away, for as long as it takes,
-// and stays sealed with a PIN that the token refused until somebody stops the process:
+// openPatiently opens a node. It waits for a Vault or a database that is away, for as long
+// as it takes, and stays sealed with a PIN that the token refused until somebody stops the process:
 // neither a probe nor whatever starts it again may use up the tries of the token. Without
 // a node and without an error, the process was stopped while it waited.
 func openPatiently(ctx context.Context, cfg *config, d *sealedDoor, logger *slog.Logger) (*node, error) {
 	var pause vault.BackOff
 	for {
 		n, err := begin(ctx, cfg, logger)
-		var away errVault
 		switch {
 		case err == nil:
 			return n, nil
@@ -41,11 +41,13 @@ func openPatiently(ctx context.Context, cfg *config, d *sealedDoor, logger *slog
 			}
 			<-ctx.Done()
 			return nil, err
-		case !errors.As(err, &away):
+		}
+		away := awaited(err)
+		if away == nil {
 			return nil, sealedAtStart(err)
 		}
-		logger.Warn("sealed: waiting for Vault", slog.Any("error", err))
-		if err := d.show(ctx, fault.New(fault.VaultUnavailable, "the service waits for Vault; its log says why")); err != nil {
+		logger.Warn("sealed: "+away.Detail, slog.Any("error", err))
+		if err := d.show(ctx, away); err != nil {
 			return nil, err
 		}
 		select {
@@ -54,6 +56,18 @@ func openPatiently(ctx context.Context, cfg *config, d *sealedDoor, logger *slog
 		case <-time.After(pause.Next()):
 		}
 	}
+}
+
+// awaited says what a start waits for that failed with err, nil for nothing.
+func awaited(err error) *fault.Error {
+	var vaultAway errVault
+	switch {
+	case errors.As(err, &vaultAway):
+		return fault.New(fault.VaultUnavailable, "the service waits for Vault; its log says why")
+	case errors.Is(err, store.ErrAway):
+		return fault.Because(fault.AuditUnavailable, "the service waits for its database; its log says why", store.ErrAway)
+	}
+	return nil
 }
 
 // sealedDoor listens at the node's address while there is no node. Owned by serve.

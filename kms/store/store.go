@@ -26,6 +26,8 @@ var (
 	ErrVersion = errors.New("store: the row's version is not the expected one")
 	// ErrFull: there is no room; nothing was changed.
 	ErrFull = errors.New("store: no room is left")
+	// ErrAway: the server of the database does not answer; nothing was changed.
+	ErrAway = errors.New("store: the database does not answer")
 )
 
 // Kind is the kind of a row, e.g. "card". 1 to 32 lower-case letters and hyphens.

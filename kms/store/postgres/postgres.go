@@ -73,14 +73,19 @@ type DB struct {
 var _ store.Store = (*DB)(nil)
 
 // Open connects and migrates the database to the newest schema. Of several nodes that
-// start together one migrates, and the others wait for it.
+// start together one migrates, and the others wait for it. A server that does not answer
+// is store.ErrAway.
 func Open(ctx context.Context, cfg Config) (*DB, error) {
 	pool, err := connect(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("opening the database: %w", err)
 	}
 	db := &DB{pool: pool}
-	if err := errors.Join(db.durable(ctx), db.migrate(ctx)); err != nil {
+	err = db.durable(ctx)
+	if err == nil {
+		err = db.migrate(ctx)
+	}
+	if err != nil {
 		pool.Close()
 		return nil, fmt.Errorf("opening the database: %w", err)
 	}
@@ -141,7 +146,7 @@ func (db *DB) durable(ctx context.Context) error {
 	for _, name := range []string{"fsync", "synchronous_commit", "full_page_writes"} {
 		var value string
 		if err := db.pool.QueryRow(ctx, "SELECT current_setting($1)", name).Scan(&value); err != nil {
-			return err
+			return away(ctx, err)
 		}
 		if value == "off" {
 			return fmt.Errorf("the server has %s = off: it would lose what it acknowledged", name)
@@ -167,7 +172,7 @@ func (db *DB) migrate(ctx context.Context) error {
 		return err
 	}
 	if _, err := p.Up(ctx); err != nil {
-		return fmt.Errorf("migrating the schema: %w", err)
+		return fmt.Errorf("migrating the schema: %w", away(ctx, err))
 	}
 	return nil
 }

@@ -64,7 +64,7 @@ func (db *DB) begin(ctx context.Context, statement string) (*pgxpool.Conn, error
 			conn.Release()
 		}
 		if ctx.Err() != nil || !lost(err) || time.Now().After(end) {
-			return nil, full(err)
+			return nil, full(away(ctx, err))
 		}
 		select {
 		case <-time.After(pause):
@@ -87,6 +87,14 @@ func lost(err error) bool {
 	// 57P01 to 57P03: shutdown, crash of another process, not started yet; 53300: too
 	// many connections; 08: connection exceptions.
 	return strings.HasPrefix(e.Code, "57P0") || e.Code == "53300" || strings.HasPrefix(e.Code, "08")
+}
+
+// away adds store.ErrAway to the error of a server that is, unless the caller went away.
+func away(ctx context.Context, err error) error {
+	if err == nil || !lost(err) || ctx.Err() != nil {
+		return err
+	}
+	return fmt.Errorf("%w: %w", store.ErrAway, err)
 }
 
 func rollback(ctx context.Context, conn *pgxpool.Conn) {
