@@ -3,7 +3,7 @@ package api
 // EMVTransaction is what a card and its terminal said in one transaction. The card
 // is named in the body only, so that no proxy's log holds a PAN.
 type EMVTransaction struct {
-	Profile string  `json:"profile" enum:"visa-10,visa-18,visa-22,mchip-16,mchip-17,mchip-20,mchip-21,interac-133,aes-c" doc:"Scheme and cryptogram version number, in decimal; Visa's 22 is 0x22. aes-c is option C under AES, experimental and off by default, and only verified."`
+	Profile string  `json:"profile" enum:"visa-10,visa-18,visa-22,mchip-16,mchip-17,mchip-20,mchip-21,interac-133,ccd-5,aes-c" doc:"Scheme and cryptogram version number, in decimal; Visa's 22 is 0x22. ccd-5 (3DES) and aes-c (option C under AES, version 6) are of the Common Core Definitions, with scripts in Format 1: experimental and off by default."`
 	Key     string  `json:"key" pattern:"^[a-z][a-z0-9-]{0,62}$" doc:"Name of the emv-ac key."`
 	DKI     HexByte `json:"dki" format:"hex" minLength:"2" maxLength:"2" example:"01" doc:"Derivation key index: which version of the keys the card carries."`
 	PAN     string  `json:"pan" pattern:"^[0-9]{12,19}$" doc:"Primary account number."`
@@ -48,5 +48,5 @@ type EMVScript struct {
 // EMVSecured is the answer to an ARQC with a secured script.
 type EMVSecured struct {
 	ARPC     Hex   `json:"arpc" format:"hex"`
-	Commands []Hex `json:"commands" doc:"C-APDUs in the order of sending, Format 2, MACs of 8 bytes."`
+	Commands []Hex `json:"commands" doc:"C-APDUs in the order of sending, with MACs of 8 bytes; in Format 2, under ccd-5 and aes-c in Format 1."`
 }

@@ -68,9 +68,8 @@ type transaction struct {
 	profile emv.Profile
 	token   derive.TDEAToken
 	ac      emv.Master
-	mac     derive.RetailKey // of the cryptogram
-	arpc    derive.RetailKey
-	aes     *derive.Key // of the cryptogram under option C, instead of both
+	mac     emv.MACKey // of the cryptogram
+	arpc    emv.MACKey
 }
 
 // begin checks the caller of an EMV operation and finds the keys. A caller whose
@@ -85,9 +84,6 @@ func (s *Service) begin(ctx context.Context, r Request, op Operation, in Transac
 	}
 	if t.profile, err = emv.ProfileOf(in.Profile); err == nil && t.profile.Experimental() {
 		err = s.experimental("this profile")
-		if err == nil && op != EMVVerify {
-			err = fault.New(fault.InvalidInput, "under this profile cryptograms are verified, and nothing else")
-		}
 	}
 	if err != nil {
 		return e, t, s.refuse(ctx, e, err)
@@ -115,18 +111,14 @@ func (s *Service) begin(ctx context.Context, r Request, op Operation, in Transac
 
 // derive refers to the keys of the cryptogram and of its answer.
 func (t *transaction) derive(m emv.Master) (err error) {
-	if t.profile.Option == emv.OptionC {
-		t.aes, err = m.AESCryptogram(t.Input)
-		return err
-	}
 	if t.mac, err = m.MAC(t.profile.Cryptogram, t.Input, false); err == nil {
 		t.arpc, err = t.profile.ARPCKey(m, t.Input)
 	}
 	return err
 }
 
-// experimental refuses what no independent implementation agrees with, unless the
-// configuration wants it.
+// experimental refuses what only cards in software agree with, unless the configuration
+// wants it.
 func (s *Service) experimental(what string) error {
 	if s.cfg.Experimental {
 		return nil
@@ -175,11 +167,7 @@ func (s *Service) conclude(ctx context.Context, e *event, t transaction, proof e
 
 // verify proves a transaction's cryptogram. What is no answer of the proof is refused.
 func (s *Service) verify(ctx context.Context, e event, t transaction) (proof, err error) {
-	if t.aes != nil {
-		proof = emv.VerifyAES(ctx, t.token, t.aes, t.Data, t.ARQC)
-	} else {
-		proof = emv.Verify(ctx, t.token, t.mac, t.profile.Padding, t.Data, t.ARQC)
-	}
+	proof = emv.Verify(ctx, t.token, t.mac, t.profile.Padding, t.Data, t.ARQC)
 	if proof != nil && fault.CodeOf(proof) != fault.ProofFailed {
 		return nil, s.refuse(ctx, e, proof)
 	}
@@ -188,8 +176,7 @@ func (s *Service) verify(ctx context.Context, e event, t transaction) (proof, er
 
 // release destroys the keys of a transaction, and those that were used beside.
 func (t transaction) release(more ...*derive.Key) {
-	keys := slices.DeleteFunc(append(more, t.aes, t.mac.Whole(), t.mac.Left(), t.arpc.Whole(), t.arpc.Left(), t.ac.Key()), func(k *derive.Key) bool { return k == nil })
-	t.token.Release(keys...)
+	t.token.Release(slices.Concat(more, t.mac.Keys(), t.arpc.Keys(), []*derive.Key{t.ac.Key()})...)
 }
 
 // VerifyARQC verifies the cryptogram of a transaction: the ARQC, or the TC or AAC of
@@ -284,8 +271,7 @@ func (s *Service) SecureEMVScript(ctx context.Context, r Request, in EMVScriptIn
 	return out, nil
 }
 
-// script secures the commands, each under session keys of its own, and returns the
-// keys that it used.
+// script secures the commands and returns the keys that it used.
 func (s *Service) script(ctx context.Context, t transaction, in EMVScriptInput) (out [][]byte, used []*derive.Key, err error) {
 	_, smi, err := s.emvMaster(ctx, t, in.SMI, key.EMVSMI)
 	if err != nil {
@@ -295,18 +281,6 @@ func (s *Service) script(ctx context.Context, t transaction, in EMVScriptInput) 
 	if err != nil {
 		return nil, nil, err
 	}
-	used = append(used, smi.Key(), smc.Key())
-	for n, c := range in.Commands {
-		keys, err := t.profile.Keys(smi, smc, t.Next(n))
-		if err != nil {
-			return nil, used, err
-		}
-		used = append(used, keys.MAC.Whole(), keys.MAC.Left(), keys.MAC.Left().Parent(), keys.ENC)
-		apdu, err := t.profile.Secure(ctx, t.token, keys, t.Input, c)
-		if err != nil {
-			return nil, used, fmt.Errorf("command %d of the script: %w", n+1, err)
-		}
-		out = append(out, apdu)
-	}
-	return out, used, nil
+	out, used, err = t.profile.SecureScript(ctx, t.token, emv.Script{SMI: smi, SMC: smc, Input: t.Input, Commands: in.Commands})
+	return out, append(used, smi.Key(), smc.Key()), err
 }

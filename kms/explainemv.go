@@ -75,7 +75,7 @@ func (q emvQuestion) hypotheses(versions []key.Version) (out []emvHypothesis) {
 		sequences = append(sequences, "00")
 	}
 	for _, v := range versions {
-		if !slices.Contains([]key.Usage{key.EMVAC, key.EMVSMI, key.EMVSMC}, v.Usage) || !v.Algorithm.TDEA() || !searchable(v) {
+		if !slices.Contains(emvUsages, v.Usage) || !v.Algorithm.TDEA() || !searchable(v) {
 			continue
 		}
 		for _, psn := range sequences {
@@ -149,6 +149,6 @@ func (q emvQuestion) try(ctx context.Context, t derive.TDEAToken, h emvHypothesi
 	if err != nil {
 		return false, err
 	}
-	defer t.Release(slices.DeleteFunc([]*derive.Key{k.Whole(), k.Left(), m.Key()}, func(k *derive.Key) bool { return k == nil })...)
+	defer t.Release(append(k.Keys(), m.Key())...)
 	return verified(emv.Verify(ctx, t, k, h.padding, q.Data, q.ARQC))
 }

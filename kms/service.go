@@ -65,7 +65,8 @@ type Config struct {
 	Holder      func(token string) (Holder, error)
 	Tokens      []string            // names of the tokens beside the main one, sorted
 	ServiceKeys map[string][]string // labels of the service's own keys, by token
-	// Experimental serves what no independent implementation agrees with: EMV's option C.
+	// Experimental serves what only cards in software agree with: EMV's option C and scripts
+	// in Format 1.
 	Experimental bool
 	// Node names this process among those that share the store; empty if there is only one.
 	Node        string

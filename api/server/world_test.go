@@ -207,7 +207,7 @@ func (w *world) newService() {
 		Pseudonym:   w.token.Add("pseudonym", key.AES128, derive.SessionMAC, series(0x90)),
 		Registry:    w.token.Add("registry", key.AES128, derive.SessionMAC, series(0xB0)),
 		ReleaseKeys: map[string]map[string]crypto.PublicKey{"acme": {"release-1": public}},
-		Issuers:     []string{"acme"}, Holder: func(string) (kms.Holder, error) { return w.token, nil },
+		Issuers:     []string{"acme"}, Experimental: true, Holder: func(string) (kms.Holder, error) { return w.token, nil },
 		Limits: channel.DefaultLimits(), ChannelsMax: 64, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
 	})
 	must(t, err)

@@ -26,7 +26,9 @@ never stands on a command line, where every user of the machine reads it.
    "code": "0010", "smi": "smi", "smc": "smc",
    "commands": [{"command": "84180000"}, {"command": "84240002082…", "encipher": true}]}
 
-verify takes the first two lines, arpc also "code", script all of it.`,
+verify takes the first two lines, arpc also "code", script all of it. Scripts are in
+Format 2. The profiles ccd-5 (3DES) and aes-c (AES) have scripts in Format 1; a server
+serves them only with experimental: true.`,
 	}
 	c.AddCommand(
 		jsonVerb(a, "verify", "Verify an application cryptogram, once", (*client.Client).VerifyARQC, func(api.EMVVerified) string { return "verified" }),

@@ -33,7 +33,7 @@ import (
 // file.
 type config struct {
 	Development bool `yaml:"development"` // allows SoftHSM2
-	// Experimental serves what no independent implementation agrees with, see kms.Config.
+	// Experimental serves what only cards in software agree with, see kms.Config.
 	Experimental bool                         `yaml:"experimental"`
 	Listen       string                       `yaml:"listen"`
 	Admin        string                       `yaml:"admin"` // address of the metrics, on this machine; empty for none

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/subtle"
 	"fmt"
+	"slices"
 
 	"cardkms/derive"
 	"cardkms/kms/fault"
@@ -34,29 +35,55 @@ const DataMax = 1024
 
 var errDataLength = fault.New(fault.InvalidInput, fmt.Sprintf("a cryptogram covers 1 to %d bytes", DataMax))
 
-// Cryptogram computes ARQC, TC or AAC over the scheme's data: [EMV2], Section 8.1.
-func Cryptogram(ctx context.Context, t derive.TDEAToken, k derive.RetailKey, p Padding, data []byte) ([]byte, error) {
+// MACKey refers to a key of cryptograms or of the MACs of a script: of the retail MAC
+// under 3DES, of AES-CMAC under AES ([EMV2], Annex A1.2).
+type MACKey struct {
+	Retail derive.RetailKey
+	AES    *derive.Key // nil under 3DES
+}
+
+// Keys returns what a token may have made for the key, to release it.
+func (k MACKey) Keys() []*derive.Key {
+	if k.AES != nil {
+		return []*derive.Key{k.AES}
+	}
+	return []*derive.Key{k.Retail.Whole(), k.Retail.Left(), k.Retail.Left().Parent()}
+}
+
+// block returns the length in bytes of the cipher's blocks.
+func (k MACKey) block() int {
+	if k.AES != nil {
+		return derive.BlockSize(k.AES.Algorithm())
+	}
+	return derive.BlockSize(k.Retail.Whole().Algorithm())
+}
+
+// mac returns the whole MAC of data, 8 bytes under 3DES and 16 under AES, where the
+// padding is that of CMAC.
+func (k MACKey) mac(ctx context.Context, t derive.TDEAToken, p Padding, data []byte) ([]byte, error) {
+	if k.AES != nil {
+		return t.MAC(ctx, k.AES, data)
+	}
+	return t.RetailMAC(ctx, k.Retail, p.pad(data))
+}
+
+// Cryptogram computes ARQC, TC or AAC over the scheme's data, the first 8 bytes of a MAC:
+// [EMV2], Section 8.1.
+func Cryptogram(ctx context.Context, t derive.TDEAToken, k MACKey, p Padding, data []byte) ([]byte, error) {
 	if len(data) == 0 || len(data) > DataMax {
 		return nil, errDataLength
 	}
-	return t.RetailMAC(ctx, k, p.pad(data))
+	mac, err := k.mac(ctx, t, p, data)
+	if err != nil {
+		return nil, err
+	}
+	return mac[:8], nil
 }
 
-// Verify compares a cryptogram with the one that the data asks for, or returns
-// fault.Proof().
-func Verify(ctx context.Context, t derive.TDEAToken, k derive.RetailKey, p Padding, data, cryptogram []byte) error {
+// Verify compares, in constant time, a cryptogram with the one that the data asks for, or
+// returns fault.Proof().
+func Verify(ctx context.Context, t derive.TDEAToken, k MACKey, p Padding, data, cryptogram []byte) error {
 	want, err := Cryptogram(ctx, t, k, p, data)
-	return prove(want, cryptogram, err)
-}
-
-// VerifyAES is Verify under option C. Experimental.
-func VerifyAES(ctx context.Context, t derive.Token, k *derive.Key, data, cryptogram []byte) error {
-	want, err := AESCryptogram(ctx, t, k, data)
-	return prove(want, cryptogram, err)
-}
-
-// prove compares a cryptogram in constant time.
-func prove(want, cryptogram []byte, err error) error {
 	if err != nil {
 		return err
 	}
@@ -64,19 +91,6 @@ func prove(want, cryptogram []byte, err error) error {
 		return fault.Proof()
 	}
 	return nil
-}
-
-// AESCryptogram is Cryptogram under option C: the first 8 bytes of AES-CMAC.
-// Experimental.
-func AESCryptogram(ctx context.Context, t derive.Token, k *derive.Key, data []byte) ([]byte, error) {
-	if len(data) == 0 || len(data) > DataMax {
-		return nil, errDataLength
-	}
-	mac, err := t.MAC(ctx, k, data)
-	if err != nil {
-		return nil, err
-	}
-	return mac[:8], nil
 }
 
 // Method is how an ARPC is computed.
@@ -103,11 +117,11 @@ func ARPC1(ctx context.Context, t derive.TDEAToken, k derive.RetailKey, arqc, ar
 // ARPC2 answers an ARQC with a card status update of 4 bytes and up to 8 bytes of
 // proprietary data: the first 4 bytes of the MAC over all three ([EMV2], Section
 // 8.2.2).
-func ARPC2(ctx context.Context, t derive.TDEAToken, k derive.RetailKey, arqc, csu, proprietary []byte) ([]byte, error) {
+func ARPC2(ctx context.Context, t derive.TDEAToken, k MACKey, arqc, csu, proprietary []byte) ([]byte, error) {
 	if len(arqc) != 8 || len(csu) != 4 || len(proprietary) > 8 {
 		return nil, fault.New(fault.InvalidInput, "ARPC method 2 takes an ARQC of 8 bytes, a CSU of 4 and at most 8 bytes of proprietary data")
 	}
-	mac, err := t.RetailMAC(ctx, k, Padding2.pad(append(append(append([]byte{}, arqc...), csu...), proprietary...)))
+	mac, err := k.mac(ctx, t, Padding2, slices.Concat(arqc, csu, proprietary))
 	if err != nil {
 		return nil, err
 	}

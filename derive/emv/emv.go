@@ -2,18 +2,22 @@
 // cryptograms and their answers, and the secure messaging of issuer scripts.
 //
 // It follows [EMV2] EMV Integrated Circuit Card Specifications for Payment Systems,
-// Book 2, Security and Key Management, version 4.3: Annex A1.3 (session keys),
-// A1.4 (ICC master keys), Sections 8.1 and 8.2 (ARQC, ARPC), 9.2 and 9.3 (script
-// integrity and confidentiality, Format 2). What differs between the payment
+// Book 2, Security and Key Management, version 4.3 (what is experimental, 4.4): Annexes
+// A1.3 (session keys) and A1.4 (ICC master keys), Sections 8.1 and 8.2 (ARQC, ARPC), 9.2 and 9.3 (script
+// integrity and confidentiality, Formats 1 and 2). What differs between the payment
 // schemes stands in a Profile, as data; the schemes' own documents are not public,
 // so the profiles follow what independent implementations agree on (see testdata).
 // Book 2 itself was not at hand either: its section numbers are those that these
-// implementations name, and every formula is one that they agree on.
+// implementations name, and every formula is one that they agree on. Where only cards in
+// software by other authors do the same, and no program of an issuer or HSM, the profile
+// is experimental: that is Format 1 and everything under AES.
 //
 // It computes on references: IMK, ICC master key and session keys are inside the
 // token, in the sense of package derive. It leaves out transaction data (the caller
-// passes what the cryptogram covers, in the scheme's order), Format 1, PIN blocks of
-// the schemes, and who may ask. What needs key values as data, which no token takes, is
+// passes what the cryptogram covers, in the scheme's order), PIN blocks of
+// the schemes, and who may ask. Under AES it leaves out keys of 192 and 256 bits, ARPC
+// method 1 and Format 2, for which nothing was found that says how schemes do it.
+// What needs key values as data, which no token takes, is
 // left out too: Visa's PIN block with the current PIN. Visa's session keys of scripts are
 // an exclusive or of the master key; a token that has none with a key inside answers
 // fault.TokenUnable.
@@ -68,8 +72,7 @@ type Option string
 const (
 	OptionA Option = "A"
 	OptionB Option = "B"
-	// OptionC is for AES. No independent implementation of it was found, so it is
-	// experimental.
+	// OptionC is for AES. Experimental: see testdata/format1.json.
 	OptionC Option = "C"
 )
 
@@ -181,7 +184,8 @@ const (
 	// MasterItself: no session key; the master key computes the cryptogram.
 	MasterItself Derivation = "mk"
 	// CSK is the EMV Common Session Key: [EMV2], Annex A1.3.1, with R = ATC | 00 00 00
-	// 00 00 00 for cryptograms and R = ARQC for scripts.
+	// 00 00 00 for cryptograms and R = ARQC for scripts; under AES with zeros up to 16
+	// bytes. It is the only one for AES.
 	CSK Derivation = "csk"
 	// SKD is the one of M/Chip, which has R = ATC | 00 00 | unpredictable number.
 	SKD Derivation = "skd"
@@ -235,18 +239,38 @@ func (in Input) mask() []byte {
 
 // session returns the step to a session key of the master key.
 func (m Master) session(d Derivation, in Input, script bool) (derive.Step, error) {
-	if d == VisaXOR && script {
+	a := m.key.Algorithm()
+	if d == VisaXOR && script && a.TDEA() {
 		return derive.Step{Function: derive.XOR, Messages: [][]byte{in.mask()}, Algorithm: key.TDEA2}, nil
 	}
 	r, err := d.seed(in, script)
-	if err != nil {
+	switch {
+	case err != nil:
 		return derive.Step{}, err
+	case a.TDEA():
+		return derive.Step{Function: derive.ECB, Messages: [][]byte{spread(r)}, Algorithm: key.TDEA2}, nil
+	case a == key.AES128 && d == CSK: // AES(MK)[R | 00…00], experimental
+		return derive.Step{Function: derive.ECB, Messages: [][]byte{slices.Concat(r, make([]byte, 8))}, Algorithm: a}, nil
 	}
-	return derive.Step{Function: derive.ECB, Messages: [][]byte{spread(r)}, Algorithm: key.TDEA2}, nil
+	return derive.Step{}, fault.New(fault.InvalidInput, fmt.Sprintf("a session key of %s is not defined here", a))
 }
 
-// MAC refers to the 3DES key that computes cryptograms, or the MACs of a script.
-func (m Master) MAC(d Derivation, in Input, script bool) (derive.RetailKey, error) {
+// MAC refers to the key that computes cryptograms, or the MACs of a script.
+func (m Master) MAC(d Derivation, in Input, script bool) (MACKey, error) {
+	if m.key.Algorithm().TDEA() {
+		k, err := m.retail(d, in, script)
+		return MACKey{Retail: k}, err
+	}
+	s, err := m.session(d, in, script)
+	if err != nil {
+		return MACKey{}, err
+	}
+	s.Class = derive.SessionMAC
+	return MACKey{AES: m.key.Derive(s)}, nil
+}
+
+// retail is MAC under 3DES.
+func (m Master) retail(d Derivation, in Input, script bool) (derive.RetailKey, error) {
 	if d == MasterItself && !script && m.imk != nil {
 		return m.imk.Retail(m.step)
 	}
@@ -263,7 +287,7 @@ func (m Master) MAC(d Derivation, in Input, script bool) (derive.RetailKey, erro
 	return m.key.Retail(s)
 }
 
-// ENC refers to the 3DES key that encrypts the data of a script's commands.
+// ENC refers to the key that encrypts the data of a script's commands.
 func (m Master) ENC(d Derivation, in Input) (*derive.Key, error) {
 	s, err := m.session(d, in, true)
 	if err != nil {
@@ -271,15 +295,4 @@ func (m Master) ENC(d Derivation, in Input) (*derive.Key, error) {
 	}
 	s.Class = derive.SessionENC
 	return m.key.Derive(s), nil
-}
-
-// AESCryptogram refers to the AES key that computes cryptograms under option C:
-// AES(MK)[ATC | 00…00]. Experimental.
-func (m Master) AESCryptogram(in Input) (*derive.Key, error) {
-	if m.key.Algorithm() != key.AES128 {
-		return nil, fault.New(fault.InvalidInput, fmt.Sprintf("a session key of %s is not defined here", m.key.Algorithm()))
-	}
-	r := make([]byte, 16)
-	r[0], r[1] = byte(in.ATC>>8), byte(in.ATC)
-	return m.key.Derive(derive.Step{Function: derive.ECB, Messages: [][]byte{r}, Class: derive.SessionMAC, Algorithm: key.AES128}), nil
 }

@@ -71,14 +71,6 @@ func TestOptions(t *testing.T) {
 			t.Errorf("option %s of %s: %v", c.option, c.imk.Algorithm(), err)
 		}
 	}
-	m, err := emv.NewMaster(emv.OptionC, aes, card)
-	if err != nil {
-		t.Fatal(err)
-	}
-	k, err := m.AESCryptogram(emv.Input{ATC: 1})
-	if err != nil || k.Class() != derive.SessionMAC || len(tok.Value(k)) != 16 {
-		t.Errorf("%v, %v", k, err)
-	}
 }
 
 // prover returns how cryptograms are verified under a profile, and a good one.
@@ -92,16 +84,6 @@ func prover(t *testing.T, tok *derivetest.Token, p emv.Profile, data []byte) (ve
 	m, err := emv.NewMaster(p.Option, tok.Add("imk", a, derive.Static, []byte("sixteen bytes!!!")), emv.Card{PAN: "4929717171717171717"})
 	if err != nil {
 		t.Fatal(err)
-	}
-	if p.Option == emv.OptionC {
-		k, err := m.AESCryptogram(in)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if good, err = emv.AESCryptogram(ctx, tok, k, data); err != nil {
-			t.Fatal(err)
-		}
-		return func(data, c []byte) error { return emv.VerifyAES(ctx, tok, k, data, c) }, good
 	}
 	k, err := m.MAC(p.Cryptogram, in, false)
 	if err != nil {
@@ -164,25 +146,24 @@ func TestBadInput(t *testing.T) {
 	var none [8]byte
 	errOf := func(_ any, err error) error { return err }
 	for name, err := range map[string]error{
-		"no unpredictable number":          errOf(m.MAC(emv.SKD, emv.Input{}, false)),
-		"a short unpredictable number":     errOf(m.MAC(emv.SKD, emv.Input{UN: none[:3]}, false)),
-		"a script without an ARQC":         errOf(m.MAC(emv.CSK, emv.Input{}, true)),
-		"a script under the master key":    errOf(m.MAC(emv.MasterItself, emv.Input{}, true)),
-		"a script under SKD":               errOf(m.MAC(emv.SKD, emv.Input{UN: none[:4]}, true)),
-		"an unknown derivation":            errOf(m.MAC("kdf", emv.Input{}, false)),
-		"an unknown profile":               errOf(emv.ProfileOf("visa-14")),
-		"a cryptogram over nothing":        errOf(emv.Cryptogram(ctx, &tok, k, emv.Padding2, nil)),
-		"a cryptogram over too much":       errOf(emv.Cryptogram(ctx, &tok, k, emv.Padding2, make([]byte, emv.DataMax+1))),
-		"ARPC 1 of a short ARQC":           errOf(emv.ARPC1(ctx, &tok, k, none[:7], none[:2])),
-		"ARPC 1 of a long ARC":             errOf(emv.ARPC1(ctx, &tok, k, none[:], none[:3])),
-		"ARPC 2 of a short CSU":            errOf(emv.ARPC2(ctx, &tok, k, none[:], none[:3], nil)),
-		"ARPC 2 of 9 bytes":                errOf(emv.ARPC2(ctx, &tok, k, none[:], none[:4], make([]byte, 9))),
-		"proprietary data under method 1":  errOf(p.Answer(ctx, &tok, m, emv.Input{ARQC: none[:]}, none[:2], none[:1])),
-		"nothing to encrypt":               errOf(emv.Encipher(ctx, &tok, enc, emv.CBC, nil)),
-		"too much to encrypt":              errOf(emv.Encipher(ctx, &tok, enc, emv.ECB, make([]byte, 240))),
-		"an unknown encipherment":          errOf(emv.Encipher(ctx, &tok, enc, "ctr", none[:])),
-		"a command that leaves no room":    errOf(p.Secure(ctx, &tok, emv.Keys{MAC: k, ENC: enc}, emv.Input{ARQC: none[:]}, emv.Command{Data: make([]byte, 248)})),
-		"an AES session key of a 3DES key": errOf(m.AESCryptogram(emv.Input{})),
+		"no unpredictable number":         errOf(m.MAC(emv.SKD, emv.Input{}, false)),
+		"a short unpredictable number":    errOf(m.MAC(emv.SKD, emv.Input{UN: none[:3]}, false)),
+		"a script without an ARQC":        errOf(m.MAC(emv.CSK, emv.Input{}, true)),
+		"a script under the master key":   errOf(m.MAC(emv.MasterItself, emv.Input{}, true)),
+		"a script under SKD":              errOf(m.MAC(emv.SKD, emv.Input{UN: none[:4]}, true)),
+		"an unknown derivation":           errOf(m.MAC("kdf", emv.Input{}, false)),
+		"an unknown profile":              errOf(emv.ProfileOf("visa-14")),
+		"a cryptogram over nothing":       errOf(emv.Cryptogram(ctx, &tok, k, emv.Padding2, nil)),
+		"a cryptogram over too much":      errOf(emv.Cryptogram(ctx, &tok, k, emv.Padding2, make([]byte, emv.DataMax+1))),
+		"ARPC 1 of a short ARQC":          errOf(emv.ARPC1(ctx, &tok, k.Retail, none[:7], none[:2])),
+		"ARPC 1 of a long ARC":            errOf(emv.ARPC1(ctx, &tok, k.Retail, none[:], none[:3])),
+		"ARPC 2 of a short CSU":           errOf(emv.ARPC2(ctx, &tok, k, none[:], none[:3], nil)),
+		"ARPC 2 of 9 bytes":               errOf(emv.ARPC2(ctx, &tok, k, none[:], none[:4], make([]byte, 9))),
+		"proprietary data under method 1": errOf(p.Answer(ctx, &tok, m, emv.Input{ARQC: none[:]}, none[:2], none[:1])),
+		"nothing to encrypt":              errOf(emv.Encipher(ctx, &tok, enc, emv.CBC, nil)),
+		"too much to encrypt":             errOf(emv.Encipher(ctx, &tok, enc, emv.ECB, make([]byte, 240))),
+		"an unknown encipherment":         errOf(emv.Encipher(ctx, &tok, enc, "ctr", none[:])),
+		"a command that leaves no room":   errOf(p.Secure(ctx, &tok, emv.Keys{MAC: k, ENC: enc}, emv.Input{ARQC: none[:]}, emv.Command{Data: make([]byte, 248)})),
 	} {
 		if c := fault.CodeOf(err); c != fault.InvalidInput && c != fault.NotFound {
 			t.Errorf("%s: %v", name, err)

@@ -3,6 +3,7 @@ package emv
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 
 	"cardkms/derive"
 	"cardkms/kms/apdu"
@@ -19,6 +20,10 @@ const (
 	CBC Encipherment = "cbc"
 	// ECB is that of Visa: 3DES-ECB over length (1) | data, padding method 2.
 	ECB Encipherment = "ecb"
+	// CBCPadded is that of the Common Core Definitions: CBC with a zero IV and always
+	// padding method 2 ([EMV2], Section 9.3.3), as jPOS has it under 3DES, and card42 under
+	// AES as well. Experimental.
+	CBCPadded Encipherment = "cbc-padded"
 )
 
 // Encipher encrypts the data of one command under a SessionENC key.
@@ -43,8 +48,10 @@ func Encipher(ctx context.Context, t derive.Token, k *derive.Key, e Encipherment
 			out = append(out, block...)
 		}
 		return out, nil
+	case CBCPadded:
+		return t.Encrypt(ctx, k, derive.Pad2(data, derive.BlockSize(k.Algorithm())))
 	}
-	return nil, fault.New(fault.InvalidInput, "data is encrypted in the way cbc or ecb")
+	return nil, fault.New(fault.InvalidInput, "data is encrypted in the way cbc, ecb or cbc-padded")
 }
 
 // MACBytes is the length of the MAC of a script's command that this package makes.
@@ -60,8 +67,44 @@ type Command struct {
 
 // Keys are the session keys of one script command.
 type Keys struct {
-	MAC derive.RetailKey
+	MAC MACKey
 	ENC *derive.Key // nil where nothing is encrypted
+}
+
+// Script is what an issuer tells a card.
+type Script struct {
+	SMI, SMC Master // of integrity and confidentiality
+	Input    Input  // of the transaction
+	Commands []Command
+}
+
+// SecureScript returns the commands of a script, secured in their order, and the keys that
+// it used, also with an error. In Format 2 each command has keys of its own; in Format 1
+// one pair of keys serves the script, and each MAC covers the one before.
+func (p Profile) SecureScript(ctx context.Context, t derive.TDEAToken, s Script) (out [][]byte, used []*derive.Key, err error) {
+	chain := s.Input.ARQC
+	for n, c := range s.Commands {
+		seed := s.Input
+		if !p.Format1 {
+			seed = seed.Next(n)
+		}
+		keys, err := p.Keys(s.SMI, s.SMC, seed)
+		if err != nil {
+			return nil, used, err
+		}
+		used = append(append(used, keys.MAC.Keys()...), keys.ENC)
+		var secured []byte
+		if p.Format1 {
+			secured, chain, err = p.secure1(ctx, t, keys, chain, c)
+		} else {
+			secured, err = p.Secure(ctx, t, keys, s.Input, c)
+		}
+		if err != nil {
+			return nil, used, fmt.Errorf("command %d of the script: %w", n+1, err)
+		}
+		out = append(out, secured)
+	}
+	return out, used, nil
 }
 
 // Secure returns the command in Format 2: CLA with secure messaging, {encrypted} data
@@ -88,12 +131,12 @@ func (p Profile) Secure(ctx context.Context, t derive.TDEAToken, k Keys, in Inpu
 }
 
 // ScriptMAC computes the MAC of one command, 8 bytes, of which a card may check fewer.
-func (p Profile) ScriptMAC(ctx context.Context, t derive.TDEAToken, k derive.RetailKey, header []byte, in Input, data []byte) ([]byte, error) {
+func (p Profile) ScriptMAC(ctx context.Context, t derive.TDEAToken, k MACKey, header []byte, in Input, data []byte) ([]byte, error) {
 	message := append([]byte{}, header...)
 	if !p.Unbound {
 		message = append(binary.BigEndian.AppendUint16(message, in.ATC), in.ARQC...)
 	}
-	return t.RetailMAC(ctx, k, Padding2.pad(append(message, data...)))
+	return k.mac(ctx, t, Padding2, append(message, data...))
 }
 
 // Next returns the input of the script's command n, from 0: the ARQC plus n, as a

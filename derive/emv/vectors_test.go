@@ -36,9 +36,9 @@ func parity(b []byte) []byte {
 }
 
 // whole gives a known 3DES key the two objects of a key of the retail MAC.
-func whole(tok *derivetest.Token, label string, value []byte) derive.RetailKey {
+func whole(tok *derivetest.Token, label string, value []byte) emv.MACKey {
 	left := bytes.Repeat(value[:8], 3)
-	return derive.RetailFromRoots(tok.Add(label, key.TDEA2, derive.SessionRetail, value), tok.Add(label+"-left", key.TDEA3, derive.SessionRetailLeft, left))
+	return emv.MACKey{Retail: derive.RetailFromRoots(tok.Add(label, key.TDEA2, derive.SessionRetail, value), tok.Add(label+"-left", key.TDEA3, derive.SessionRetailLeft, left))}
 }
 
 // peerCase is one of interop-emv-1: what pyemv, jPOS and cfpp computed.
@@ -90,7 +90,7 @@ func (c peerCase) sessionKey(tok *derivetest.Token) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return tok.Value(k.Whole()), nil
+	return tok.Value(k.Retail.Whole()), nil
 }
 
 func (c peerCase) run(t *testing.T) {
@@ -112,7 +112,7 @@ func (c peerCase) run(t *testing.T) {
 		got, err := emv.Cryptogram(ctx, &tok, k, p, in.Data)
 		same(t, "the cryptogram", got, c.Output, err)
 	case "arpc_method_1":
-		got, err := emv.ARPC1(ctx, &tok, whole(&tok, c.ID, in.SK), in.ARQC, in.ARC)
+		got, err := emv.ARPC1(ctx, &tok, whole(&tok, c.ID, in.SK).Retail, in.ARQC, in.ARC)
 		same(t, "the ARPC", got, c.Output, err)
 	case "arpc_method_2":
 		got, err := emv.ARPC2(ctx, &tok, whole(&tok, c.ID, in.SK), in.ARQC, in.CSU, in.Proprietary)
@@ -128,7 +128,7 @@ func (c peerCase) run(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := emv.AESCryptogram(ctx, &tok, tok.Add(c.ID, a, derive.SessionMAC, in.SKAC), in.Data)
+		got, err := emv.Cryptogram(ctx, &tok, emv.MACKey{AES: tok.Add(c.ID, a, derive.SessionMAC, in.SKAC)}, emv.Padding2, in.Data)
 		same(t, "the cryptogram", got, c.Output, err)
 	case "chain_mchip_cvn10":
 		c.chain(t, &tok)
@@ -154,7 +154,7 @@ func (c peerCase) chain(t *testing.T, tok *derivetest.Token) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	same(t, "the session key", parity(tok.Value(k.Whole())), parity(c.Input.SKAC), nil)
+	same(t, "the session key", parity(tok.Value(k.Retail.Whole())), parity(c.Input.SKAC), nil)
 	if err := emv.Verify(ctx, tok, k, p.Padding, c.Input.Data, c.Input.ARQC); err != nil {
 		t.Error(err)
 	}
@@ -232,7 +232,7 @@ func runRetail(t *testing.T, raw json.RawMessage) {
 
 // seeded is the MAC key of a vector that gives R itself: it is the CSK of a script
 // whose "ARQC" is R.
-func seeded(t *testing.T, m emv.Master, r []byte) derive.RetailKey {
+func seeded(t *testing.T, m emv.Master, r []byte) emv.MACKey {
 	t.Helper()
 	k, err := m.MAC(emv.CSK, emv.Input{ARQC: r}, true)
 	if err != nil {
@@ -268,7 +268,7 @@ func runFlow(t *testing.T, raw json.RawMessage) {
 		}
 	}
 	if v.In.ARPCMethod == 1 {
-		got, err = emv.ARPC1(ctx, &tok, arpcKey, v.Out.ARQC, v.In.ARC)
+		got, err = emv.ARPC1(ctx, &tok, arpcKey.Retail, v.Out.ARQC, v.In.ARC)
 	} else {
 		got, err = emv.ARPC2(ctx, &tok, arpcKey, v.Out.ARQC, v.In.ARC, v.In.Prop)
 	}
@@ -386,7 +386,7 @@ func runOne(t *testing.T, alg string, raw json.RawMessage) {
 		got, err := emv.Cryptogram(ctx, &tok, k, emv.Padding(v.In.Pad), v.In.Data)
 		same(t, "the ARQC", got, v.Out.ARQC, err)
 	case alg == "emv_arpc" && v.In.Method == 1:
-		got, err := emv.ARPC1(ctx, &tok, k, v.In.ARQC, v.In.ARC)
+		got, err := emv.ARPC1(ctx, &tok, k.Retail, v.In.ARQC, v.In.ARC)
 		same(t, "the ARPC", got, v.Out.ARPC, err)
 	case alg == "emv_arpc":
 		got, err := emv.ARPC2(ctx, &tok, k, v.In.ARQC, v.In.ARC, nil)

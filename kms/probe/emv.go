@@ -66,8 +66,8 @@ func equals(what string, got, want []byte, err error) error {
 
 // kcv compares the beginning of the check value of a key of the retail MAC: the MAC of
 // one zero block is the block encrypted.
-func (b *bench) kcv(what string, k derive.RetailKey, want []byte) error {
-	mac, err := b.token.RetailMAC(b.ctx, k, make([]byte, 8))
+func (b *bench) kcv(what string, k emv.MACKey, want []byte) error {
+	mac, err := b.token.RetailMAC(b.ctx, k.Retail, make([]byte, 8))
 	if err != nil || len(want) != emvKCVBytes {
 		return errors.Join(err, equals(what, nil, want, nil))
 	}
@@ -75,7 +75,7 @@ func (b *bench) kcv(what string, k derive.RetailKey, want []byte) error {
 }
 
 // known compares a key of the retail MAC with its known value by what both compute.
-func (b *bench) known(what string, k derive.RetailKey, want []byte) error {
+func (b *bench) known(what string, k emv.MACKey, want []byte) error {
 	if len(want) != key.TDEA2.Size() {
 		return errNoAnswer
 	}
@@ -88,7 +88,7 @@ func (b *bench) known(what string, k derive.RetailKey, want []byte) error {
 	if err != nil {
 		return err
 	}
-	got, err := b.token.RetailMAC(b.ctx, k, message)
+	got, err := b.token.RetailMAC(b.ctx, k.Retail, message)
 	return equals("the MAC under "+what, got, expected, err)
 }
 
@@ -137,12 +137,12 @@ func runEMVFlow(b *bench, v standard) error {
 	return equals("the ARPC", got, out.ARPC, err)
 }
 
-func (b *bench) arpc(method int, k derive.RetailKey, arqc, code, proprietary []byte) ([]byte, error) {
+func (b *bench) arpc(method int, k emv.MACKey, arqc, code, proprietary []byte) ([]byte, error) {
 	switch {
 	case method == 2:
 		return emv.ARPC2(b.ctx, b.token, k, arqc, code, proprietary)
 	case method == 1 && len(proprietary) == 0:
-		return emv.ARPC1(b.ctx, b.token, k, arqc, code)
+		return emv.ARPC1(b.ctx, b.token, k.Retail, arqc, code)
 	}
 	return nil, errors.New("there are the methods 1, without proprietary data, and 2")
 }
@@ -412,7 +412,7 @@ func (b *bench) peerAES(c emvPeer) error {
 	if err != nil {
 		return err
 	}
-	got, err := emv.AESCryptogram(b.ctx, b.token, k, c.Input.Data)
+	got, err := emv.Cryptogram(b.ctx, b.token, emv.MACKey{AES: k}, emv.Padding2, c.Input.Data)
 	return equals("the cryptogram", got, c.Output, err)
 }
 
@@ -477,9 +477,10 @@ func (b *bench) peerChain(c emvPeer) error {
 }
 
 // retailOf is retailKey for a value that may have another length.
-func (b *bench) retailOf(value []byte) (derive.RetailKey, error) {
+func (b *bench) retailOf(value []byte) (emv.MACKey, error) {
 	if len(value) != key.TDEA2.Size() {
-		return derive.RetailKey{}, fmt.Errorf("a key of the retail MAC has %d bytes", key.TDEA2.Size())
+		return emv.MACKey{}, fmt.Errorf("a key of the retail MAC has %d bytes", key.TDEA2.Size())
 	}
-	return b.retailKey(value)
+	k, err := b.retailKey(value)
+	return emv.MACKey{Retail: k}, err
 }

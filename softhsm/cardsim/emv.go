@@ -2,6 +2,7 @@ package cardsim
 
 import (
 	"bytes"
+	"crypto/cipher"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -11,7 +12,8 @@ import (
 
 // EMVCard is the half of an EMV card that keys are about: it makes application
 // cryptograms and checks what an issuer answers, as an M/Chip card with cryptogram
-// version 20 does ([EMV2] EMV Book 2, Annexes A1.3 and A1.4, Sections 8 and 9). It
+// version 20 does ([EMV2] EMV Book 2, Annexes A1.3 and A1.4, Sections 8 and 9); of scripts
+// in Format 1 it knows what a card of the Common Core Definitions with version 5 does. It
 // holds plain keys and knows single DES, so nothing of it is how a token computes the
 // same. It is not safe for concurrent use.
 type EMVCard struct {
@@ -19,6 +21,7 @@ type EMVCard struct {
 	atc          uint16
 	arqc         []byte // of the last transaction
 	scripts      uint64 // commands taken since
+	chain        []byte // what the MAC of the next command in Format 1 begins with
 	pin          []byte // PIN block, ISO format 2
 }
 
@@ -51,7 +54,7 @@ func (c *EMVCard) Transact(data []byte) (atc uint16, arqc []byte) {
 	c.atc++
 	seed := binary.BigEndian.AppendUint16(nil, c.atc)
 	mac := retailMAC(commonSessionKey(c.ac, append(seed, make([]byte, 6)...)), [8]byte{}, data)
-	c.arqc, c.scripts = mac[:], 0
+	c.arqc, c.chain, c.scripts = mac[:], mac[:], 0
 	return c.atc, bytes.Clone(c.arqc)
 }
 
@@ -70,6 +73,9 @@ func (c *EMVCard) Authorise(arpc []byte, arc [2]byte) error {
 // CHANGE/UNBLOCK with data, decrypts the new PIN. A command that was changed, left out
 // or sent twice has another MAC than the card expects.
 func (c *EMVCard) Script(command []byte) error {
+	if len(command) > 5 && command[0]&0x0F == 0x0C {
+		return c.scriptFormat1(command)
+	}
 	if len(command) < 13 || command[0]&0x0F != 0x04 || int(command[4]) != len(command)-5 {
 		return errors.New("cardsim: no command with secure messaging of Format 2")
 	}
@@ -85,6 +91,57 @@ func (c *EMVCard) Script(command []byte) error {
 		c.pin = make([]byte, 8)
 		triple(commonSessionKey(c.smc, seed)).Decrypt(c.pin, data) // one block of CBC with a zero IV
 	}
+	return nil
+}
+
+// scriptFormat1 is Script for Format 1: 81 or 87 or nothing, then 8E with 4 to 8 bytes of the
+// MAC. The keys are those of the ARQC for every command, and each MAC goes on from the one
+// before.
+func (c *EMVCard) scriptFormat1(command []byte) error {
+	malformed := errors.New("cardsim: no command with secure messaging of Format 1")
+	rest := command[5:]
+	if int(command[4]) != len(rest) {
+		return malformed
+	}
+	var value []byte
+	if tag := rest[0]; tag == 0x81 || tag == 0x87 {
+		var err error
+		if value, rest, err = readTLV(rest, tag); err != nil {
+			return malformed
+		}
+	}
+	object := command[5 : len(command)-len(rest)]
+	mac, after, err := readTLV(rest, 0x8E)
+	if err != nil || len(after) != 0 || len(mac) < 4 || len(mac) > 8 {
+		return malformed
+	}
+	covered := append(bytes.Clone(c.chain), command[:4]...)
+	if len(object) > 0 {
+		covered = append(pad8(covered), object...)
+	}
+	want := retailMAC(commonSessionKey(c.smi, c.arqc), [8]byte{}, covered)
+	if !bytes.Equal(want[:len(mac)], mac) {
+		return fmt.Errorf("cardsim: command %d of the script has a wrong MAC", c.scripts+1)
+	}
+	c.chain, c.scripts = want[:], c.scripts+1
+	if command[1] == 0x24 && len(object) > 0 && object[0] == 0x87 {
+		return c.takePIN(value)
+	}
+	return nil
+}
+
+// takePIN decrypts a PIN block after its padding indicator: CBC with a zero IV, two blocks
+// of which the second is padding.
+func (c *EMVCard) takePIN(value []byte) error {
+	if len(value) != 17 || value[0] != 0x01 {
+		return errors.New("cardsim: no encrypted PIN block")
+	}
+	plain := make([]byte, 16)
+	cipher.NewCBCDecrypter(triple(commonSessionKey(c.smc, c.arqc)), make([]byte, 8)).CryptBlocks(plain, value[1:])
+	if !bytes.Equal(plain, pad8(plain[:8])) {
+		return errors.New("cardsim: no padding after a PIN block")
+	}
+	c.pin = plain[:8]
 	return nil
 }
 
