@@ -18,7 +18,7 @@ type Propose struct {
 	Operation       string            `json:"operation" pattern:"^[a-z][a-z0-9-]*([.][a-z][a-z0-9-]*)*$" maxLength:"64" example:"card.release"`
 	Object          string            `json:"object" minLength:"1" maxLength:"256" example:"officers/dan" doc:"Resource name of what it is about."`
 	Params          map[string]string `json:"params,omitempty" doc:"At most 16, by names of a-z 0-9 _; values of A-Z a-z 0-9 . - _ : / +."`
-	Document        string            `json:"document,omitempty" maxLength:"16384" doc:"Of profile.register: the card profile, whose SHA-256 is the parameter sha256."`
+	Document        string            `json:"document,omitempty" maxLength:"16384" doc:"Of profile.register: the card profile; of card.explain about MACs: the transcript. Its SHA-256 is the parameter sha256."`
 	ExpectedVersion *int64            `json:"expectedVersion,omitempty" minimum:"0" doc:"Version of the object that is meant, 0 for none; absent for the one that it has now."`
 	LifeSeconds     int               `json:"lifeSeconds,omitzero" minimum:"60" maximum:"604800" doc:"Until it expires; default one day."`
 	ValidateOnly    bool              `json:"validateOnly,omitzero" doc:"Check everything and keep nothing."`

@@ -17,7 +17,8 @@ type ProposeInput struct {
 	Operation string
 	Object    string
 	Params    map[string]string
-	// Document goes with a proposal that signs its digest, of the operation profile.register.
+	// Document goes with a proposal that signs its digest: of profile.register, and of
+	// card.explain about MACs.
 	Document string
 	// Expected is the version of the object that the officer means; nil is the one
 	// that it has now.
@@ -85,7 +86,7 @@ func (s *Service) draft(ctx context.Context, r Request, in ProposeInput) (c Case
 	if !ok {
 		return c, fault.New(fault.InvalidInput, "no operation of this name needs approvals")
 	}
-	if in.Document != "" && in.Operation != approval.ProfileRegister {
+	if in.Document != "" && in.Operation != approval.ProfileRegister && in.Operation != approval.CardExplain {
 		return c, fault.New(fault.InvalidInput, "this operation has no document")
 	}
 	now := s.cfg.Now().UTC().Truncate(time.Second)

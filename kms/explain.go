@@ -83,11 +83,20 @@ func verified(err error) (bool, error) {
 	return err == nil, err
 }
 
-// questionOf reads a proposal card.explain about a card's answer to INITIALIZE UPDATE, or
-// about an application cryptogram, which has the parameter arqc.
-func (s *Service) questionOf(ctx context.Context, p approval.Proposal, card []byte) (question, error) {
+// questionOf reads a case of card.explain: about an application cryptogram, which has
+// the parameter arqc; about the MACs of a session, which has a transcript as its document;
+// or about a card's answer to INITIALIZE UPDATE.
+func (s *Service) questionOf(ctx context.Context, c Case, card []byte) (question, error) {
+	p := c.Proposal
+	_, signed := p.Params["sha256"]
+	if signed != (c.Document != "") {
+		return nil, fault.New(fault.InvalidInput, "a transcript is the document, and sha256 its digest")
+	}
 	if _, ok := p.Params["arqc"]; ok {
 		return s.emvQuestionOf(p, card)
+	}
+	if signed {
+		return s.macQuestionOf(ctx, c, card)
 	}
 	return s.gpQuestionOf(ctx, p, card)
 }
@@ -109,7 +118,7 @@ func hideExplained(ctx context.Context, s *Service, c *Case) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.questionOf(ctx, c.Proposal, kdd); err != nil {
+	if _, err := s.questionOf(ctx, *c, kdd); err != nil {
 		return err
 	}
 	ref, err := s.cardRef(ctx, c.Proposal.Issuer, kdd)
@@ -164,7 +173,7 @@ func actExplain(ctx context.Context, s *Service, p approval.Proposal) (any, erro
 	if err != nil {
 		return nil, err
 	}
-	q, err := s.questionOf(ctx, p, kdd)
+	q, err := s.questionOf(ctx, c, kdd)
 	if err != nil {
 		return nil, err
 	}

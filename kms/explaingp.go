@@ -28,10 +28,10 @@ type gpQuestion struct {
 
 // gpQuestionOf reads key, host (the host challenge), answer (the card's answer without
 // its first 10 bytes and status word: a proposal stands in the log and names no card),
-// and profile if it is not default.
+// and profile if it is not default. A question about MACs has sha256 beside.
 func (s *Service) gpQuestionOf(ctx context.Context, p approval.Proposal, kdd []byte) (q gpQuestion, err error) {
-	bad := fault.New(fault.InvalidInput, "an answer is explained by key, host (the host challenge) and answer (the card's answer behind its 10 bytes of key diversification data), and maybe profile")
-	if !onlyParams(p, "key", "host", "answer", "profile") {
+	bad := fault.New(fault.InvalidInput, "an answer is explained by key, host (the host challenge) and answer (the card's answer behind its 10 bytes of key diversification data), and maybe profile; MACs also by sha256 and a transcript as the document")
+	if !onlyParams(p, "key", "host", "answer", "profile", "sha256") {
 		return q, bad
 	}
 	q = gpQuestion{issuer: p.Issuer, key: p.Params["key"]}
@@ -135,9 +135,9 @@ func (q gpQuestion) search(ctx context.Context, s *Service) (explanation, error)
 	return explain(q.hypotheses(all), func(h hypothesis) (bool, []string, error) { return try(ctx, s, h) })
 }
 
-// try reports what of an answer a hypothesis explains: the cryptogram, and the
-// challenge where it is pseudo-random.
-func (q gpQuestion) try(ctx context.Context, s *Service, h hypothesis) (cryptogram bool, words []string, err error) {
+// under reports whether a hypothesis explains the card cryptogram, and what then says of
+// its keys, in further words.
+func (q gpQuestion) under(ctx context.Context, s *Service, h hypothesis, then func(scp03.Static, scp03.Session) ([]string, error)) (cryptogram bool, words []string, err error) {
 	var static scp03.Static
 	if static.ENC, static.MAC, err = q.cardKeys(h, derive.Static); err != nil {
 		return false, nil, err
@@ -148,18 +148,26 @@ func (q gpQuestion) try(ctx context.Context, s *Service, h hypothesis) (cryptogr
 	if err != nil || !cryptogram {
 		return false, nil, err
 	}
-	words = q.differences(h)
-	if !q.answer.CounterIncluded {
-		return true, words, nil
-	}
-	word, err := q.challenge(ctx, s, static)
-	if fault.CodeOf(err) == fault.TokenUnable {
-		word, err = notChecked, nil
-	}
-	if word != "" {
-		words = append(words, word)
-	}
-	return true, words, err
+	more, err := then(static, session)
+	return true, append(q.differences(h), more...), err
+}
+
+// try reports what of an answer a hypothesis explains: the cryptogram, and the
+// challenge where it is pseudo-random.
+func (q gpQuestion) try(ctx context.Context, s *Service, h hypothesis) (cryptogram bool, words []string, err error) {
+	return q.under(ctx, s, h, func(static scp03.Static, _ scp03.Session) ([]string, error) {
+		if !q.answer.CounterIncluded {
+			return nil, nil
+		}
+		word, err := q.challenge(ctx, s, static)
+		if fault.CodeOf(err) == fault.TokenUnable {
+			word, err = notChecked, nil
+		}
+		if word == "" {
+			return nil, err
+		}
+		return []string{word}, err
+	})
 }
 
 // challenge says what is wrong with the pseudo-random challenge of a card whose

@@ -1,7 +1,10 @@
 package kms
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 
 	"cardkms/kms/fault"
@@ -31,4 +34,34 @@ func TestExplainSearch(t *testing.T) {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
 	}
+}
+
+// FuzzTranscript: what is read is written as it was, but for spaces, and names no card.
+func FuzzTranscript(f *testing.F) {
+	kdd := []byte{0xE1, 0xE2, 0xE3, 0, 0, 0, 0, 0, 0, 5}
+	f.Add("> 848211001000112233445566778899AABBCCDDEEFF\n< 9000\n> 84CA0066080011223344556677\n")
+	f.Add("< 9000")
+	f.Add("> 84E200000AE1E2E300000000000005")
+	f.Fuzz(func(t *testing.T, text string) {
+		all, err := readTranscript(text, kdd)
+		if err != nil {
+			return
+		}
+		if len(all) == 0 || len(all) > transcriptCommandsMax || len(text) > transcriptBytesMax {
+			t.Errorf("%d commands in %d bytes", len(all), len(text))
+		}
+		var lines []string
+		for _, x := range all {
+			lines = append(lines, ">", fmt.Sprintf("%x", x.command.Bytes()))
+			if bytes.Contains(x.command.Bytes(), kdd) {
+				t.Error("a command names the card")
+			}
+			if x.response != nil {
+				lines = append(lines, "<", fmt.Sprintf("%x", x.response.Bytes()))
+			}
+		}
+		if got, want := strings.Join(lines, " "), strings.ToLower(strings.Join(strings.Fields(text), " ")); got != want {
+			t.Errorf("%q is read as %q", want, got)
+		}
+	})
 }

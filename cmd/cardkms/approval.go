@@ -142,6 +142,7 @@ func (a *app) proposeCommand() *cobra.Command {
 		Long: `Propose an operation on an object for other officers to approve, e.g.
 
   card.release    issuers/demo/cards/00010203040506070809 reason=reader-was-broken
+  card.explain    issuers/demo/cards/00010203040506070809 key=isd host=HEX answer=HEX [--document transcript.txt]
   officer.enrol   officers/dan identity=spiffe://.../role/security-officer/dan public=@dan.pub
   officer.remove  officers/dan
   policy.set      policies/card.release k=3
@@ -191,7 +192,7 @@ it has now; when it changes, the proposal is void.`,
 			})
 		},
 	}
-	c.Flags().StringVar(&document, "document", "", "`FILE` of profile.register: the card profile; its SHA-256 is what is signed")
+	c.Flags().StringVar(&document, "document", "", "`FILE` of profile.register: the card profile; of card.explain: the transcript of a session; its SHA-256 is what is signed")
 	c.Flags().DurationVar(&life, "life", 24*time.Hour, "`TIME` until it expires, at most 168h")
 	c.Flags().BoolVar(&dry, "preview", false, "check and show it, and propose nothing")
 	return c
@@ -294,7 +295,7 @@ func (a *app) confirm(cmd *cobra.Command, yes bool, word, what string) error {
 
 // effects say in plain words what an operation does.
 var effects = map[string]string{
-	approval.CardExplain:     "try which option would make a card's failed answer right; it tells names of options, no value",
+	approval.CardExplain:     "try which option would make a card's failed answer or MAC right; it tells names of options, no value",
 	approval.CardRelease:     "lift the quarantine of a card",
 	approval.OfficerEnrol:    "let somebody propose and approve as a security officer",
 	approval.OfficerRemove:   "take a security officer's rights away, for good",

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -113,10 +114,12 @@ func attach(in *api.Propose, file string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := profile.Parse(b); err != nil {
-		return problems(file, err)
+	if in.Operation == approval.ProfileRegister {
+		if _, err := profile.Parse(b); err != nil {
+			return problems(file, err)
+		}
 	}
-	digest := profile.Digest(b)
+	digest := sha256.Sum256(b)
 	if in.Params == nil {
 		in.Params = map[string]string{}
 	}
@@ -124,15 +127,11 @@ func attach(in *api.Propose, file string) error {
 	return nil
 }
 
-// attached refuses a proposal that registers a document other than the one that the
-// service shows: nobody signs what was not seen.
+// attached refuses a proposal that signs a document other than the one that the service
+// shows: nobody signs what was not seen.
 func attached(p api.Proposal, parsed approval.Proposal) error {
-	if parsed.Operation != approval.ProfileRegister {
+	if p.Document == "" && parsed.Params["sha256"] == "" || parsed.Signs([]byte(p.Document)) {
 		return nil
 	}
-	digest, err := approval.RegisteredBy(parsed)
-	if err == nil && digest != profile.Digest([]byte(p.Document)) {
-		err = fmt.Errorf("%w: the service shows another document than the one that the proposal is about", errNotVerified)
-	}
-	return err
+	return fmt.Errorf("%w: the service shows another document than the one that the proposal is about", errNotVerified)
 }

@@ -3,7 +3,6 @@ package scp03
 import (
 	"bytes"
 	"context"
-	"crypto/subtle"
 	"encoding/binary"
 	"fmt"
 
@@ -72,9 +71,7 @@ func (m Messaging) Wrap(ctx context.Context, s State, c apdu.Command) (apdu.Comm
 	if room := m.DataMax(c.DataMax()); len(c.Data) > room {
 		return apdu.Command{}, s, fault.New(fault.InvalidInput, fmt.Sprintf("at this security level the command has room for %d data bytes", room))
 	}
-	if len(c.Data) > 0 || !m.SkipEmpty {
-		s.Counter++
-	}
+	s = m.counted(s, c)
 	if m.Level&CDecryption != 0 && (len(c.Data) > 0 || m.PadEmpty) {
 		data, err := m.encrypt(ctx, s.Counter, c.Data)
 		if err != nil {
@@ -82,12 +79,7 @@ func (m Messaging) Wrap(ctx context.Context, s State, c apdu.Command) (apdu.Comm
 		}
 		c.Data = data
 	}
-	// [AmdD], Section 6.2.4: over the chaining value, the header with the secure
-	// messaging bit set and the logical channel removed, Lc including the MAC in
-	// the form in which it is sent, and the data as sent; not over Le.
-	input := append(s.Chaining[:], c.CLA&0xF0|0x04, c.INS, c.P1, c.P2)
-	input = append(append(input, c.Lc(len(c.Data)+int(m.Mode))...), c.Data...)
-	mac, err := m.Token.MAC(ctx, m.Keys.MAC, input)
+	mac, err := m.commandMAC(s, c).compute(ctx, m.Token)
 	if err != nil {
 		return apdu.Command{}, s, fmt.Errorf("computing a C-MAC: %w", err)
 	}
@@ -129,47 +121,19 @@ func (m Messaging) Unwrap(ctx context.Context, s State, r apdu.Response) (apdu.R
 		}
 		return r, nil
 	}
-	n := len(r.Data) - int(m.Mode)
-	if n < 0 {
-		return apdu.Response{}, fault.Proof()
-	}
-	data, rmac := r.Data[:n], r.Data[n:]
-	input := append(append(s.Chaining[:], data...), byte(r.SW>>8), byte(r.SW))
-	want, err := m.Token.MAC(ctx, m.Keys.RMAC, input)
+	o, err := m.ResponseMAC(s, r)
 	if err != nil {
-		return apdu.Response{}, fmt.Errorf("computing an R-MAC: %w", err)
+		return apdu.Response{}, err
 	}
-	if subtle.ConstantTimeCompare(want[:m.Mode], rmac) != 1 {
-		return apdu.Response{}, fault.Proof()
+	if _, err := o.Verify(ctx, m.Token); err != nil {
+		return apdu.Response{}, err
 	}
-	r.Data = bytes.Clone(data)
-	if m.Level&REncryption != 0 && n > 0 {
-		if r.Data, err = m.decrypt(ctx, s.Counter, data); err != nil {
+	r.Data = bytes.Clone(o.Data)
+	if m.Level&REncryption != 0 && len(o.Data) > 0 {
+		// The R-MAC has verified, so the padding tells an attacker nothing.
+		if r.Data, err = m.Plain(ctx, s, o); err != nil {
 			return apdu.Response{}, err
 		}
 	}
 	return r, nil
-}
-
-// decrypt inverts R-ENCRYPTION: [AmdD], Section 6.2.7, with
-// ICV = AES(S-ENC, 80 | counter of the command).
-func (m Messaging) decrypt(ctx context.Context, counter uint32, data []byte) ([]byte, error) {
-	if len(data)%16 != 0 {
-		return nil, fault.Proof()
-	}
-	icv, err := m.Token.Encrypt(ctx, m.Keys.ENC, counterBlock(0x80, counter))
-	if err != nil {
-		return nil, fmt.Errorf("computing the ICV of a response: %w", err)
-	}
-	plain, err := m.Token.Decrypt(ctx, m.Keys.ENC, icv, data)
-	if err != nil {
-		return nil, fmt.Errorf("decrypting a response: %w", err)
-	}
-	// The R-MAC has verified, so the padding tells an attacker nothing. Cards
-	// exist that pad by more than one block, so any number of zeros is removed.
-	end := bytes.LastIndexByte(plain, 0x80)
-	if end < 0 || len(bytes.Trim(plain[end+1:], "\x00")) != 0 {
-		return nil, fault.Proof()
-	}
-	return plain[:end], nil
 }

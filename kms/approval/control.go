@@ -2,6 +2,7 @@ package approval
 
 import (
 	"crypto/ed25519"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
@@ -117,6 +118,13 @@ func SetBy(p Proposal) (Policy, error) {
 	}
 	set := Policy{Operation: name, K: parseK(p.Params["k"])}
 	return set, set.Check()
+}
+
+// Signs reports whether a proposal signs a document: its parameter sha256 is the SHA-256
+// digest, 64 lower-case hexadecimal digits.
+func (p Proposal) Signs(document []byte) bool {
+	digest := sha256.Sum256(document)
+	return p.Params["sha256"] == hex.EncodeToString(digest[:])
 }
 
 // RegisteredBy returns the SHA-256 digest of the document that a proposal registers as a

@@ -1,0 +1,211 @@
+package kms
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"cardkms/derive/scp03"
+	"cardkms/kms/apdu"
+	"cardkms/kms/fault"
+)
+
+// replay is a session that goes through its transcript again.
+type replay struct {
+	scp03.Messaging
+	state scp03.State
+	past  [][16]byte // chaining values so far, the first one zero
+}
+
+// What is said of data whose MAC is right, of a response without one, and of an error with one.
+const (
+	notDecrypted explanation = "decryption:fails"
+	macMissing   explanation = "mac:missing"
+	macOnError               = "mac:on-error"
+)
+
+// command explains the MAC of a command. One that is as expected moves the session on.
+func (r *replay) command(ctx context.Context, c apdu.Command) (explanation, error) {
+	o, next, err := r.Received(r.state, c)
+	if err != nil {
+		return "", err
+	}
+	encrypted := r.Level&scp03.CDecryption != 0 && len(o.Data) > 0
+	plain, err := r.plain(ctx, next, o, encrypted)
+	if err != nil {
+		return "", err
+	}
+	ways := deviating(o,
+		[]deviation{{"key:s-rmac", func(o *scp03.MAC) { o.Key = r.Keys.RMAC }}},
+		r.chainings(),
+		when(plain != nil, deviation{"data:plain", func(o *scp03.MAC) { o.Data, o.Lc = plain, c.Lc(len(plain)+int(r.Mode)) }}),
+		append(when(len(o.Data) == 0, deviation{"lc:zero", func(o *scp03.MAC) { o.Lc = []byte{0} }}),
+			deviation{"lc:without-mac", func(o *scp03.MAC) { o.Lc = c.Lc(len(o.Data)) }}),
+		append(when(c.CLA != o.Header[0], deviation{"cla:with-channel", func(o *scp03.MAC) { o.Header = c.Header() }}),
+			deviation{"cla:unsecured", func(o *scp03.MAC) { o.Header = append([]byte{o.Header[0] &^ 0x04}, o.Header[1:]...) }}),
+		when(c.Ne > 0, deviation{"le:covered", func(o *scp03.MAC) { o.After = le(c) }}),
+	)
+	found, err := explain(ways, func(w way) (bool, []string, error) {
+		var err error
+		next.Chaining, err = w.mac.Verify(ctx, r.Token)
+		ok, err := verified(err)
+		return ok, w.words, err
+	})
+	switch {
+	case err != nil || found != foundRight:
+		return found, err
+	case encrypted && plain == nil:
+		return notDecrypted, nil
+	}
+	r.state, r.past = next, append(r.past, next.Chaining)
+	return foundRight, nil
+}
+
+// le returns Le as a command transmits it.
+func le(c apdu.Command) []byte {
+	if c.Extended {
+		return []byte{byte(c.Ne >> 8), byte(c.Ne)}
+	}
+	return []byte{byte(c.Ne)}
+}
+
+// response explains the MAC of the response to the last command. [AmdD], Section 6.2.5:
+// success and warnings have one, errors have none and no data.
+func (r *replay) response(ctx context.Context, a apdu.Response) (explanation, error) {
+	failure := a.SW != apdu.Success && !a.SW.Warning()
+	if failure && len(a.Data) == 0 {
+		return foundRight, nil
+	}
+	var ways []way
+	undecrypted := false
+	for _, mode := range []scp03.Mode{scp03.S8, scp03.S16} {
+		some, encrypted, err := r.responded(ctx, a, mode)
+		if err != nil {
+			return "", err
+		}
+		for _, w := range some {
+			if failure {
+				w.words = append(w.words, macOnError)
+			}
+			if mode != r.Mode {
+				w.words = append(w.words, fmt.Sprintf("mac-length:%d", mode))
+			}
+			ways = append(ways, w)
+		}
+		undecrypted = undecrypted || encrypted && mode == r.Mode
+	}
+	if len(ways) == 0 {
+		return macMissing, nil
+	}
+	slices.SortStableFunc(ways, fewer)
+	found, err := explain(ways, func(w way) (bool, []string, error) {
+		_, err := w.mac.Verify(ctx, r.Token)
+		ok, err := verified(err)
+		return ok, w.words, err
+	})
+	if err == nil && found == foundRight && undecrypted {
+		return notDecrypted, nil
+	}
+	return found, err
+}
+
+// responded returns the ways in which a card may have computed an R-MAC of this length,
+// none if the response is too short, and whether its data should decrypt and do not.
+func (r *replay) responded(ctx context.Context, a apdu.Response, mode scp03.Mode) (ways []way, undecrypted bool, err error) {
+	m := r.Messaging
+	m.Mode = mode
+	o, err := m.ResponseMAC(r.state, a)
+	if err != nil {
+		return nil, false, nil
+	}
+	encrypted := r.Level&scp03.REncryption != 0 && len(o.Data) > 0
+	plain, err := r.plain(ctx, r.state, o, encrypted)
+	return deviating(o,
+		[]deviation{{"key:s-mac", func(o *scp03.MAC) { o.Key = r.Keys.MAC }}},
+		r.chainings(),
+		when(plain != nil, deviation{"data:plain", func(o *scp03.MAC) { o.Data = plain }}),
+		append(when(a.SW != apdu.Success, deviation{"status-word:9000", func(o *scp03.MAC) { o.After = []byte{0x90, 0x00} }}),
+			deviation{"status-word:missing", func(o *scp03.MAC) { o.After = nil }}),
+	), encrypted && plain == nil, err
+}
+
+// plain returns the data under a MAC decrypted, nil if they are not encrypted. It leaves
+// this package as the word that a MAC over it matches, or that data whose MAC is right are
+// none, so that nobody learns about the padding of data of his own.
+func (r *replay) plain(ctx context.Context, s scp03.State, o scp03.MAC, encrypted bool) ([]byte, error) {
+	if !encrypted {
+		return nil, nil
+	}
+	plain, err := r.Plain(ctx, s, o)
+	if fault.CodeOf(err) == fault.ProofFailed {
+		return nil, nil
+	}
+	return plain, err
+}
+
+// way is a MAC with the words in which it differs from the document's.
+type way struct {
+	words []string
+	mac   scp03.MAC
+}
+
+// deviation is one point in which programs and cards were seen to differ.
+type deviation struct {
+	word  string
+	apply func(*scp03.MAC)
+}
+
+// when returns a deviation that is possible.
+func when(possible bool, d deviation) []deviation {
+	if !possible {
+		return nil
+	}
+	return []deviation{d}
+}
+
+// deviating returns a MAC with every choice of at most one deviation of each point, in
+// the order of the points, fewest first.
+func deviating(o scp03.MAC, points ...[]deviation) []way {
+	out := []way{{mac: o}}
+	for _, point := range points {
+		for _, w := range out {
+			for _, d := range point {
+				changed := way{append(slices.Clone(w.words), d.word), w.mac}
+				d.apply(&changed.mac)
+				out = append(out, changed)
+			}
+		}
+	}
+	slices.SortStableFunc(out, fewer)
+	return out
+}
+
+func fewer(a, b way) int { return cmp.Compare(len(a.words), len(b.words)) }
+
+// chainings are the chaining values that may stand in the place of the last one.
+func (r *replay) chainings() (out []deviation) {
+	last := len(r.past) - 1
+	seen := [][16]byte{r.past[last]}
+	for _, c := range []struct {
+		word  string
+		value [16]byte
+	}{
+		{"chaining:zero", [16]byte{}},
+		{"chaining:external-authenticate", r.past[min(1, last)]},
+		{"chaining:previous", r.past[max(0, last-1)]},
+		{"chaining:truncated", truncated(r.past[last])},
+	} {
+		if !slices.Contains(seen, c.value) {
+			seen = append(seen, c.value)
+			out = append(out, deviation{c.word, func(o *scp03.MAC) { o.Chaining = c.value }})
+		}
+	}
+	return out
+}
+
+// truncated is a chaining value of which the 8 bytes were kept that S8 mode sends.
+func truncated(c [16]byte) [16]byte {
+	clear(c[scp03.S8:])
+	return c
+}
