@@ -58,8 +58,9 @@
 // PIN stops the token until the operator acts.
 //
 // BUG: a call that hangs inside the module cannot be cancelled. It holds its
-// session; callers who wait for one get fault.TokenUnavailable at their deadline,
-// and a supervisor has to restart the process.
+// session, and whoever waits for its answer or for a session gets
+// fault.TokenUnavailable. When no call comes back a supervisor has to restart the
+// process.
 //
 // BUG: SoftHSM2 and NSS let whoever has the PIN derive an extractable key from a
 // never-extractable one. There the boundary is kept by this package, not by the

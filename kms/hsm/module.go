@@ -32,7 +32,9 @@ type Config struct {
 	// context may end earlier. A token whose calls hang holds its sessions, and
 	// callers must hear of it.
 	LeaseWait time.Duration
-	Logger    *slog.Logger // default slog.Default()
+	// CallWait bounds how long an operation waits for its answer, default 5 s.
+	CallWait time.Duration
+	Logger   *slog.Logger // default slog.Default()
 }
 
 // creators is the number of sessions that own derived objects. C_DeriveKey runs
@@ -49,6 +51,7 @@ type Token struct {
 	slot   uint
 	anchor pkcs11.SessionHandle // holds the login; never carries an operation
 	ops    chan *session
+	calls  chan struct{} // holds one element for each operation under way, see answer
 	// inUse counts the sessions that are leased, waiting the operations that wait for one.
 	inUse, waiting atomic.Int32
 	owners         []*owner
@@ -99,10 +102,13 @@ func OpenAny(ctx context.Context, cfg Config) (*Token, error) {
 	if cfg.LeaseWait <= 0 {
 		cfg.LeaseWait = 2 * time.Second
 	}
+	if cfg.CallWait <= 0 {
+		cfg.CallWait = 5 * time.Second
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	t := &Token{cfg: cfg}
+	t := &Token{cfg: cfg, calls: make(chan struct{}, callsMax)}
 	t.objects.init(cfg.Objects)
 	if err := join(cfg, t); err != nil {
 		return nil, fmt.Errorf("opening the token %q: %w", cfg.Label, err)
@@ -177,13 +183,14 @@ func (t *Token) info() (pkcs11.TokenInfo, error) {
 
 // Ready looks that the token is there and answers; one that was lost is connected again.
 func (t *Token) Ready(ctx context.Context) error {
-	return t.do(ctx, nil, func(s pkcs11.SessionHandle, _ *object) error {
+	_, err := answer(ctx, t, nil, func(s pkcs11.SessionHandle, _ *object) ([]byte, error) {
 		if _, err := t.info(); err != nil {
-			return err
+			return nil, err
 		}
-		_, err := t.ctx.GenerateRandom(s, 8)
-		return failed("C_GenerateRandom", err)
+		b, err := t.ctx.GenerateRandom(s, 8)
+		return b, failed("C_GenerateRandom", err)
 	})
+	return err
 }
 
 // Close waits for operations to end and logs out. With the last token of a module the
@@ -355,6 +362,46 @@ func (t *Token) give(s *session, err error) {
 // attempts bounds how often one operation is tried: once more after each remedy.
 // A token that closed every session needs all three, one after the other.
 const attempts = 4
+
+// callsMax is how many operations may be under way or have been given up; each costs a
+// goroutine, and a thread once it is in the library.
+const callsMax = 256
+
+// answer is do for what requests wait for. A call that hangs inside the module cannot be
+// cancelled: after Config.CallWait whoever waits is told so, the call keeps its session,
+// and when it comes back its answer goes nowhere. So f must give all that it computes by
+// its results.
+func answer[T any](ctx context.Context, t *Token, k *derive.Key, f func(pkcs11.SessionHandle, *object) (T, error)) (T, error) {
+	type result struct {
+		out T
+		err error
+	}
+	late := time.NewTimer(t.cfg.CallWait)
+	defer late.Stop()
+	done := make(chan result, 1)
+	select {
+	case t.calls <- struct{}{}:
+		go func() {
+			defer func() { <-t.calls }()
+			var r result
+			r.err = t.do(ctx, k, func(s pkcs11.SessionHandle, o *object) (err error) {
+				r.out, err = f(s, o)
+				return err
+			})
+			done <- r
+		}()
+	case <-late.C:
+		return *new(T), errHangs
+	}
+	select {
+	case r := <-done:
+		return r.out, r.err
+	case <-late.C:
+		return *new(T), errHangs
+	}
+}
+
+var errHangs = fault.New(fault.TokenUnavailable, "the token does not answer")
 
 // do runs f with a session and the object of k, and applies the remedies of
 // errors.go. f may run several times.

@@ -227,13 +227,12 @@ func (t *Token) checkPrivate(s pkcs11.SessionHandle, label string, a key.Algorit
 // signature has 64 bytes. The handle is searched each time: checkpoints are signed
 // about once a second, and a handle kept here could outlive the library's life.
 func (k *SigningKey) Sign(ctx context.Context, input []byte) (sig []byte, err error) {
-	err = k.token.do(ctx, nil, func(s pkcs11.SessionHandle, _ *object) error {
+	sig, err = answer(ctx, k.token, nil, func(s pkcs11.SessionHandle, _ *object) ([]byte, error) {
 		h, err := k.token.find(s, k.label, pkcs11.CKO_PRIVATE_KEY)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		sig, err = k.token.signWith(s, h, k.Algorithm, input)
-		return err
+		return k.token.signWith(s, h, k.Algorithm, input)
 	})
 	if err != nil {
 		return nil, err

@@ -205,9 +205,8 @@ func (t *Token) MAC(ctx context.Context, k *derive.Key, message []byte) (mac []b
 	if err := require(k, derive.SessionMAC); err != nil {
 		return nil, err
 	}
-	err = t.do(ctx, k, func(s pkcs11.SessionHandle, o *object) error {
-		mac, err = t.sign(s, o.handle, pkcs11.CKM_AES_CMAC, message)
-		return err
+	mac, err = answer(ctx, t, k, func(s pkcs11.SessionHandle, o *object) ([]byte, error) {
+		return t.sign(s, o.handle, pkcs11.CKM_AES_CMAC, message)
 	})
 	if err == nil && len(mac) != 16 {
 		return nil, fmt.Errorf("hsm: the token computed a CMAC of %d bytes", len(mac))
@@ -224,18 +223,14 @@ func (t *Token) sign(s pkcs11.SessionHandle, h pkcs11.ObjectHandle, mech uint, m
 }
 
 // Encrypt implements derive.Token.
-func (t *Token) Encrypt(ctx context.Context, k *derive.Key, data []byte) (out []byte, err error) {
+func (t *Token) Encrypt(ctx context.Context, k *derive.Key, data []byte) ([]byte, error) {
 	if err := require(k, derive.SessionENC, derive.PackageENC); err != nil {
 		return nil, err
 	}
 	if n := derive.BlockSize(k.Algorithm()); len(data) == 0 || len(data)%n != 0 {
 		return nil, fmt.Errorf("hsm: CBC takes whole blocks of %d, not %d bytes", n, len(data))
 	}
-	err = t.do(ctx, k, func(s pkcs11.SessionHandle, o *object) error {
-		out, err = t.encryptCBC(s, o, data)
-		return err
-	})
-	return out, err
+	return answer(ctx, t, k, func(s pkcs11.SessionHandle, o *object) ([]byte, error) { return t.encryptCBC(s, o, data) })
 }
 
 // encryptCBC is CBC with a zero IV.
@@ -248,7 +243,7 @@ func (t *Token) encryptCBC(s pkcs11.SessionHandle, o *object, data []byte) ([]by
 }
 
 // Decrypt implements derive.Token.
-func (t *Token) Decrypt(ctx context.Context, k *derive.Key, iv, data []byte) (out []byte, err error) {
+func (t *Token) Decrypt(ctx context.Context, k *derive.Key, iv, data []byte) ([]byte, error) {
 	if err := require(k, derive.SessionENC); err != nil {
 		return nil, err
 	}
@@ -258,15 +253,14 @@ func (t *Token) Decrypt(ctx context.Context, k *derive.Key, iv, data []byte) (ou
 	if len(iv) != 16 || len(data) == 0 || len(data)%16 != 0 {
 		return nil, fmt.Errorf("hsm: AES-CBC takes whole blocks, not %d bytes", len(data))
 	}
-	err = t.do(ctx, k, func(s pkcs11.SessionHandle, o *object) error {
+	return answer(ctx, t, k, func(s pkcs11.SessionHandle, o *object) ([]byte, error) {
 		m := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_CBC, iv)}
 		if err := t.ctx.DecryptInit(s, m, o.handle); err != nil {
-			return failed("C_DecryptInit", err)
+			return nil, failed("C_DecryptInit", err)
 		}
-		out, err = t.ctx.Decrypt(s, data)
-		return failed("C_Decrypt", err)
+		out, err := t.ctx.Decrypt(s, data)
+		return out, failed("C_Decrypt", err)
 	})
-	return out, err
 }
 
 // RetailMAC implements derive.TDEAToken. The chaining value of single DES that goes
@@ -281,9 +275,8 @@ func (t *Token) RetailMAC(ctx context.Context, k derive.RetailKey, message []byt
 	if len(message) == 0 || len(message)%8 != 0 {
 		return nil, fmt.Errorf("hsm: the retail MAC takes whole blocks, not %d bytes", len(message))
 	}
-	err = t.do(ctx, k.Whole(), func(s pkcs11.SessionHandle, whole *object) error {
-		mac, err = t.retail(s, whole, k.Left(), message)
-		return err
+	mac, err = answer(ctx, t, k.Whole(), func(s pkcs11.SessionHandle, whole *object) ([]byte, error) {
+		return t.retail(s, whole, k.Left(), message)
 	})
 	if err == nil && len(mac) != 8 {
 		return nil, fmt.Errorf("hsm: the token computed a retail MAC of %d bytes", len(mac))
@@ -319,37 +312,34 @@ func (t *Token) retail(s pkcs11.SessionHandle, whole *object, leftKey *derive.Ke
 // Matches implements derive.Token. Under the native plan the token derives a
 // generic secret of the value's length, and an HMAC under it is compared with an
 // HMAC under the public value; under the composed plan the bytes are compared.
-func (t *Token) Matches(ctx context.Context, base *derive.Key, step derive.Step, value []byte) (ok bool, err error) {
+func (t *Token) Matches(ctx context.Context, base *derive.Key, step derive.Step, value []byte) (bool, error) {
 	if err := require(base, derive.Static); err != nil {
 		return false, err
 	}
 	if len(value) == 0 {
 		return false, errors.New("hsm: nothing to compare: every key begins with no bytes")
 	}
-	err = t.do(ctx, base, func(s pkcs11.SessionHandle, o *object) error {
+	return answer(ctx, t, base, func(s pkcs11.SessionHandle, o *object) (bool, error) {
 		if t.plan.native && step.Function == derive.CMACCounter {
-			ok, err = t.matchesNative(s, o, step, value)
-			return err
+			return t.matchesNative(s, o, step, value)
 		}
 		x, err := t.ecbInput(s, o, step)
 		if err != nil {
-			return err
+			return false, err
 		}
 		out, err := t.encryptBlocks(s, o, x)
 		if err != nil {
-			return err
+			return false, err
 		}
-		ok = len(out) >= len(value) && subtle.ConstantTimeCompare(out[:len(value)], value) == 1
-		clear(out)
-		return nil
+		defer clear(out)
+		return len(out) >= len(value) && subtle.ConstantTimeCompare(out[:len(value)], value) == 1, nil
 	})
-	return ok, err
 }
 
 // Challenge implements derive.Challenger. Under the native plan the token derives the
 // value as a readable generic secret, which some tokens do not make of a key that is
 // never extractable.
-func (t *Token) Challenge(ctx context.Context, base *derive.Key, step derive.Step) (out []byte, err error) {
+func (t *Token) Challenge(ctx context.Context, base *derive.Key, step derive.Step) ([]byte, error) {
 	n := step.Challenge()
 	if n == 0 {
 		return nil, errors.New("hsm: this derivation does not give a card challenge")
@@ -357,22 +347,20 @@ func (t *Token) Challenge(ctx context.Context, base *derive.Key, step derive.Ste
 	if err := require(base, derive.Static); err != nil {
 		return nil, err
 	}
-	err = t.do(ctx, base, func(s pkcs11.SessionHandle, o *object) error {
+	return answer(ctx, t, base, func(s pkcs11.SessionHandle, o *object) ([]byte, error) {
 		if t.plan.native {
-			out, err = t.challengeNative(s, o, step, n)
-			return err
+			return t.challengeNative(s, o, step, n)
 		}
 		x, err := t.ecbInput(s, o, step)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		block, err := t.encryptBlocks(s, o, x)
-		if err == nil {
-			out = block[:n:n]
+		if err != nil {
+			return nil, err
 		}
-		return err
+		return block[:n:n], nil
 	})
-	return out, err
 }
 
 func (t *Token) challengeNative(s pkcs11.SessionHandle, base *object, step derive.Step, n int) ([]byte, error) {
@@ -426,14 +414,14 @@ func (t *Token) Wrap(ctx context.Context, dek, k *derive.Key) (out []byte, err e
 		// [AmdD], Section 3: a key travels under one that is at least as strong.
 		return nil, fault.New(fault.InvalidInput, "an AES key does not travel under 3DES")
 	}
-	err = t.do(ctx, dek, func(s pkcs11.SessionHandle, o *object) error {
+	out, err = answer(ctx, t, dek, func(s pkcs11.SessionHandle, o *object) ([]byte, error) {
 		transport, err := t.acquire(s, k)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		defer t.objects.release(transport)
-		out, err = t.ctx.WrapKey(s, wrapping(dek.Algorithm()), o.handle, transport.handle)
-		return failed("C_WrapKey", err)
+		out, err := t.ctx.WrapKey(s, wrapping(dek.Algorithm()), o.handle, transport.handle)
+		return out, failed("C_WrapKey", err)
 	})
 	t.Release(k)
 	// SoftHSM2 answers CKR_GENERAL_ERROR to a size that it cannot wrap, which says
@@ -456,18 +444,14 @@ func wrapping(a key.Algorithm) []*pkcs11.Mechanism {
 
 // KCV implements derive.Wrapper. The value of a key that does not itself derive is
 // checked through a Static twin of the same recipe.
-func (t *Token) KCV(ctx context.Context, k *derive.Key) (kcv key.KCV, err error) {
+func (t *Token) KCV(ctx context.Context, k *derive.Key) (key.KCV, error) {
 	if !k.Class().Derives() {
 		if k = t.twin(k); k == nil {
 			return key.KCV{}, fault.New(fault.TokenUnable, "a key of this class has no check value")
 		}
 		defer t.Release(k)
 	}
-	err = t.do(ctx, k, func(s pkcs11.SessionHandle, o *object) error {
-		kcv, err = t.staticKCV(s, o)
-		return err
-	})
-	return kcv, err
+	return answer(ctx, t, k, t.staticKCV)
 }
 
 // twin returns the Static key of the same value as k, nil where there is none.
@@ -500,9 +484,9 @@ func (t *Token) staticKCV(s pkcs11.SessionHandle, o *object) (key.KCV, error) {
 
 // Random returns n bytes of the token's random number generator.
 func (t *Token) Random(ctx context.Context, n int) (out []byte, err error) {
-	err = t.do(ctx, nil, func(s pkcs11.SessionHandle, _ *object) error {
-		out, err = t.ctx.GenerateRandom(s, n)
-		return failed("C_GenerateRandom", err)
+	out, err = answer(ctx, t, nil, func(s pkcs11.SessionHandle, _ *object) ([]byte, error) {
+		out, err := t.ctx.GenerateRandom(s, n)
+		return out, failed("C_GenerateRandom", err)
 	})
 	if err == nil && len(out) != n {
 		return nil, fmt.Errorf("hsm: the token gave %d random bytes instead of %d", len(out), n)

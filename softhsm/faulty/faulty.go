@@ -1,5 +1,6 @@
 // Package faulty makes a PKCS#11 module that fails on purpose: it passes every call on to
-// another module, and fails the functions that a test names, before or after the call.
+// another module, and fails the functions that a test names, before or after the call, or
+// keeps them from coming back.
 //
 // The module is C, because it must be a library that the adapter loads like any other. It
 // is compiled when it is asked for, with the PKCS#11 headers of the binding.
@@ -45,6 +46,7 @@ const (
 	code
 	left
 	hits
+	hanging
 	calls
 )
 
@@ -105,8 +107,14 @@ func (m *Module) Fail(number int, when When, ckr uint, n int) {
 	m.set(function, int64(number)) // last: now it counts
 }
 
-// Heal has no call fail any more.
-func (m *Module) Heal() { m.set(function, -1) }
+// Hang keeps the calls of a function from coming back.
+func (m *Module) Hang(number int) { m.set(hanging, int64(number)) }
+
+// Heal has no call fail any more, and those that hang go on.
+func (m *Module) Heal() {
+	m.set(function, -1)
+	m.set(hanging, -1)
+}
 
 // Hits returns how many calls failed since Fail.
 func (m *Module) Hits() int { return int(m.get(hits)) }

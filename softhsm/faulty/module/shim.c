@@ -1,12 +1,14 @@
 // A PKCS#11 module that passes every call on to another module, and fails one function
 // when it is told to: before the other module has the call, or after, so that the call
-// happened and its answer is lost. It is told by a file that the test and it map.
+// happened and its answer is lost; or keeps one from coming back at all. It is told by a
+// file that the test and it map.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #include "pkcs11go.h"
 
 // The order of FUNCTIONS is that of Functions in faulty.go.
@@ -25,6 +27,7 @@ struct control {
 	int64_t code;     // CK_RV that is returned instead
 	int64_t left;     // how many calls fail still
 	int64_t hits;     // how many failed
+	int64_t hanging;  // number of the function whose calls do not come back; -1 for none
 	int64_t calls[COUNT];
 };
 
@@ -41,9 +44,15 @@ static int strikes(int function, int after) {
 	return 1;
 }
 
+static void hang(int function) {
+	while (__atomic_load_n(&told->hanging, __ATOMIC_ACQUIRE) == function)
+		usleep(1000);
+}
+
 #define PASS(name, params, args) \
 	static CK_RV shim_##name params { \
 		__atomic_add_fetch(&told->calls[N_##name], 1, __ATOMIC_ACQ_REL); \
+		hang(N_##name); \
 		if (strikes(N_##name, 0)) return told->code; \
 		CK_RV rv = real->name args; \
 		return strikes(N_##name, 1) ? (CK_RV)told->code : rv; \

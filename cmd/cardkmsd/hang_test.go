@@ -1,0 +1,109 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"cardkms/audit"
+	"cardkms/softhsm"
+	"cardkms/softhsm/faulty"
+)
+
+// TestTokenHangs: while calls do not come back from the token, every caller hears 503 and
+// when to come again, nothing is served, threads and memory are bounded, and /readyz names
+// the runbook. When they come back the same process goes on, and the log holds whatever was
+// acknowledged. Once for a call that begins an operation, and once for one that the log
+// makes, so that a MAC is all that waits.
+func TestTokenHangs(t *testing.T) {
+	real, err := softhsm.Module()
+	if err != nil {
+		t.Fatal(err)
+	}
+	headers, err := faulty.Headers(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	module, err := faulty.Build(t.Context(), t.TempDir(), real, headers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSite(t)
+	s.stop()
+	s.configure(func(text string) string { return strings.Replace(text, real, module.Path, 1) })
+	s.start()
+	card, r, acknowledged := s.card(1, 1024), s.recorder(), 0
+	proves := func() bool {
+		_, err := s.proves(s.updateServer, card)
+		if err == nil {
+			acknowledged++
+		}
+		return err == nil
+	}
+	if !proves() {
+		t.Fatal("a card does not prove itself")
+	}
+	for _, function := range []string{"C_GenerateRandom", "C_Sign"} {
+		t.Run(function, func(t *testing.T) {
+			module.Hang(slices.Index(faulty.Functions, function))
+			defer module.Heal()
+			const callers = 64
+			var all sync.WaitGroup
+			for i := range callers {
+				all.Go(func() {
+					req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+"/v1/issuers/demo/channels", strings.NewReader(`{"key":"isd"}`))
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					req.Header.Set("Content-Type", "application/json")
+					req.Header.Set("Idempotency-Key", fmt.Sprint(function, i))
+					resp, err := r.http.Do(req)
+					if err != nil {
+						t.Errorf("no answer: %v", err)
+						return
+					}
+					_ = resp.Body.Close()
+					if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
+						t.Errorf("%s, to be tried again after %q", resp.Status, resp.Header.Get("Retry-After"))
+					}
+				})
+			}
+			all.Wait()
+			if status, body := s.probe("/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(body, `"state":"hsm-down"`) {
+				t.Errorf("readyz: %d %s", status, body)
+			}
+			if n := s.threads(); n > callers {
+				t.Errorf("%d threads", n)
+			}
+			module.Heal()
+			s.until("a card proves itself", proves)
+			s.until("it is ready", func() bool { return s.readyz() == nil })
+		})
+	}
+	s.stop()
+	proved := 0
+	for _, e := range s.entries() {
+		if e.Operation == "channel.authenticate" && e.Outcome == audit.OutcomeOK {
+			proved++
+		}
+	}
+	if proved < acknowledged {
+		t.Errorf("the log has %d of %d authentications that were acknowledged", proved, acknowledged)
+	}
+}
+
+// threads returns how many threads the server has.
+func (s *site) threads() (n int) {
+	s.t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.server.Process.Pid))
+	s.must("", err)
+	_, rest, _ := strings.Cut(string(b), "\nThreads:")
+	_, err = fmt.Sscan(rest, &n)
+	s.must("", err)
+	return n
+}
