@@ -166,9 +166,10 @@ func (s *Service) look(ctx context.Context) (h Health) {
 	for _, err := range s.cfg.Log.Refusals() {
 		found(err, DatabaseDown)
 	}
-	found(s.tokenReady(ctx, ""), HSMDown)
-	// Everything that the service does ends with a MAC of the log.
-	_, err := s.cfg.Token.MAC(ctx, s.cfg.Pseudonym, []byte("ready"))
+	err := s.tokenReady(ctx, "")
+	if err == nil { // everything that the service does ends with a MAC of the log
+		_, err = s.cfg.Token.MAC(ctx, s.cfg.Pseudonym, []byte("ready"))
+	}
 	found(err, HSMDown)
 	if s.cfg.Log.Ready() == nil { // else its answer is known
 		found(s.cfg.Log.View(ctx, func(store.Rows) error { return nil }), DatabaseDown)
