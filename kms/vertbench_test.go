@@ -262,7 +262,7 @@ func (h *harness) bareARPC(t kms.Transaction) {
 	h.must(emv.Verify(h.ctx, h.token, k, p.Padding, t.Data, t.ARQC))
 	_, err = p.Answer(h.ctx, h.token, m, t.Input, unhex("0010"), nil)
 	h.must(err)
-	h.token.Release(k.Whole(), k.Left(), m.Key())
+	h.token.Release(append(k.Keys(), m.Key())...)
 }
 
 func (h *harness) bareScript(t kms.Transaction) {
@@ -273,7 +273,7 @@ func (h *harness) bareScript(t kms.Transaction) {
 	h.must(err)
 	_, err = p.Secure(h.ctx, h.token, keys, t.Input, h.pinScript(t).Commands[0])
 	h.must(err)
-	h.token.Release(smi.Key(), smc.Key(), keys.MAC.Whole(), keys.MAC.Left(), keys.ENC)
+	h.token.Release(append(keys.MAC.Keys(), smi.Key(), smc.Key(), keys.ENC)...)
 }
 
 func (h *harness) bareOffline(in kms.PrepareInput, kdd [10]byte) {
