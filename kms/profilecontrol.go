@@ -67,11 +67,10 @@ func profileRow(c Case) (store.Ref, error) {
 // proveProfile checks the document of a case: it is the one whose digest officers sign,
 // is about the profile that the proposal names, and its known answers come out.
 func (s *Service) proveProfile(ctx context.Context, c Case) error {
-	digest, err := approval.RegisteredBy(c.Proposal)
-	if err != nil {
+	if err := approval.RegisteredBy(c.Proposal); err != nil {
 		return err
 	}
-	if digest != profile.Digest([]byte(c.Document)) {
+	if !c.Proposal.Signs([]byte(c.Document)) {
 		return fault.New(fault.InvalidInput, "sha256 is not the digest of the document")
 	}
 	p, err := s.proven(ctx, c.Document)
@@ -92,8 +91,7 @@ func keepProfile(ctx context.Context, s *Service, c *Case) error {
 }
 
 func checkProfile(_ context.Context, _ *Service, p approval.Proposal) error {
-	_, err := approval.RegisteredBy(p)
-	return err
+	return approval.RegisteredBy(p)
 }
 
 // actProfile runs the known answers again: the token may be another one than when the

@@ -127,14 +127,14 @@ func (p Proposal) Signs(document []byte) bool {
 	return p.Params["sha256"] == hex.EncodeToString(digest[:])
 }
 
-// RegisteredBy returns the SHA-256 digest of the document that a proposal registers as a
-// card profile: parameter sha256, 64 lower-case hexadecimal digits.
-func RegisteredBy(p Proposal) (digest [32]byte, err error) {
+// RegisteredBy checks a proposal to register a card profile: parameter sha256, the digest
+// that Signs compares.
+func RegisteredBy(p Proposal) error {
 	b, err := hex.DecodeString(p.Params["sha256"])
-	if err != nil || copy(digest[:], b) != len(digest) || p.Params["sha256"] != hex.EncodeToString(digest[:]) || !only(p.Params, "sha256") {
-		return digest, fault.New(fault.InvalidInput, "a card profile is registered with sha256, the digest of its document in lower-case hexadecimal, and the document")
+	if err != nil || len(b) != sha256.Size || p.Params["sha256"] != hex.EncodeToString(b) || !only(p.Params, "sha256") {
+		return fault.New(fault.InvalidInput, "a card profile is registered with sha256, the digest of its document in lower-case hexadecimal, and the document")
 	}
-	return digest, nil
+	return nil
 }
 
 // WithdrawnBy checks a proposal to withdraw a card profile: parameter reason.

@@ -228,8 +228,7 @@ func (r *Replay) apply(p Proposal, at time.Time) error {
 		r.ends[p.Object] = at.Add(wait)
 		return err
 	case ProfileRegister:
-		_, err := RegisteredBy(p)
-		return err
+		return RegisteredBy(p)
 	case ProfileWithdraw:
 		return WithdrawnBy(p)
 	case KeyAllowLegacy:
