@@ -190,17 +190,6 @@ func TestFormat1Card(t *testing.T) {
 		in.Commands = []emv.Command{{CLA: 0x84, INS: 0x18}, {CLA: 0x84, INS: 0x24, P2: 0x02, Data: pin, Encipher: true}, {CLA: 0x04, INS: 0xDA, P1: 0x9F, P2: 0x10, Data: random(100 * n)}}
 		out, err := h.service.SecureEMVScript(h.ctx, h.req(), in)
 		h.must(err)
-		if card.Script(out.Commands[1]) == nil {
-			t.Error("the card took the second command first")
-		}
-		for _, c := range out.Commands {
-			h.must(card.Script(c))
-			if card.Script(c) == nil {
-				t.Error("the card took a command twice")
-			}
-		}
-		if !bytes.Equal(card.PIN(), pin) {
-			t.Errorf("the card's PIN block is %X, want %X", card.PIN(), pin)
-		}
+		h.takes(card, out.Commands, pin)
 	}
 }

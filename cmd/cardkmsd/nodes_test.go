@@ -41,6 +41,17 @@ func (s *site) node(name string, c *throwaway.Cluster) *site {
 	return &n
 }
 
+// newCluster is a PostgreSQL that ends with the test.
+func newCluster(t *testing.T) *throwaway.Cluster {
+	t.Helper()
+	c, err := throwaway.Start(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
 // start serves, with a client of its own.
 func (s *site) start() {
 	s.t.Helper()
@@ -75,11 +86,7 @@ func codeOf(err error) api.Code {
 // TestNodes moves a set-up from SQLite to PostgreSQL and goes on there with two nodes.
 func TestNodes(t *testing.T) {
 	ctx := context.Background()
-	cluster, err := throwaway.Start(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cluster.Close() })
+	cluster := newCluster(t)
 	s := newSite(t)
 	if _, err := s.proves(s.updateServer, s.card(1, 0)); err != nil {
 		t.Fatal(err)
@@ -215,11 +222,7 @@ func await(t *testing.T, n *atomic.Int64) {
 // waits, presents no PIN, and goes on by itself. A database that refuses it ends the start.
 func TestDatabaseAwayAtStart(t *testing.T) {
 	ctx := context.Background()
-	cluster, err := throwaway.Start(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cluster.Close() })
+	cluster := newCluster(t)
 	s := newSite(t)
 	s.stop()
 	n := s.node("n1", cluster)

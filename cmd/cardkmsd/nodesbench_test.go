@@ -24,11 +24,7 @@ import (
 // PostgreSQL, the client and the cards share, more nodes cannot give more throughput; the
 // CPU of a request says what they cost.
 func TestBenchNodes(t *testing.T) {
-	cluster, err := throwaway.Start(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cluster.Close() })
+	cluster := newCluster(t)
 	s := newSite(t)
 	b := &nodesBench{t: t}
 	fmt.Println("One run, 32 connections. CPU is of the service's processes; behind it that of PostgreSQL's.")
@@ -50,11 +46,7 @@ func TestBenchNodes(t *testing.T) {
 
 // benchNull measures the same with a token that costs nearly nothing.
 func benchNull(t *testing.T, s *site) {
-	cluster, err := throwaway.Start(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cluster.Close() })
+	cluster := newCluster(t)
 	env := append(slices.Clone(s.env), nullVariable+"="+hex.EncodeToString(s.master))
 	b := &nodesBench{t: t, null: true}
 	node := func(name string) *site {
