@@ -88,13 +88,21 @@ func (x *ServerCertificate) keep() {
 		if x.client.background.Err() != nil {
 			return
 		}
-		pause = failures.Next()
+		pause = x.untilRetry(time.Now(), failures.Next())
 		x.client.cfg.Logger.Warn("the server certificate could not be renewed; trying again", slog.Time("expires", x.Expires()), slog.Any("error", err))
 		if time.Now().After(x.at(alarmAt)) && x.alarmed != x.now.Load() {
 			x.alarmed = x.now.Load()
 			x.client.cfg.Logger.Error("ALARM: the server certificate ends soon and Vault gives no other", slog.Time("expires", x.Expires()))
 		}
 	}
+}
+
+// untilRetry cuts a pause at the time of the alarm, which a long one would delay.
+func (x *ServerCertificate) untilRetry(now time.Time, pause time.Duration) time.Duration {
+	if left := x.at(alarmAt).Sub(now); left > 0 {
+		return min(pause, left)
+	}
+	return pause
 }
 
 func (x *ServerCertificate) renew(ctx context.Context) error {

@@ -16,10 +16,10 @@ import (
 func TestPeriodic(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "PIN")
-	w.role(map[string]any{"token_period": "2s"})
+	w.role(map[string]any{"token_period": "6s"})
 	w.open()
 	before := w.client.Expires()
-	eventually(t, "three lives are over", func() bool { return w.client.Expires().Sub(before) > 6*time.Second })
+	eventually(t, "three lives are over", func() bool { return w.client.Expires().Sub(before) > 18*time.Second })
 	w.reads()
 	if n := w.logins(); n != 1 {
 		t.Errorf("%d logins", n)
@@ -31,7 +31,7 @@ func TestPeriodic(t *testing.T) {
 func TestMaxTTL(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "PIN")
-	w.role(map[string]any{"token_period": 0, "token_ttl": "2s", "token_max_ttl": "3s"})
+	w.role(map[string]any{"token_period": 0, "token_ttl": "4s", "token_max_ttl": "6s"})
 	w.open()
 	eventually(t, "three logins", func() bool { w.reads(); return w.logins() >= 3 })
 	if w.client.Failing() != nil {
@@ -78,7 +78,7 @@ func TestPolicy(t *testing.T) {
 func TestDown(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "PIN")
-	w.role(map[string]any{"token_period": "4s"})
+	w.role(map[string]any{"token_period": "15s"})
 	w.open()
 	w.Kill()
 	eventually(t, "the client notices", func() bool { return w.client.Failing() != nil })
