@@ -10,7 +10,7 @@ TOOL := $(GO) tool -modfile=tools.mod
 
 BALANCER := haproxy
 
-.PHONY: help vaultdev demo demo-rogue demo-rotation demo-cluster test check race fuzz bench setup build tear audit-tamper audit-canary audit-crash bench-audit bench-keys bench-cards bench-nodes bench-timing test-long test-pcsc test-opencryptoki package test-package check-alerts clean
+.PHONY: help vaultdev demo demo-rogue demo-rotation demo-cluster test check race fuzz bench setup build tear audit-tamper audit-canary audit-crash bench-audit bench-keys bench-cards bench-nodes bench-timing test-long test-pcsc test-opencryptoki package test-package test-image check-alerts clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -137,6 +137,10 @@ package: setup ## the Debian package, with manual pages and a bill of materials
 test-package: package build ## the package in a fresh Debian root: installed, one update done, removed (root)
 	$(call install,debootstrap lintian systemd)
 	deploy/package/test.sh $(BIN)/cardkms_$(VERSION)_$$(dpkg --print-architecture).deb $(BIN)/cardkms-demo
+
+test-image: build ## the container image: built, and one update done in it (root)
+	$(call install,buildah debootstrap)
+	deploy/package/image.sh $(BIN)/cardkms-demo
 
 clean: ## remove what was built
 	rm -rf $(BIN)
