@@ -212,18 +212,22 @@ func NewDaily(h Head, entries Entries) (*DailyReport, error) {
 }
 
 func (r *DailyReport) count(e audit.Entry) {
-	switch {
-	case e.Outcome == audit.OutcomePending: // its outcome is another entry
-	case e.Decision == audit.Allowed && e.Outcome == audit.OutcomeOK:
+	if e.Outcome == audit.OutcomePending {
+		return // its outcome is another entry
+	}
+	did, sensitive := findings[e.Operation]
+	if e.Decision == audit.Allowed && e.Outcome == audit.OutcomeOK {
 		r.Done[e.Operation]++
-	default:
-		r.Refused[e.Operation+" "+e.Outcome]++
+		if sensitive {
+			r.find(e, did)
+		}
+		return
 	}
-	if what, ok := findings[e.Operation]; ok {
-		r.find(e, what)
-	}
+	r.Refused[e.Operation+" "+e.Outcome]++
 	if what, ok := outcomes[e.Outcome]; ok {
 		r.find(e, what)
+	} else if sensitive {
+		r.find(e, "was not done, "+e.Outcome+": "+e.Operation)
 	}
 }
 
@@ -235,43 +239,42 @@ func (r *DailyReport) find(e audit.Entry, what string) {
 	r.Findings = append(r.Findings, Finding{e.Sequence, e.Time, what})
 }
 
-// findings are operations that a reviewer should see, and outcomes that one
-// should, with what to say about them.
+// findings are operations that a reviewer should see when they were done, and outcomes
+// that one should see of any operation, with what to say about them.
 var (
 	findings = map[string]string{
-		"service.start":      "the service started",
-		"key.load":           "a key version was made at the console",
-		"log.restore":        "officers accepted an older database",
-		"log.prune":          "old entries were removed after their export",
-		"log.space":          "the disk fills up",
-		"log.full":           "the disk was full and nothing was done",
-		"log.recovered":      "the disk had room again",
-		"service.reload":     "another configuration, or another certificate, is in force",
-		"log.clock":          "the clock had been wrong, and was right again",
-		"database.violation": "the database was changed behind the service's back",
-		"pseudonym.destroy":  "a pseudonym key was destroyed",
-		"system.halt":        "somebody stopped all use of keys",
-		"system.resume":      "officers let keys be used again",
-		"client.suspend":     "an officer suspended a client",
-		"client.resume":      "officers let a suspended client go on",
-		"officer.init":       "the first officers were made at the console",
-		"officer.enrol":      "officers enrolled another one",
-		"officer.remove":     "officers removed one of them",
-		"policy.set":         "officers changed how many must approve",
-		"card.release":       "officers lifted the quarantine of a card",
-		"glass.break":        "officers broke the glass: sealed officers may act for some hours",
-		"glass.closed":       "a broken glass is over; officers must review what was done",
-		"glass.review":       "officers reviewed what was done while the glass was broken",
-		"key.create":         "officers made a key version",
-		"key.activate":       "officers let a key version be used",
-		"key.suspend":        "an officer stopped a key version",
-		"key.deactivate":     "officers retired a key version",
-		"key.compromise":     "officers declared a key version compromised",
-		"key.plan-move":      "officers let a compromised key version reach its cards",
-		"key.destroy":        "officers ordered the end of a key version",
-		"key.undestroy":      "officers kept a key version after all",
-		"key.allow-legacy":   "officers let a key version speak a deprecated protocol for some time",
-		"key.destroyed":      "a key version left the token",
+		"service.start":     "the service started",
+		"key.load":          "a key version was made at the console",
+		"log.restore":       "officers accepted an older database",
+		"log.prune":         "old entries were removed after their export",
+		"log.space":         "the disk fills up",
+		"log.full":          "the disk was full and nothing was done",
+		"log.recovered":     "the disk had room again",
+		"service.reload":    "another configuration, or another certificate, is in force",
+		"log.clock":         "the clock had been wrong, and was right again",
+		"pseudonym.destroy": "a pseudonym key was destroyed",
+		"system.halt":       "somebody stopped all use of keys",
+		"system.resume":     "officers let keys be used again",
+		"client.suspend":    "an officer suspended a client",
+		"client.resume":     "officers let a suspended client go on",
+		"officer.init":      "the first officers were made at the console",
+		"officer.enrol":     "officers enrolled another one",
+		"officer.remove":    "officers removed one of them",
+		"policy.set":        "officers changed how many must approve",
+		"card.release":      "officers lifted the quarantine of a card",
+		"glass.break":       "officers broke the glass: sealed officers may act for some hours",
+		"glass.closed":      "a broken glass is over; officers must review what was done",
+		"glass.review":      "officers reviewed what was done while the glass was broken",
+		"key.create":        "officers made a key version",
+		"key.activate":      "officers let a key version be used",
+		"key.suspend":       "an officer stopped a key version",
+		"key.deactivate":    "officers retired a key version",
+		"key.compromise":    "officers declared a key version compromised",
+		"key.plan-move":     "officers let a compromised key version reach its cards",
+		"key.destroy":       "officers ordered the end of a key version",
+		"key.undestroy":     "officers kept a key version after all",
+		"key.allow-legacy":  "officers let a key version speak a deprecated protocol for some time",
+		"key.destroyed":     "a key version left the token",
 
 		"profile.register": "officers registered a version of a card profile",
 		"profile.withdraw": "officers took a card profile out of use",
@@ -285,6 +288,7 @@ var (
 	}
 	outcomes = map[string]string{
 		audit.OutcomeUnknown:      "nobody knows whether this operation came to its end",
+		"object_tampered":         "the database was changed behind the service's back",
 		"proof_failed":            "a card, a receipt or a status was not genuine",
 		"card_quarantined":        "a quarantined card was used",
 		"card_counter_not_rising": "a card's counter did not rise: a clone, or a card that lost its memory",
