@@ -195,8 +195,9 @@ type Token interface {
 	// would derive from the Static key base equal value, a public value such as a
 	// pseudo-random card challenge of 8 or 16 bytes. It returns no other bytes.
 	Matches(ctx context.Context, base *Key, s Step, value []byte) (bool, error)
-	// Release destroys the objects of these keys, now and not when room is
-	// needed. A released key may be used again and is then derived again.
+	// Release has the objects of these keys destroyed, now and not when room is
+	// needed, and does not wait for it. A released key may be used again and is then
+	// derived again.
 	Release(keys ...*Key)
 }
 

@@ -2,6 +2,7 @@ package kms
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -50,13 +51,14 @@ func (e explanation) said() string { return string(e) }
 // explain returns the first of some hypotheses that try accepts. try returns the words
 // in which it differs from what the service expects. A key whose token is away keeps
 // nobody from finding an explanation under another key, but from saying that there is none.
+// A token that hangs ends the search: each try would take a session of it.
 func explain[H any](all []H, try func(H) (found bool, words []string, err error)) (explanation, error) {
 	var away error
 	for _, h := range all {
 		found, words, err := try(h)
 		switch code := fault.CodeOf(err); {
 		case code == fault.TokenUnable:
-		case code == fault.TokenUnavailable:
+		case code == fault.TokenUnavailable && !errors.Is(err, context.DeadlineExceeded):
 			away = err
 		case err != nil:
 			return "", err

@@ -122,7 +122,11 @@ func (q macQuestion) search(ctx context.Context, s *Service) (explanation, error
 	}
 	return explain(q.hypotheses(all), func(h hypothesis) (bool, []string, error) {
 		return q.under(ctx, s, h, func(_ scp03.Static, k scp03.Session) ([]string, error) {
-			return q.firstWrong(ctx, s.cfg.Token, k)
+			words, err := q.firstWrong(ctx, s.cfg.Token, k)
+			if fault.CodeOf(err) == fault.TokenUnable { // of a key that is the right one
+				return []string{macNotChecked}, nil
+			}
+			return words, err
 		})
 	})
 }

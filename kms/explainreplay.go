@@ -23,6 +23,8 @@ const (
 	notDecrypted explanation = "decryption:fails"
 	macMissing   explanation = "mac:missing"
 	macOnError               = "mac:on-error"
+	// macNotChecked is said where the token cannot compute what the transcript asks for.
+	macNotChecked = "mac:not-checked"
 )
 
 // command explains the MAC of a command. One that is as expected moves the session on.

@@ -2,6 +2,7 @@ package kms
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -13,6 +14,7 @@ import (
 // TestExplainSearch: what cannot be tried is passed over, but "none" is said only when
 // everything that a token could compute was tried.
 func TestExplainSearch(t *testing.T) {
+	hangs := fault.Because(fault.TokenUnavailable, "hangs", context.DeadlineExceeded)
 	unable, away, broken := fault.New(fault.TokenUnable, "unable"), fault.New(fault.TokenUnavailable, "away"), errors.New("broken")
 	type answer struct {
 		found bool
@@ -27,6 +29,7 @@ func TestExplainSearch(t *testing.T) {
 		"found behind what no token computes": {[]answer{{err: unable}, {found: true}}, "word", nil},
 		"nothing, and a token away":           {[]answer{{err: away}, {}}, "", away},
 		"nothing, and one unable":             {[]answer{{err: unable}, {}}, foundNothing, nil},
+		"a token that hangs ends it":          {[]answer{{err: hangs}, {found: true}}, "", hangs},
 		"anything else ends it":               {[]answer{{err: broken}, {found: true}}, "", broken},
 	} {
 		got, err := explain(tt.answers, func(a answer) (bool, []string, error) { return a.found, []string{"word"}, a.err })

@@ -152,6 +152,11 @@ func (s *Service) lately(ctx context.Context) Health {
 }
 
 func (s *Service) look(ctx context.Context) (h Health) {
+	h.Tokens = make([]TokenState, len(s.cfg.Tokens))
+	var further sync.WaitGroup
+	for i, name := range s.cfg.Tokens { // at once: one that hangs says nothing about another
+		further.Go(func() { h.Tokens[i] = TokenState{Name: name, Err: s.tokenReady(ctx, name)} })
+	}
 	found := func(err error, otherwise Sealed) {
 		if err == nil {
 			return
@@ -174,9 +179,7 @@ func (s *Service) look(ctx context.Context) (h Health) {
 	if s.cfg.Log.Ready() == nil { // else its answer is known
 		found(s.cfg.Log.View(ctx, func(store.Rows) error { return nil }), DatabaseDown)
 	}
-	for _, name := range s.cfg.Tokens {
-		h.Tokens = append(h.Tokens, TokenState{Name: name, Err: s.tokenReady(ctx, name)})
-	}
+	further.Wait()
 	return h
 }
 

@@ -14,12 +14,10 @@ import (
 	"cardkms/softhsm/faulty"
 )
 
-// TestTokenHangs: while calls do not come back from the token, every caller hears 503 and
-// when to come again, nothing is served, threads and memory are bounded, and /readyz names
-// the runbook. When they come back the same process goes on, and the log holds whatever was
-// acknowledged. Once for a call that begins an operation, and once for one that the log
-// makes, so that a MAC is all that waits.
-func TestTokenHangs(t *testing.T) {
+// faultySite serves with a token whose calls can be kept from coming back, and keeps
+// anchors in it all the time.
+func faultySite(t *testing.T) (*site, *faulty.Module) {
+	t.Helper()
 	real, err := softhsm.Module()
 	if err != nil {
 		t.Fatal(err)
@@ -34,8 +32,20 @@ func TestTokenHangs(t *testing.T) {
 	}
 	s := newSite(t)
 	s.stop()
-	s.configure(func(text string) string { return strings.Replace(text, real, module.Path, 1) })
+	s.configure(func(text string) string {
+		return strings.Replace(strings.Replace(text, real, module.Path, 1), "anchors:\n", "anchors:\n  tokenEvery: 500ms\n", 1)
+	})
 	s.start()
+	return s, module
+}
+
+// TestTokenHangs: while calls do not come back from the token, every caller hears 503 and
+// when to come again, nothing is served, threads and memory are bounded, and /readyz names
+// the runbook. When they come back the same process goes on, and the log holds whatever was
+// acknowledged. Once for a call that begins an operation, and once for one that the log
+// makes, so that a MAC is all that waits.
+func TestTokenHangs(t *testing.T) {
+	s, module := faultySite(t)
 	card, r, acknowledged := s.card(1, 1024), s.recorder(), 0
 	proves := func() bool {
 		_, err := s.proves(s.updateServer, card)
@@ -49,7 +59,7 @@ func TestTokenHangs(t *testing.T) {
 	}
 	for _, function := range []string{"C_GenerateRandom", "C_Sign"} {
 		t.Run(function, func(t *testing.T) {
-			module.Hang(slices.Index(faulty.Functions, function))
+			module.Hang(slices.Index(faulty.Functions, function), faulty.Every)
 			defer module.Heal()
 			const callers = 64
 			var all sync.WaitGroup
@@ -95,6 +105,43 @@ func TestTokenHangs(t *testing.T) {
 	if proved < acknowledged {
 		t.Errorf("the log has %d of %d authentications that were acknowledged", proved, acknowledged)
 	}
+}
+
+// TestOneCallHangs: one call that never comes back costs its caller an answer, and nobody
+// else more than a moment, although anchors want the token to themselves all the time; once
+// for a call that makes an object and once for one that ends one. Then the process still ends when it is told to.
+func TestOneCallHangs(t *testing.T) {
+	s, module := faultySite(t)
+	card := s.card(1, 1024)
+	for _, function := range []string{"C_DeriveKey", "C_DestroyObject"} {
+		t.Run(function, func(t *testing.T) {
+			module.Hang(slices.Index(faulty.Functions, function), 1)
+			defer module.Heal()
+			for inARow := 0; inARow < 20; inARow++ {
+				if _, err := s.proves(s.updateServer, card); err != nil {
+					if codeOf(err) == "" {
+						t.Fatalf("no answer: %v", err)
+					}
+					inARow = 0
+				}
+			}
+			before := module.Calls(slices.Index(faulty.Functions, "C_GenerateRandom"))
+			s.until("some seconds pass, and cards prove themselves all the time", func() bool {
+				if _, err := s.proves(s.updateServer, card); err != nil {
+					t.Error(err)
+				}
+				return module.Calls(slices.Index(faulty.Functions, "C_GenerateRandom"))-before > 100
+			})
+		})
+	}
+	module.Hang(slices.Index(faulty.Functions, "C_Sign"), 1)
+	defer module.Heal()
+	for range 100 { // until somebody waits for the call
+		if _, err := s.proves(s.updateServer, card); err != nil {
+			break
+		}
+	}
+	s.stop()
 }
 
 // threads returns how many threads the server has.

@@ -57,9 +57,13 @@ func (n *node) openToken(ctx context.Context, c configuredToken, pin pin, logger
 	if err != nil {
 		return nil, fmt.Errorf("opening the token %q (%s.module, %[2]s.label, %[2]s.pin): %w", c.Label, c.field, err)
 	}
-	if softhsm.Made(t.Manufacturer()) && !n.cfg.Development {
+	made, err := t.Manufacturer()
+	if err == nil && softhsm.Made(made) && !n.cfg.Development {
+		err = errSoftHSM
+	}
+	if err != nil {
 		t.Close()
-		return nil, errSoftHSM
+		return nil, err
 	}
 	return t, nil
 }

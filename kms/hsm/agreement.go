@@ -31,7 +31,7 @@ const agreedKeys = 5
 //
 // which is the KDF of [X9.63] ANSI X9.63-2011, Section 5.6.3, with SHA-256.
 func (t *Token) AgreementMACs(ctx context.Context, ours, peers [2][]byte, info, message []byte) (macs [agreedKeys][]byte, err error) {
-	err = t.do(ctx, nil, func(s pkcs11.SessionHandle, _ *object) error {
+	err = t.do(ctx, nil, func(_ context.Context, s pkcs11.SessionHandle, _ *object) error {
 		d := deriver{t: t, s: s}
 		defer d.end()
 		z := d.secret("CKM_CONCATENATE_BASE_AND_KEY", d.agree(ours[0], peers[0]), 64, pkcs11.CKM_CONCATENATE_BASE_AND_KEY, ulongs([]uint{uint(d.agree(ours[1], peers[1]))}))

@@ -42,10 +42,9 @@ func (a *Anchor) template(value []byte) []*pkcs11.Attribute {
 }
 
 // Newest returns the values that are kept, none if there are none.
-func (a *Anchor) Newest(ctx context.Context) (values [][]byte, err error) {
-	err = a.token.do(ctx, nil, func(s pkcs11.SessionHandle, _ *object) error {
+func (a *Anchor) Newest(ctx context.Context) ([][]byte, error) {
+	return answer(ctx, a.token, nil, func(_ context.Context, s pkcs11.SessionHandle, _ *object) (values [][]byte, err error) {
 		hs, err := a.token.findUpTo(s, a.named(), anchorsMax)
-		values = nil
 		for _, h := range hs {
 			got, verr := a.token.ctx.GetAttributeValue(s, h, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_VALUE, nil)})
 			if verr != nil {
@@ -54,15 +53,14 @@ func (a *Anchor) Newest(ctx context.Context) (values [][]byte, err error) {
 			}
 			values = append(values, got[0].Value)
 		}
-		return err
+		return values, err
 	})
-	return values, err
 }
 
 // Keep replaces what is kept. If the process dies in between, the old and the new
 // value are both there.
-func (a *Anchor) Keep(_ context.Context, value []byte) error {
-	return a.token.ceremony(func(s pkcs11.SessionHandle) error {
+func (a *Anchor) Keep(ctx context.Context, value []byte) error {
+	return a.token.alone(ctx, func(s pkcs11.SessionHandle) error {
 		old, err := a.token.findUpTo(s, a.named(), anchorsMax)
 		if err != nil {
 			return err
@@ -81,8 +79,8 @@ func (a *Anchor) Keep(_ context.Context, value []byte) error {
 
 // Destroy removes the secret key of this label from the token for good and looks
 // that it is gone. Nothing that followed from it can be made again.
-func (t *Token) Destroy(_ context.Context, label string) error {
-	return t.ceremony(func(s pkcs11.SessionHandle) error {
+func (t *Token) Destroy(ctx context.Context, label string) error {
+	return t.alone(ctx, func(s pkcs11.SessionHandle) error {
 		h, err := t.find(s, label, pkcs11.CKO_SECRET_KEY)
 		if err != nil {
 			return err
@@ -105,11 +103,16 @@ var errAsked = errors.New("to see that a destroyed key does not come back")
 // in the token: one that a token kept in memory, or brings back from its disk,
 // would show then.
 func (t *Token) Absent(ctx context.Context, labels ...string) error {
-	t.life.Lock()
-	epoch := t.epoch
-	t.lastLost = time.Time{} // this is no loss, and waits for no back-off
-	t.life.Unlock()
-	if err := t.reconnect(epoch, errAsked); err != nil {
+	_, err := hand(ctx, t, t.slowly(), func(ctx context.Context) (nothing, error) {
+		if err := t.life.Lock(ctx); err != nil {
+			return nothing{}, err
+		}
+		epoch := t.epoch
+		t.lastLost = time.Time{} // this is no loss, and waits for no back-off
+		t.life.Unlock()
+		return nothing{}, t.reconnect(ctx, epoch, errAsked)
+	})
+	if err != nil {
 		return err
 	}
 	for _, label := range labels {

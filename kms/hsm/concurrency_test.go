@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"cardkms/derive"
 	"cardkms/derive/derivetest"
@@ -126,13 +127,21 @@ func TestConcurrency(t *testing.T) {
 	})
 }
 
-// settled compares what the table says with what the token holds.
+// settled waits until the token holds what the table says: what left the table is
+// destroyed behind the callers' backs.
 func settled(t *testing.T, tok *hsm.Token, want int) {
 	t.Helper()
 	tok.Release() // sweeps what the last operations left
-	inToken, err := tok.SessionObjects()
-	if live := tok.LiveObjects(); err != nil || live != inToken || (want >= 0 && live != want) {
-		t.Errorf("the table says %d objects, the token holds %d (%v), want %d", live, inToken, err, want)
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		inToken, err := tok.SessionObjects()
+		live := tok.LiveObjects()
+		if err == nil && live == inToken && (want < 0 || live == want) {
+			return
+		}
+		if err != nil || time.Now().After(end) {
+			t.Errorf("the table says %d objects, the token holds %d (%v), want %d", live, inToken, err, want)
+			return
+		}
 	}
 }
 

@@ -34,7 +34,7 @@ func (t *Token) Capabilities() []Capability { return t.caps }
 
 // detect tries what the service needs, on throw-away session keys.
 func (t *Token) detect(ctx context.Context) error {
-	err := t.do(ctx, nil, func(s pkcs11.SessionHandle, _ *object) error {
+	err := t.do(ctx, nil, func(_ context.Context, s pkcs11.SessionHandle, _ *object) error {
 		t.plan.copyable = t.keeps(s, pkcs11.NewAttribute(pkcs11.CKA_COPYABLE, false))
 		t.plan.allowed = t.keeps(s, pkcs11.NewAttribute(pkcs11.CKA_ALLOWED_MECHANISMS, ulongs([]uint{pkcs11.CKM_AES_ECB_ENCRYPT_DATA})))
 		t.plan.native = t.tryNative(s) == nil
@@ -159,9 +159,9 @@ func (t *Token) tryAll(ctx context.Context) []Capability {
 		Capability{"PUT KEY wrapping of " + string(key.TDEA2), "C_WrapKey CKM_DES3_ECB", t.tryWrap(ctx, key.TDEA2, key.TDEA2)})
 	caps = append(caps, Capability{"exclusive or with a key (Visa's script keys)", "CKM_XOR_BASE_AND_DATA", t.tryXOR(ctx)})
 	caps = append(caps, Capability{"SCP11 key derivation (not served)", "CKM_ECDH1_DERIVE twice, CKM_CONCATENATE_BASE_AND_KEY, CKM_SHA256_KEY_DERIVATION", t.tryAgreement(ctx)})
-	ed := t.tryKeyPair(key.Ed25519)
+	ed := t.tryKeyPair(ctx, key.Ed25519)
 	caps = append(caps, Capability{"Ed25519 signature (audit log)", "CKM_EDDSA", ed})
-	caps = append(caps, Capability{"ECDSA P-256 signature (audit log)", "CKM_ECDSA", t.tryKeyPair(key.P256)})
+	caps = append(caps, Capability{"ECDSA P-256 signature (audit log)", "CKM_ECDSA", t.tryKeyPair(ctx, key.P256)})
 	return append(caps, Capability{"no key value leaves", boundary, nil})
 }
 

@@ -20,7 +20,7 @@ import (
 // GenerateExchange makes a P-256 pair for one import. A label that is in use is
 // fault.Conflict.
 func (t *Token) GenerateExchange(ctx context.Context, label string) (*ecdh.PublicKey, error) {
-	err := t.ceremony(func(s pkcs11.SessionHandle) error {
+	err := t.alone(ctx, func(s pkcs11.SessionHandle) error {
 		if err := t.unused(s, label); err != nil {
 			return err
 		}
@@ -39,20 +39,21 @@ func (t *Token) GenerateExchange(ctx context.Context, label string) (*ecdh.Publi
 // half, and has the token prove that the halves belong together: nobody needs a PIN to
 // put another public object in the place of ours.
 func (t *Token) ExchangeKey(ctx context.Context, label string) (public *ecdh.PublicKey, err error) {
-	err = t.do(ctx, nil, func(s pkcs11.SessionHandle, _ *object) error {
+	public, err = answer(ctx, t, nil, func(_ context.Context, s pkcs11.SessionHandle, _ *object) (*ecdh.PublicKey, error) {
 		h, err := t.find(s, label, pkcs11.CKO_PUBLIC_KEY)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		point, err := t.publicPoint(s, h, key.P256)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if public, err = ecdh.P256().NewPublicKey(point); err != nil {
-			return fault.New(fault.KeyState, "the pair for components is not on P-256")
+		public, err := ecdh.P256().NewPublicKey(point)
+		if err != nil {
+			return nil, fault.New(fault.KeyState, "the pair for components is not on P-256")
 		}
 		_, err = t.findExchange(s, label)
-		return err
+		return public, err
 	})
 	if err != nil {
 		return nil, err
@@ -89,28 +90,26 @@ func (t *Token) findExchange(s pkcs11.SessionHandle, label string) (pkcs11.Objec
 // Exchange returns the shared secret with a peer: the x-coordinate of the point,
 // 32 bytes, as [RFC 9180], Section 4.1, has it. It is the key of one encrypted
 // component and no key of the service; the caller wipes it.
-func (t *Token) Exchange(ctx context.Context, label string, peer *ecdh.PublicKey) (z secret.Bytes, err error) {
-	err = t.do(ctx, nil, func(s pkcs11.SessionHandle, _ *object) error {
+func (t *Token) Exchange(ctx context.Context, label string, peer *ecdh.PublicKey) (secret.Bytes, error) {
+	return answer(ctx, t, nil, func(_ context.Context, s pkcs11.SessionHandle, _ *object) (z secret.Bytes, err error) {
 		private, err := t.findExchange(s, label)
 		if err != nil {
-			return err
+			return z, err
 		}
 		p := pkcs11.NewECDH1DeriveParams(pkcs11.CKD_NULL, nil, peer.Bytes())
 		m := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_ECDH1_DERIVE, p)}
 		h, err := t.ctx.DeriveKey(s, m, private, readableTemplate(32))
 		if err != nil {
-			return failed("C_DeriveKey", err)
+			return z, failed("C_DeriveKey", err)
 		}
 		b, err := t.readOnce(s, h, 32)
-		z = secret.New(b)
-		return err
+		return secret.New(b), err
 	})
-	return z, err
 }
 
 // DestroyExchange removes a pair for good, as far as it is there.
-func (t *Token) DestroyExchange(_ context.Context, label string) error {
-	return t.ceremony(func(s pkcs11.SessionHandle) error { return t.destroyPair(s, label) })
+func (t *Token) DestroyExchange(ctx context.Context, label string) error {
+	return t.alone(ctx, func(s pkcs11.SessionHandle) error { return t.destroyPair(s, label) })
 }
 
 func (t *Token) destroyPair(s pkcs11.SessionHandle, label string) error {

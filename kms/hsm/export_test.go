@@ -1,6 +1,7 @@
 package hsm
 
 import (
+	"context"
 	"errors"
 	"time"
 
@@ -35,14 +36,14 @@ func (t *Token) Allowed() bool { return t.plan.allowed }
 
 // WithObject runs f with the live object of k, in a session of its own.
 func (t *Token) WithObject(k *derive.Key, f func(pkcs11.SessionHandle, pkcs11.ObjectHandle) error) error {
-	t.life.RLock()
+	_ = t.life.RLock(context.Background())
 	defer t.life.RUnlock()
 	s, err := t.openSession()
 	if err != nil {
 		return err
 	}
 	defer func() { _ = t.ctx.CloseSession(s) }()
-	o, err := t.acquire(s, k)
+	o, err := t.acquire(context.Background(), s, k)
 	if err != nil {
 		return err
 	}
@@ -52,7 +53,7 @@ func (t *Token) WithObject(k *derive.Key, f func(pkcs11.SessionHandle, pkcs11.Ob
 
 // WithFound runs f with the one object that has these attributes.
 func (t *Token) WithFound(at []*pkcs11.Attribute, f func(pkcs11.SessionHandle, pkcs11.ObjectHandle) error) error {
-	return t.ceremony(func(s pkcs11.SessionHandle) error {
+	return t.alone(context.Background(), func(s pkcs11.SessionHandle) error {
 		hs, err := t.findAll(s, at)
 		if err != nil || len(hs) != 1 {
 			return errors.Join(err, errors.New("not one object"))
@@ -64,7 +65,7 @@ func (t *Token) WithFound(at []*pkcs11.Attribute, f func(pkcs11.SessionHandle, p
 // SessionObjects counts the secret keys that end with a session, as the token
 // sees them.
 func (t *Token) SessionObjects() (n int, err error) {
-	t.life.RLock()
+	_ = t.life.RLock(context.Background())
 	defer t.life.RUnlock()
 	s, err := t.openSession()
 	if err != nil {
@@ -87,16 +88,16 @@ func (t *Token) SessionObjects() (n int, err error) {
 
 // Reinitialise reconnects as after a loss, without the back-off.
 func (t *Token) Reinitialise() error {
-	t.life.Lock()
+	_ = t.life.Lock(context.Background())
 	epoch := t.epoch
 	t.lastLost = time.Time{}
 	t.life.Unlock()
-	return t.reconnect(epoch, errors.New("the test asked for it"))
+	return t.reconnect(context.Background(), epoch, errors.New("the test asked for it"))
 }
 
 // ForgiveLoss lets the next reconnect happen at once.
 func (t *Token) ForgiveLoss() {
-	t.life.Lock()
+	_ = t.life.Lock(context.Background())
 	defer t.life.Unlock()
 	t.lastLost = time.Time{}
 }
@@ -104,7 +105,7 @@ func (t *Token) ForgiveLoss() {
 // LoseSessions closes every session behind the token's back, as a token does
 // that was reset.
 func (t *Token) LoseSessions() error {
-	t.life.Lock()
+	_ = t.life.Lock(context.Background())
 	defer t.life.Unlock()
 	return t.ctx.CloseAllSessions(t.slot)
 }
@@ -127,7 +128,7 @@ func (t *Token) SpoilSessions(k *derive.Key) error {
 // CloseOwners closes the sessions that own derived objects, and with them every
 // derived object.
 func (t *Token) CloseOwners() {
-	t.life.Lock()
+	_ = t.life.Lock(context.Background())
 	defer t.life.Unlock()
 	for _, w := range t.owners {
 		_ = t.ctx.CloseSession(w.handle)
@@ -154,9 +155,16 @@ func StringDataMechanism(data []byte) (*pkcs11.Mechanism, func()) {
 
 // SetLeaseWait changes the longest wait for a session and returns how to restore it.
 func (t *Token) SetLeaseWait(d time.Duration) func() {
-	t.life.Lock()
+	_ = t.life.Lock(context.Background())
 	defer t.life.Unlock()
 	old := t.cfg.LeaseWait
 	t.cfg.LeaseWait = d
 	return func() { t.SetLeaseWait(old) }
+}
+
+// Panic runs an operation that panics, and one that has the token to itself.
+func (t *Token) Panic(ctx context.Context) (operation, alone error) {
+	_, operation = answer(ctx, t, nil, func(context.Context, pkcs11.SessionHandle, *object) (nothing, error) { panic("a bug") })
+	alone = t.alone(ctx, func(pkcs11.SessionHandle) error { panic("a bug") })
+	return operation, alone
 }

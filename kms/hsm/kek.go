@@ -108,11 +108,11 @@ func (m WrapMethod) length(n int) int {
 //
 // BUG: a wrapped 3DES key is not looked at for weak or equal halves, because its
 // value is never seen; its sender answers for that.
-func (t *Token) UnwrapRoot(_ context.Context, label string, a key.Algorithm, c derive.Class, w Wrapped) (derive.Root, error) {
+func (t *Token) UnwrapRoot(ctx context.Context, label string, a key.Algorithm, c derive.Class, w Wrapped) (derive.Root, error) {
 	if err := w.Check(a); err != nil {
 		return derive.Root{}, err
 	}
-	root, err := t.create(label, a, c, w.KCV, func(s pkcs11.SessionHandle, p plan) (pkcs11.ObjectHandle, error) {
+	root, err := t.create(ctx, label, a, c, w.KCV, func(s pkcs11.SessionHandle, p plan) (pkcs11.ObjectHandle, error) {
 		kek, err := t.findKEK(s, w.KEK, w.Method.Algorithm())
 		if err != nil {
 			return 0, err
@@ -163,23 +163,23 @@ func checking(label string, err error) error {
 
 // CheckKEK finds a KEK and compares what protects it.
 func (t *Token) CheckKEK(ctx context.Context, label string, a key.Algorithm) error {
-	return t.do(ctx, nil, func(s pkcs11.SessionHandle, _ *object) error {
-		_, err := t.findKEK(s, label, a)
-		return err
+	_, err := answer(ctx, t, nil, func(_ context.Context, s pkcs11.SessionHandle, _ *object) (pkcs11.ObjectHandle, error) {
+		return t.findKEK(s, label, a)
 	})
+	return err
 }
 
 // ImportKEK makes an AES-256 KEK of a value that a key ceremony combined, and wipes
 // the value whatever happens. There is no AES KEK that a token generates: nobody
 // could wrap anything under it.
-func (t *Token) ImportKEK(_ context.Context, label string, value secret.Bytes) error {
+func (t *Token) ImportKEK(ctx context.Context, label string, value secret.Bytes) error {
 	defer value.Wipe()
 	if value.Len() != key.AES256.Size() {
 		return fault.New(fault.InvalidInput, "a key-encryption key is an AES-256 key of 32 bytes")
 	}
-	return t.ceremony(func(s pkcs11.SessionHandle) error {
+	_, err := ceremony(ctx, t, func(ctx context.Context, s pkcs11.SessionHandle) (none nothing, err error) {
 		if err := t.unused(s, label); err != nil {
-			return err
+			return none, err
 		}
 		make := func(p plan) (pkcs11.ObjectHandle, error) {
 			h, err := t.ctx.CreateObject(s, p.templateOf(kekRole(), key.AES256, true, append(name(label), pkcs11.NewAttribute(pkcs11.CKA_VALUE, value.Reveal()))...))
@@ -190,32 +190,36 @@ func (t *Token) ImportKEK(_ context.Context, label string, value secret.Bytes) e
 			h, err = make(t.plan.withoutOptional()) // see create
 		}
 		if err != nil {
-			return err
+			return none, err
 		}
-		if err := t.plan.verifyKEK(t.ctx, s, h); err != nil {
+		if err = t.plan.verifyKEK(t.ctx, s, h); err == nil && ctx.Err() != nil {
+			err = givenUp(ctx) // and the value may be wiped already
+		}
+		if err != nil {
 			_ = t.ctx.DestroyObject(s, h)
-			return err
 		}
-		return nil
+		return none, err
 	})
+	return err
 }
 
 // GenerateKEK makes an RSA-3072 KEK and returns its public half, for whoever sends
 // keys. A token that cannot unwrap RSA-OAEP with SHA-256 is fault.TokenUnable and
 // keeps no pair: it is never done with SHA-1 instead. SoftHSM2 2.6.1 is such a one,
 // it answers CKR_ARGUMENTS_BAD.
-func (t *Token) GenerateKEK(_ context.Context, label string) (public *rsa.PublicKey, err error) {
-	err = t.ceremony(func(s pkcs11.SessionHandle) error {
+func (t *Token) GenerateKEK(ctx context.Context, label string) (*rsa.PublicKey, error) {
+	return ceremony(ctx, t, func(_ context.Context, s pkcs11.SessionHandle) (*rsa.PublicKey, error) {
 		if err := t.unused(s, label); err != nil {
-			return err
+			return nil, err
 		}
 		pub, priv := kekPairTemplates(label)
 		m := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN, nil)}
 		hpub, hpriv, err := t.ctx.GenerateKeyPair(s, m, pub, priv)
 		if err != nil {
-			return failed("C_GenerateKeyPair", err)
+			return nil, failed("C_GenerateKeyPair", err)
 		}
-		if public, err = t.publicRSA(s, hpub); err == nil {
+		public, err := t.publicRSA(s, hpub)
+		if err == nil {
 			err = compareAttributes(t.ctx, s, hpriv, priv)
 		}
 		if err == nil {
@@ -224,15 +228,14 @@ func (t *Token) GenerateKEK(_ context.Context, label string) (public *rsa.Public
 		if err != nil {
 			_, _ = t.ctx.DestroyObject(s, hpub), t.ctx.DestroyObject(s, hpriv)
 		}
-		return err
+		return public, err
 	})
-	return public, err
 }
 
 // DestroyKEK removes a KEK for good. What has not the attributes of a KEK is refused,
 // whatever its label.
-func (t *Token) DestroyKEK(_ context.Context, label string) error {
-	return t.ceremony(func(s pkcs11.SessionHandle) error {
+func (t *Token) DestroyKEK(ctx context.Context, label string) error {
+	return t.alone(ctx, func(s pkcs11.SessionHandle) error {
 		h, err := t.findKEK(s, label, key.AES256)
 		if err == nil {
 			return failed("C_DestroyObject", t.ctx.DestroyObject(s, h))
@@ -246,15 +249,14 @@ func (t *Token) DestroyKEK(_ context.Context, label string) error {
 
 // PublicKEK returns the public half of an RSA KEK, as its private object has it: nobody
 // needs a PIN to put another public object in the place of ours.
-func (t *Token) PublicKEK(ctx context.Context, label string) (public *rsa.PublicKey, err error) {
-	err = t.do(ctx, nil, func(s pkcs11.SessionHandle, _ *object) error {
+func (t *Token) PublicKEK(ctx context.Context, label string) (*rsa.PublicKey, error) {
+	return answer(ctx, t, nil, func(_ context.Context, s pkcs11.SessionHandle, _ *object) (*rsa.PublicKey, error) {
 		h, err := t.findKEK(s, label, key.RSA3072)
-		if err == nil {
-			public, err = t.publicRSA(s, h)
+		if err != nil {
+			return nil, err
 		}
-		return err
+		return t.publicRSA(s, h)
 	})
-	return public, err
 }
 
 func (t *Token) publicRSA(s pkcs11.SessionHandle, h pkcs11.ObjectHandle) (*rsa.PublicKey, error) {

@@ -1,6 +1,7 @@
 package hsm
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -22,7 +23,7 @@ type library struct {
 
 	// life is held for reading by every operation, and for writing while the
 	// library is finalised and initialised, so that no call is in flight then.
-	life   sync.RWMutex
+	life   life
 	epoch  uint64   // rises with every initialisation; guarded by life
 	tokens []*Token // that are open; guarded by life
 }
@@ -35,7 +36,7 @@ var libraries = struct {
 }{loaded: map[string]*library{}}
 
 // join opens a token in its library, which is loaded for the first one.
-func join(cfg Config, t *Token) error {
+func join(ctx context.Context, cfg Config, t *Token) error {
 	path, err := filepath.EvalSymlinks(cfg.Module)
 	if err != nil {
 		path = cfg.Module // the loader has search paths of its own
@@ -44,13 +45,13 @@ func join(cfg Config, t *Token) error {
 	defer libraries.Unlock()
 	l := libraries.loaded[path]
 	if l == nil {
-		l = &library{path: path, args: cfg.InitArgs, ctx: pkcs11.New(cfg.Module)}
+		l = &library{path: path, args: cfg.InitArgs, life: newLife(), ctx: pkcs11.New(cfg.Module)}
 	}
 	if l.ctx == nil {
 		return fmt.Errorf("hsm: %s cannot be loaded as a PKCS#11 module", cfg.Module)
 	}
 	t.library, t.ctx = l, newCounted(l.ctx)
-	if err := l.add(t); err != nil {
+	if err := l.add(ctx, t); err != nil {
 		l.endUnused()
 		return err
 	}
@@ -59,13 +60,15 @@ func join(cfg Config, t *Token) error {
 }
 
 // leave closes the sessions of a token; the last one ends the library.
-func (l *library) leave(t *Token) {
+func (l *library) leave(ctx context.Context, t *Token) error {
 	libraries.Lock()
 	defer libraries.Unlock()
-	l.life.Lock()
+	if err := l.life.Lock(ctx); err != nil {
+		return err
+	}
 	defer l.life.Unlock()
 	if t.sealed == errClosed { //nolint:errorlint // the very value
-		return
+		return nil
 	}
 	if t.usable() == nil {
 		_ = l.ctx.CloseAllSessions(t.slot)
@@ -77,6 +80,7 @@ func (l *library) leave(t *Token) {
 		_ = l.ctx.Finalize()
 	}
 	l.endUnused()
+	return nil
 }
 
 // endUnused unloads a library that has no token. The caller holds the lock of libraries.
@@ -90,8 +94,10 @@ func (l *library) endUnused() {
 // add opens the sessions of a token. A library that is in use already may know only the
 // tokens that were there when it was initialised, so a token that it does not find is
 // looked for once more in a new life, which the others pay with their session objects.
-func (l *library) add(t *Token) error {
-	l.life.Lock()
+func (l *library) add(ctx context.Context, t *Token) error {
+	if err := l.life.Lock(ctx); err != nil {
+		return err
+	}
 	defer l.life.Unlock()
 	if l.args != t.cfg.InitArgs {
 		return fmt.Errorf("hsm: %s is in use with another reserved string of C_Initialize", l.path)

@@ -51,7 +51,7 @@ type Token struct {
 	slot   uint
 	anchor pkcs11.SessionHandle // holds the login; never carries an operation
 	ops    chan *session
-	calls  chan struct{} // holds one element for each operation under way, see answer
+	calls  chan struct{} // holds one element for each operation under way, see hand
 	// inUse counts the sessions that are leased, waiting the operations that wait for one.
 	inUse, waiting atomic.Int32
 	owners         []*owner
@@ -63,6 +63,7 @@ type Token struct {
 
 	kinds    sync.Map // of derivedKind: whose whole template was read back
 	objects  table
+	tidying  atomic.Bool // a goroutine has what left the table destroyed
 	roots    roots
 	caps     []Capability
 	lastLost time.Time     // guarded by life
@@ -74,7 +75,7 @@ type session struct{ handle pkcs11.SessionHandle }
 
 // owner is a session whose objects live as long as it does.
 type owner struct {
-	mu     sync.Mutex
+	turn
 	handle pkcs11.SessionHandle
 }
 
@@ -110,7 +111,8 @@ func OpenAny(ctx context.Context, cfg Config) (*Token, error) {
 	}
 	t := &Token{cfg: cfg, calls: make(chan struct{}, callsMax)}
 	t.objects.init(cfg.Objects)
-	if err := join(cfg, t); err != nil {
+	t.roots.finder = newTurn()
+	if err := join(ctx, cfg, t); err != nil {
 		return nil, fmt.Errorf("opening the token %q: %w", cfg.Label, err)
 	}
 	if err := t.detect(ctx); err != nil {
@@ -142,29 +144,38 @@ func (t *Token) usable() error {
 
 // Manufacturer returns who made the library and the token, as they say of
 // themselves.
-func (t *Token) Manufacturer() string {
-	t.life.RLock()
-	defer t.life.RUnlock()
-	library, err := t.ctx.GetInfo()
-	if err != nil {
-		return ""
-	}
-	token, err := t.info()
-	if err != nil {
-		return library.ManufacturerID
-	}
-	return library.ManufacturerID + "; " + token.ManufacturerID + " " + token.Model
+func (t *Token) Manufacturer() (string, error) {
+	return hand(context.Background(), t, t.cfg.CallWait, func(ctx context.Context) (string, error) {
+		if err := t.life.RLock(ctx); err != nil {
+			return "", err
+		}
+		defer t.life.RUnlock()
+		library, err := t.ctx.GetInfo()
+		if err != nil {
+			return "", failed("C_GetInfo", err)
+		}
+		token, err := t.info()
+		if err != nil {
+			return library.ManufacturerID, nil
+		}
+		return library.ManufacturerID + "; " + token.ManufacturerID + " " + token.Model, nil
+	})
 }
 
 // Description names the token: label, model and serial number.
 func (t *Token) Description() string {
-	t.life.RLock()
-	defer t.life.RUnlock()
-	info, err := t.info()
+	is, err := hand(context.Background(), t, t.cfg.CallWait, func(ctx context.Context) (string, error) {
+		if err := t.life.RLock(ctx); err != nil {
+			return "", err
+		}
+		defer t.life.RUnlock()
+		info, err := t.info()
+		return fmt.Sprintf("%s (%s, serial number %s)", info.Label, info.Model, info.SerialNumber), err
+	})
 	if err != nil {
 		return t.cfg.Label
 	}
-	return fmt.Sprintf("%s (%s, serial number %s)", info.Label, info.Model, info.SerialNumber)
+	return is
 }
 
 // info asks the token about itself. One that was taken away answers no more, although its
@@ -183,7 +194,7 @@ func (t *Token) info() (pkcs11.TokenInfo, error) {
 
 // Ready looks that the token is there and answers; one that was lost is connected again.
 func (t *Token) Ready(ctx context.Context) error {
-	_, err := answer(ctx, t, nil, func(s pkcs11.SessionHandle, _ *object) ([]byte, error) {
+	_, err := answer(ctx, t, nil, func(_ context.Context, s pkcs11.SessionHandle, _ *object) ([]byte, error) {
 		if _, err := t.info(); err != nil {
 			return nil, err
 		}
@@ -194,8 +205,13 @@ func (t *Token) Ready(ctx context.Context) error {
 }
 
 // Close waits for operations to end and logs out. With the last token of a module the
-// library is finalised and unloaded.
-func (t *Token) Close() { t.leave(t) }
+// library is finalised and unloaded. Where a call hangs nothing of that is done.
+func (t *Token) Close() {
+	_, err := hand(context.Background(), t, t.cfg.CallWait, func(ctx context.Context) (nothing, error) { return nothing{}, t.leave(ctx, t) })
+	if err != nil {
+		t.cfg.Logger.Error("the token could not be closed", "token", t.cfg.Label, "error", err)
+	}
+}
 
 // openSessions finds the token and logs in. What was opened is closed again where it
 // fails: the library may go on with other tokens. The caller holds life for writing, or
@@ -221,7 +237,7 @@ func (t *Token) openSessions() (err error) {
 		if err != nil {
 			return err
 		}
-		owners[i] = &owner{handle: h}
+		owners[i] = &owner{newTurn(), h}
 	}
 	ops := make(chan *session, t.cfg.Sessions)
 	for range t.cfg.Sessions {
@@ -290,8 +306,10 @@ const (
 // reconnect finalises and initialises the library, unless somebody did so since
 // the caller saw epoch. Every handle is forgotten: derived keys are derived
 // again, roots found again.
-func (t *Token) reconnect(epoch uint64, why error) error {
-	t.life.Lock()
+func (t *Token) reconnect(ctx context.Context, epoch uint64, why error) error {
+	if err := t.life.Lock(ctx); err != nil {
+		return err
+	}
 	defer t.life.Unlock()
 	if t.sealed != nil {
 		return t.sealed
@@ -346,7 +364,7 @@ func (t *Token) lease(ctx context.Context) (*session, error) {
 // failed operation may leave it active, and [P11] 2.40 has no way to cancel.
 func (t *Token) give(s *session, err error) {
 	var e *Error
-	if errors.As(err, &e) {
+	if errors.As(err, &e) || errors.Is(err, errPanic) {
 		_ = t.ctx.CloseSession(s.handle)
 		// If no session can be opened the stale handle stays: its next use fails
 		// and comes back here.
@@ -363,55 +381,15 @@ func (t *Token) give(s *session, err error) {
 // A token that closed every session needs all three, one after the other.
 const attempts = 4
 
-// callsMax is how many operations may be under way or have been given up; each costs a
-// goroutine, and a thread once it is in the library.
-const callsMax = 256
-
-// answer is do for what requests wait for. A call that hangs inside the module cannot be
-// cancelled: after Config.CallWait whoever waits is told so, the call keeps its session,
-// and when it comes back its answer goes nowhere. So f must give all that it computes by
-// its results.
-func answer[T any](ctx context.Context, t *Token, k *derive.Key, f func(pkcs11.SessionHandle, *object) (T, error)) (T, error) {
-	type result struct {
-		out T
-		err error
-	}
-	late := time.NewTimer(t.cfg.CallWait)
-	defer late.Stop()
-	done := make(chan result, 1)
-	select {
-	case t.calls <- struct{}{}:
-		go func() {
-			defer func() { <-t.calls }()
-			var r result
-			r.err = t.do(ctx, k, func(s pkcs11.SessionHandle, o *object) (err error) {
-				r.out, err = f(s, o)
-				return err
-			})
-			done <- r
-		}()
-	case <-late.C:
-		return *new(T), errHangs
-	}
-	select {
-	case r := <-done:
-		return r.out, r.err
-	case <-late.C:
-		return *new(T), errHangs
-	}
-}
-
-var errHangs = fault.New(fault.TokenUnavailable, "the token does not answer")
-
 // do runs f with a session and the object of k, and applies the remedies of
 // errors.go. f may run several times.
-func (t *Token) do(ctx context.Context, k *derive.Key, f func(pkcs11.SessionHandle, *object) error) error {
+func (t *Token) do(ctx context.Context, k *derive.Key, f func(context.Context, pkcs11.SessionHandle, *object) error) error {
 	var err error
 	for range attempts {
 		var epoch uint64
 		epoch, err = t.try(ctx, k, f)
 		r := remedyFor(err)
-		if r == newSession && !t.anchored() {
+		if r == newSession && !t.anchored(ctx) {
 			r = reconnect
 		}
 		switch r {
@@ -420,7 +398,7 @@ func (t *Token) do(ctx context.Context, k *derive.Key, f func(pkcs11.SessionHand
 			t.objects.forgetChain(k)
 			t.roots.forget()
 		case reconnect:
-			if err := t.reconnect(epoch, err); err != nil {
+			if err := t.reconnect(ctx, epoch, err); err != nil {
 				return err
 			}
 		default:
@@ -433,14 +411,18 @@ func (t *Token) do(ctx context.Context, k *derive.Key, f func(pkcs11.SessionHand
 // anchored reports whether the session that holds the login is alive. A token
 // that closed it closed all of them: to replace one by one would find the login
 // lost only after as many failures as there are sessions.
-func (t *Token) anchored() bool {
-	t.life.RLock()
+func (t *Token) anchored(ctx context.Context) bool {
+	if t.life.RLock(ctx) != nil {
+		return true // nobody knows, and the session that failed is replaced
+	}
 	defer t.life.RUnlock()
 	return t.usable() == nil && t.loggedIn(t.anchor)
 }
 
-func (t *Token) try(ctx context.Context, k *derive.Key, f func(pkcs11.SessionHandle, *object) error) (uint64, error) {
-	t.life.RLock()
+func (t *Token) try(ctx context.Context, k *derive.Key, f func(context.Context, pkcs11.SessionHandle, *object) error) (epoch uint64, err error) {
+	if err := t.life.RLock(ctx); err != nil {
+		return 0, err
+	}
 	defer t.life.RUnlock()
 	if err := t.usable(); err != nil {
 		return t.epoch, err
@@ -449,17 +431,14 @@ func (t *Token) try(ctx context.Context, k *derive.Key, f func(pkcs11.SessionHan
 	if err != nil {
 		return t.epoch, err
 	}
+	defer func() { t.give(s, err) }()
+	defer t.caught(&err)
 	var o *object
 	if k != nil {
-		if o, err = t.acquire(s.handle, k); err != nil {
-			t.give(s, err)
+		if o, err = t.acquire(ctx, s.handle, k); err != nil {
 			return t.epoch, err
 		}
+		defer t.objects.release(o)
 	}
-	err = f(s.handle, o)
-	if o != nil {
-		t.objects.release(o)
-	}
-	t.give(s, err)
-	return t.epoch, err
+	return t.epoch, f(ctx, s.handle, o)
 }

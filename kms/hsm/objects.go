@@ -2,6 +2,7 @@ package hsm
 
 import (
 	"container/list"
+	"context"
 	"crypto/sha256"
 	"sync"
 
@@ -112,6 +113,12 @@ func (tb *table) destroyLocked(o *object) {
 	tb.garbage = append(tb.garbage, o.handle)
 }
 
+func (tb *table) littered() bool {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	return len(tb.garbage) > 0
+}
+
 // takeGarbage returns the handles to destroy; the caller destroys them.
 func (tb *table) takeGarbage() []pkcs11.ObjectHandle {
 	tb.mu.Lock()
@@ -163,25 +170,33 @@ func (tb *table) live() int {
 // LiveObjects returns how many derived keys the token holds now.
 func (t *Token) LiveObjects() int { return t.objects.live() }
 
-// Release implements derive.Token. Where every session is busy, the next
-// operation to end destroys the objects.
+// Release implements derive.Token. It waits for no call in the token: the objects are
+// destroyed behind its caller's back, at once where the token answers.
 func (t *Token) Release(keys ...*derive.Key) {
-	t.life.RLock()
-	defer t.life.RUnlock()
-	if t.usable() != nil {
-		return
-	}
 	for _, k := range keys {
 		if k != nil && k.Parent() != nil {
 			t.objects.remove(k)
 		}
 	}
-	select {
-	case s := <-t.ops:
-		t.inUse.Add(1)
-		t.give(s, nil)
-	default:
+	t.tidy()
+}
+
+// tidy has one goroutine at a time lease a session until no garbage is left: give destroys
+// it. What a token that does not answer leaves, a later operation destroys.
+func (t *Token) tidy() {
+	if !t.objects.littered() || !t.tidying.CompareAndSwap(false, true) {
+		return
 	}
+	go func() {
+		var err error
+		for err == nil && t.objects.littered() {
+			_, err = answer(context.Background(), t, nil, func(context.Context, pkcs11.SessionHandle, *object) (nothing, error) { return nothing{}, nil })
+		}
+		t.tidying.Store(false)
+		if err == nil {
+			t.tidy() // what came since littered looked
+		}
+	}()
 }
 
 // sweep destroys what left the table. A handle that the token does not know is

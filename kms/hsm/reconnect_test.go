@@ -157,3 +157,18 @@ func TestTokenGone(t *testing.T) {
 		}
 	}
 }
+
+// TestPanic: a panic of an operation is its caller's error; no session and no lock is lost.
+func TestPanic(t *testing.T) {
+	ownTokens(t, func(c *hsm.Config) { c.Sessions, c.Logger = 1, quiet }, func(t *testing.T, tok *hsm.Token) {
+		for range 3 {
+			operation, alone := tok.Panic(ctx)
+			if operation == nil || alone == nil {
+				t.Errorf("a panic was lost: %v, %v", operation, alone)
+			}
+		}
+		if err := tok.Ready(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+}

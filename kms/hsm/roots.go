@@ -26,7 +26,7 @@ type roots struct {
 	mu     sync.Mutex
 	found  map[string]*object // by label
 	twins  map[string]*derive.Key
-	finder sync.Mutex // one search at a time: C_FindObjects is slow
+	finder turn // one search at a time: C_FindObjects is slow
 }
 
 func (r *roots) forget() {
@@ -80,7 +80,7 @@ func rootID(label string) []byte {
 // root returns the object of a root key, searched at most once per life of the
 // library: two objects of one name, another check value or another template
 // than ours are refused.
-func (t *Token) root(s pkcs11.SessionHandle, k *derive.Key) (*object, error) {
+func (t *Token) root(ctx context.Context, s pkcs11.SessionHandle, k *derive.Key) (*object, error) {
 	r := k.Root()
 	if o := t.roots.get(r.Label); o != nil {
 		if o.key.ID() != k.ID() {
@@ -88,8 +88,10 @@ func (t *Token) root(s pkcs11.SessionHandle, k *derive.Key) (*object, error) {
 		}
 		return o, nil
 	}
-	t.roots.finder.Lock()
-	defer t.roots.finder.Unlock()
+	if err := t.roots.finder.take(ctx); err != nil {
+		return nil, err
+	}
+	defer t.roots.finder.pass()
 	if o := t.roots.get(r.Label); o != nil && o.key.ID() == k.ID() {
 		return o, nil
 	}
@@ -223,30 +225,9 @@ func name(label string) []*pkcs11.Attribute {
 	}
 }
 
-// ceremony runs f in a read-write session of its own, which only the making of
-// token objects needs. It waits until no other call is in flight: SoftHSM2 2.6.1
-// fails to make a token object while another session searches (its issue 573).
-func (t *Token) ceremony(f func(pkcs11.SessionHandle) error) error {
-	t.life.Lock()
-	defer t.life.Unlock()
-	if err := t.usable(); err != nil {
-		return report(err)
-	}
-	s, err := t.ctx.OpenSession(t.slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
-	if err != nil {
-		return report(failed("C_OpenSession", err))
-	}
-	defer func() { _ = t.ctx.CloseSession(s) }()
-	return report(f(s))
-}
-
 // Taken reports whether the token holds any object of this label.
-func (t *Token) Taken(_ context.Context, label string) (taken bool, err error) {
-	err = t.ceremony(func(s pkcs11.SessionHandle) error {
-		taken, err = t.holds(s, label)
-		return err
-	})
-	return taken, err
+func (t *Token) Taken(ctx context.Context, label string) (bool, error) {
+	return ceremony(ctx, t, func(_ context.Context, s pkcs11.SessionHandle) (bool, error) { return t.holds(s, label) })
 }
 
 func (t *Token) holds(s pkcs11.SessionHandle, label string) (bool, error) {
@@ -265,7 +246,7 @@ func (t *Token) unused(s pkcs11.SessionHandle, label string) error {
 
 // Generate makes a root key inside the token and returns its check value. A
 // label that is in use is fault.Conflict.
-func (t *Token) Generate(_ context.Context, label string, a key.Algorithm, c derive.Class) (derive.Root, error) {
+func (t *Token) Generate(ctx context.Context, label string, a key.Algorithm, c derive.Class) (derive.Root, error) {
 	mech := uint(pkcs11.CKM_AES_KEY_GEN)
 	switch a {
 	case key.TDEA2:
@@ -273,7 +254,7 @@ func (t *Token) Generate(_ context.Context, label string, a key.Algorithm, c der
 	case key.TDEA3:
 		mech = pkcs11.CKM_DES3_KEY_GEN
 	}
-	return t.create(label, a, c, key.KCV{}, func(s pkcs11.SessionHandle, p plan) (pkcs11.ObjectHandle, error) {
+	return t.create(ctx, label, a, c, key.KCV{}, func(s pkcs11.SessionHandle, p plan) (pkcs11.ObjectHandle, error) {
 		template := p.template(c, a, true, append(name(label), size(a)...)...)
 		h, err := t.ctx.GenerateKey(s, []*pkcs11.Mechanism{pkcs11.NewMechanism(mech, nil)}, template)
 		return h, failed("C_GenerateKey", err)
@@ -282,7 +263,7 @@ func (t *Token) Generate(_ context.Context, label string, a key.Algorithm, c der
 
 // Import makes a root key from a value that a key ceremony combined, wipes the
 // value whatever happens, and returns the check value.
-func (t *Token) Import(_ context.Context, label string, a key.Algorithm, c derive.Class, value secret.Bytes) (derive.Root, error) {
+func (t *Token) Import(ctx context.Context, label string, a key.Algorithm, c derive.Class, value secret.Bytes) (derive.Root, error) {
 	defer value.Wipe()
 	if value.Len() != a.Size() {
 		return derive.Root{}, fault.New(fault.InvalidInput, fmt.Sprintf("a key of type %s has %d bytes", a, a.Size()))
@@ -290,7 +271,7 @@ func (t *Token) Import(_ context.Context, label string, a key.Algorithm, c deriv
 	if a.TDEA() && weakTDEA(value.Reveal()) {
 		return derive.Root{}, fault.New(fault.InvalidInput, "this 3DES key has equal or weak parts and protects no more than DES does")
 	}
-	return t.create(label, a, c, key.KCV{}, func(s pkcs11.SessionHandle, p plan) (pkcs11.ObjectHandle, error) {
+	return t.create(ctx, label, a, c, key.KCV{}, func(s pkcs11.SessionHandle, p plan) (pkcs11.ObjectHandle, error) {
 		v := pkcs11.NewAttribute(pkcs11.CKA_VALUE, value.Reveal())
 		h, err := t.ctx.CreateObject(s, p.template(c, a, true, append(name(label), v)...))
 		return h, failed("C_CreateObject", err)
@@ -302,14 +283,15 @@ type maker func(s pkcs11.SessionHandle, p plan) (pkcs11.ObjectHandle, error)
 
 // create makes a root and computes its check value. One that differs from the stated
 // one, if that is not empty, is destroyed like one whose attributes are wrong.
-func (t *Token) create(label string, a key.Algorithm, c derive.Class, stated key.KCV, make maker) (derive.Root, error) {
+func (t *Token) create(ctx context.Context, label string, a key.Algorithm, c derive.Class, stated key.KCV, make maker) (derive.Root, error) {
 	root := derive.Root{Label: label, Algorithm: a, Class: c}
 	if c == derive.Transport {
 		return root, fault.New(fault.InvalidInput, "a key of this class cannot be a root")
 	}
-	err := t.ceremony(func(s pkcs11.SessionHandle) error {
+	return ceremony(ctx, t, func(ctx context.Context, s pkcs11.SessionHandle) (derive.Root, error) {
+		root := root
 		if err := t.unused(s, label); err != nil {
-			return err
+			return root, err
 		}
 		h, err := make(s, t.plan)
 		first := err
@@ -320,7 +302,7 @@ func (t *Token) create(label string, a key.Algorithm, c derive.Class, stated key
 			h, err = make(s, t.plan.withoutOptional())
 		}
 		if err != nil {
-			return err
+			return root, err
 		}
 		if err = t.plan.verify(t.ctx, s, h, c, a, true); err == nil {
 			root.KCV, err = t.rootKCV(s, &object{handle: h, key: derive.FromRoot(root)})
@@ -328,15 +310,17 @@ func (t *Token) create(label string, a key.Algorithm, c derive.Class, stated key
 		if err == nil && stated != (key.KCV{}) {
 			err = matches(root.KCV, stated)
 		}
+		if err == nil && ctx.Err() != nil {
+			err = givenUp(ctx)
+		}
 		if err != nil {
 			// Nobody learns the check value of this object, so nobody can ever use
 			// it, and its label would stay taken.
 			_ = t.ctx.DestroyObject(s, h)
 			err = cmp.Or(first, err) // not what only the second attempt lacked
 		}
-		return err
+		return root, err
 	})
-	return root, err
 }
 
 // matches compares a check value with the stated one. The answer to a wrong one does
@@ -354,25 +338,25 @@ func matches(got, stated key.KCV) error {
 // Check finds a root in the token and compares what protects it and its check
 // value, as the first use would.
 func (t *Token) Check(ctx context.Context, r derive.Root) error {
-	return t.do(ctx, derive.FromRoot(r), func(pkcs11.SessionHandle, *object) error { return nil })
+	_, err := answer(ctx, t, derive.FromRoot(r), func(context.Context, pkcs11.SessionHandle, *object) (nothing, error) { return nothing{}, nil })
+	return err
 }
 
 // Identify finds an object of which nobody knows the check value yet, because the
 // ceremony that made it broke off, compares what protects it and returns what it is.
 func (t *Token) Identify(ctx context.Context, label string, a key.Algorithm, c derive.Class) (derive.Root, error) {
-	root := derive.Root{Label: label, Algorithm: a, Class: c}
-	err := t.do(ctx, nil, func(s pkcs11.SessionHandle, _ *object) error {
+	return answer(ctx, t, nil, func(_ context.Context, s pkcs11.SessionHandle, _ *object) (derive.Root, error) {
+		root := derive.Root{Label: label, Algorithm: a, Class: c}
 		h, err := t.find(s, label, pkcs11.CKO_SECRET_KEY)
 		if err == nil {
 			err = checking(label, t.plan.verify(t.ctx, s, h, c, a, true))
 		}
 		if err != nil {
-			return err
+			return root, err
 		}
 		root.KCV, err = t.rootKCV(s, &object{handle: h, key: derive.FromRoot(root)})
-		return err
+		return root, err
 	})
-	return root, err
 }
 
 // volatiles counts the imports of this process.
@@ -389,16 +373,15 @@ func (t *Token) ImportVolatile(ctx context.Context, label string, a key.Algorith
 	label = fmt.Sprintf("%s.%d", label, volatiles.Add(1))
 	root := derive.FromRoot(derive.Root{Label: label, Algorithm: a, Class: c})
 	twin := derive.FromRoot(derive.Root{Label: label + "#twin", Algorithm: a, Class: derive.Static})
-	var objects []*object
-	err = t.do(ctx, nil, func(pkcs11.SessionHandle, *object) error {
+	objects, err := answer(ctx, t, nil, func(ctx context.Context, _ pkcs11.SessionHandle, _ *object) (made []*object, err error) {
 		for _, k := range []*derive.Key{root, twin} {
-			o, err := t.volatile(k, value)
+			o, err := t.volatile(ctx, k, value)
 			if err != nil {
-				return err
+				return made, err
 			}
-			objects = append(objects, o)
+			made = append(made, o)
 		}
-		return nil
+		return made, nil
 	})
 	if err != nil {
 		t.dropVolatile(objects)
@@ -413,12 +396,14 @@ func (t *Token) ImportVolatile(ctx context.Context, label string, a key.Algorith
 	return root, func() { t.dropVolatile(objects) }, nil
 }
 
-func (t *Token) volatile(k *derive.Key, value []byte) (*object, error) {
+func (t *Token) volatile(ctx context.Context, k *derive.Key, value []byte) (*object, error) {
 	template := t.plan.template(k.Class(), k.Algorithm(), false, pkcs11.NewAttribute(pkcs11.CKA_VALUE, value))
 	w := t.owners[0]
-	w.mu.Lock()
+	if err := w.take(ctx); err != nil {
+		return nil, err
+	}
 	h, err := t.ctx.CreateObject(w.handle, template)
-	w.mu.Unlock()
+	w.pass()
 	if err != nil {
 		return nil, failed("C_CreateObject", err)
 	}
@@ -428,7 +413,9 @@ func (t *Token) volatile(k *derive.Key, value []byte) (*object, error) {
 }
 
 func (t *Token) dropVolatile(objects []*object) {
-	t.life.RLock()
+	if t.life.RLock(context.Background()) != nil {
+		return
+	}
 	defer t.life.RUnlock()
 	if t.usable() != nil {
 		return
@@ -442,9 +429,10 @@ func (t *Token) dropVolatile(objects []*object) {
 		delete(t.roots.found, o.key.Root().Label)
 		delete(t.roots.twins, o.key.Root().Label)
 		o.oracle.wipe()
-		o.owner.mu.Lock()
-		_ = t.ctx.DestroyObject(o.owner.handle, o.handle)
-		o.owner.mu.Unlock()
+		if o.owner.take(context.Background()) == nil {
+			_ = t.ctx.DestroyObject(o.owner.handle, o.handle)
+			o.owner.pass()
+		}
 	}
 }
 
@@ -453,25 +441,24 @@ const labelsMax = 100_000
 
 // Labels returns the labels of all private and secret keys that live in the token,
 // sorted.
-func (t *Token) Labels(ctx context.Context) (labels []string, err error) {
-	err = t.do(ctx, nil, func(s pkcs11.SessionHandle, _ *object) error {
-		labels = nil
+func (t *Token) Labels(ctx context.Context) ([]string, error) {
+	labels, err := answerWithin(ctx, t, t.slowly(), nil, func(_ context.Context, s pkcs11.SessionHandle, _ *object) (labels []string, err error) {
 		for _, class := range []uint{pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_SECRET_KEY} {
 			hs, err := t.findUpTo(s, []*pkcs11.Attribute{
 				pkcs11.NewAttribute(pkcs11.CKA_CLASS, class), pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
 			}, labelsMax)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			for _, h := range hs {
 				got, err := t.ctx.GetAttributeValue(s, h, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_LABEL, nil)})
 				if err != nil {
-					return failed("C_GetAttributeValue", err)
+					return nil, failed("C_GetAttributeValue", err)
 				}
 				labels = append(labels, string(got[0].Value))
 			}
 		}
-		return nil
+		return labels, nil
 	})
 	slices.Sort(labels)
 	return labels, err

@@ -101,8 +101,8 @@ func (t *Token) keyPair(s pkcs11.SessionHandle, a key.Algorithm, label string, t
 }
 
 // tryKeyPair signs with a throw-away pair and verifies outside the token.
-func (t *Token) tryKeyPair(a key.Algorithm) error {
-	return t.ceremony(func(s pkcs11.SessionHandle) error {
+func (t *Token) tryKeyPair(ctx context.Context, a key.Algorithm) error {
+	return t.alone(ctx, func(s pkcs11.SessionHandle) error {
 		pub, priv, err := t.keyPair(s, a, "cardkms-probe-sign", false)
 		if err != nil {
 			return err
@@ -168,7 +168,7 @@ func (t *Token) signWith(s pkcs11.SessionHandle, h pkcs11.ObjectHandle, a key.Al
 // GenerateSigning makes a signing key pair as token objects. A label that is in
 // use is fault.Conflict.
 func (t *Token) GenerateSigning(ctx context.Context, label string, a key.Algorithm) (*SigningKey, error) {
-	err := t.ceremony(func(s pkcs11.SessionHandle) error {
+	err := t.alone(ctx, func(s pkcs11.SessionHandle) error {
 		if err := t.unused(s, label); err != nil {
 			return err
 		}
@@ -183,11 +183,11 @@ func (t *Token) GenerateSigning(ctx context.Context, label string, a key.Algorit
 
 // Signing finds a signing key pair; its type is the token's to say.
 func (t *Token) Signing(ctx context.Context, label string) (*SigningKey, error) {
-	k := &SigningKey{token: t, label: label}
-	err := t.do(ctx, nil, func(s pkcs11.SessionHandle, _ *object) error {
+	return answer(ctx, t, nil, func(_ context.Context, s pkcs11.SessionHandle, _ *object) (*SigningKey, error) {
+		k := &SigningKey{token: t, label: label}
 		h, err := t.find(s, label, pkcs11.CKO_PUBLIC_KEY)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for _, a := range []key.Algorithm{key.Ed25519, key.P256} {
 			params := []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_EC_PARAMS, curves[a])}
@@ -196,14 +196,13 @@ func (t *Token) Signing(ctx context.Context, label string) (*SigningKey, error) 
 			}
 		}
 		if k.Algorithm == "" {
-			return fault.New(fault.KeyState, label+" is a key on a curve that the log does not use")
+			return nil, fault.New(fault.KeyState, label+" is a key on a curve that the log does not use")
 		}
 		if k.Public, err = t.publicPoint(s, h, k.Algorithm); err != nil {
-			return err
+			return nil, err
 		}
-		return t.checkPrivate(s, label, k.Algorithm)
+		return k, t.checkPrivate(s, label, k.Algorithm)
 	})
-	return k, err
 }
 
 // checkPrivate refuses a private key that is protected less than ours are, e.g.
@@ -227,7 +226,7 @@ func (t *Token) checkPrivate(s pkcs11.SessionHandle, label string, a key.Algorit
 // signature has 64 bytes. The handle is searched each time: checkpoints are signed
 // about once a second, and a handle kept here could outlive the library's life.
 func (k *SigningKey) Sign(ctx context.Context, input []byte) (sig []byte, err error) {
-	sig, err = answer(ctx, k.token, nil, func(s pkcs11.SessionHandle, _ *object) ([]byte, error) {
+	sig, err = answer(ctx, k.token, nil, func(_ context.Context, s pkcs11.SessionHandle, _ *object) ([]byte, error) {
 		h, err := k.token.find(s, k.label, pkcs11.CKO_PRIVATE_KEY)
 		if err != nil {
 			return nil, err

@@ -43,21 +43,20 @@ var surveyRoles = []struct {
 // label of one of ours a second time is a danger: with the PIN it is a way to the
 // other keys ([Clulow] Clulow, On the Security of PKCS #11, CHES 2003). ours are the
 // labels that the service knows. That ours are what they should be is for Check.
-func (t *Token) Survey(ctx context.Context, ours []string) (out Survey, err error) {
-	err = t.do(ctx, nil, func(s pkcs11.SessionHandle, _ *object) error {
-		out = Survey{}
+func (t *Token) Survey(ctx context.Context, ours []string) (Survey, error) {
+	out, err := answerWithin(ctx, t, t.slowly(), nil, func(_ context.Context, s pkcs11.SessionHandle, _ *object) (out Survey, err error) {
 		count := map[string]int{}
 		for _, class := range []uint{pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_SECRET_KEY} {
 			hs, err := t.findUpTo(s, []*pkcs11.Attribute{
 				pkcs11.NewAttribute(pkcs11.CKA_CLASS, class), pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
 			}, labelsMax)
 			if err != nil {
-				return err
+				return out, err
 			}
 			for _, h := range hs {
 				label, wrong, err := t.survey(s, h)
 				if err != nil {
-					return err
+					return out, err
 				}
 				count[label]++
 				switch {
@@ -70,7 +69,7 @@ func (t *Token) Survey(ctx context.Context, ours []string) (out Survey, err erro
 				}
 			}
 		}
-		return nil
+		return out, nil
 	})
 	slices.Sort(out.Foreign)
 	slices.Sort(out.Dangers)

@@ -36,9 +36,9 @@ func encryptionOf(a key.Algorithm) []*pkcs11.Mechanism {
 // acquire returns the live object of k with a reference that the caller
 // releases, deriving it and what it follows from as needed. The caller holds
 // life for reading and owns session s.
-func (t *Token) acquire(s pkcs11.SessionHandle, k *derive.Key) (*object, error) {
+func (t *Token) acquire(ctx context.Context, s pkcs11.SessionHandle, k *derive.Key) (*object, error) {
 	if k.Parent() == nil {
-		return t.root(s, k)
+		return t.root(ctx, s, k)
 	}
 	if o := t.objects.get(k); o != nil {
 		return o, nil
@@ -46,12 +46,12 @@ func (t *Token) acquire(s pkcs11.SessionHandle, k *derive.Key) (*object, error) 
 	if !k.Parent().Class().Derives() {
 		return nil, fmt.Errorf("hsm: a key of class %d derives nothing", k.Parent().Class())
 	}
-	base, err := t.acquire(s, k.Parent())
+	base, err := t.acquire(ctx, s, k.Parent())
 	if err != nil {
 		return nil, err
 	}
 	defer t.objects.release(base)
-	o, err := t.deriveObject(s, base, k)
+	o, err := t.deriveObject(ctx, s, base, k)
 	if err != nil {
 		return nil, err
 	}
@@ -60,23 +60,25 @@ func (t *Token) acquire(s pkcs11.SessionHandle, k *derive.Key) (*object, error) 
 
 // deriveObject makes the object of k from its parent's and reads back what
 // protects it before anybody can use it.
-func (t *Token) deriveObject(s pkcs11.SessionHandle, base *object, k *derive.Key) (*object, error) {
+func (t *Token) deriveObject(ctx context.Context, s pkcs11.SessionHandle, base *object, k *derive.Key) (*object, error) {
 	step := k.Step()
 	mech, done, err := t.mechanism(s, base, step)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	w := t.owners[int(k.ID()[0])%len(t.owners)]
+	w, err := t.ownerFor(ctx, k)
+	if err != nil {
+		return nil, err
+	}
 	template := t.plan.template(step.Class, step.Algorithm, false, size(step.Algorithm)...)
-	w.mu.Lock()
 	used := w.handle
 	h, err := t.ctx.DeriveKey(used, []*pkcs11.Mechanism{mech}, base.handle, template)
-	w.mu.Unlock()
+	w.pass()
 	if err != nil {
 		err = failed("C_DeriveKey", err)
 		if r := remedyFor(err); r == newSession {
-			t.replaceOwner(w, used)
+			t.replaceOwner(ctx, w, used)
 		}
 		return nil, err
 	}
@@ -85,6 +87,19 @@ func (t *Token) deriveObject(s pkcs11.SessionHandle, base *object, k *derive.Key
 		return nil, err
 	}
 	return &object{handle: h, key: k, owner: w}, nil
+}
+
+// ownerFor takes a session that nobody derives in, if there is one: a call that hangs
+// keeps one of them.
+func (t *Token) ownerFor(ctx context.Context, k *derive.Key) (*owner, error) {
+	first := int(k.ID()[0]) % len(t.owners)
+	for i := range t.owners {
+		if w := t.owners[(first+i)%len(t.owners)]; w.try() {
+			return w, nil
+		}
+	}
+	w := t.owners[first]
+	return w, w.take(ctx)
 }
 
 // verifyDerived reads back what protects a derived object: every attribute of its
@@ -114,9 +129,11 @@ type derivedKind struct {
 // after forgetting the objects that end with the old one. Of several goroutines
 // that found it so, only the first replaces it: a later one would end objects
 // that others made since.
-func (t *Token) replaceOwner(w *owner, spoilt pkcs11.SessionHandle) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+func (t *Token) replaceOwner(ctx context.Context, w *owner, spoilt pkcs11.SessionHandle) {
+	if w.take(ctx) != nil {
+		return
+	}
+	defer w.pass()
 	if w.handle != spoilt {
 		return
 	}
@@ -205,7 +222,7 @@ func (t *Token) MAC(ctx context.Context, k *derive.Key, message []byte) (mac []b
 	if err := require(k, derive.SessionMAC); err != nil {
 		return nil, err
 	}
-	mac, err = answer(ctx, t, k, func(s pkcs11.SessionHandle, o *object) ([]byte, error) {
+	mac, err = answer(ctx, t, k, func(_ context.Context, s pkcs11.SessionHandle, o *object) ([]byte, error) {
 		return t.sign(s, o.handle, pkcs11.CKM_AES_CMAC, message)
 	})
 	if err == nil && len(mac) != 16 {
@@ -230,7 +247,9 @@ func (t *Token) Encrypt(ctx context.Context, k *derive.Key, data []byte) ([]byte
 	if n := derive.BlockSize(k.Algorithm()); len(data) == 0 || len(data)%n != 0 {
 		return nil, fmt.Errorf("hsm: CBC takes whole blocks of %d, not %d bytes", n, len(data))
 	}
-	return answer(ctx, t, k, func(s pkcs11.SessionHandle, o *object) ([]byte, error) { return t.encryptCBC(s, o, data) })
+	return answer(ctx, t, k, func(_ context.Context, s pkcs11.SessionHandle, o *object) ([]byte, error) {
+		return t.encryptCBC(s, o, data)
+	})
 }
 
 // encryptCBC is CBC with a zero IV.
@@ -253,7 +272,7 @@ func (t *Token) Decrypt(ctx context.Context, k *derive.Key, iv, data []byte) ([]
 	if len(iv) != 16 || len(data) == 0 || len(data)%16 != 0 {
 		return nil, fmt.Errorf("hsm: AES-CBC takes whole blocks, not %d bytes", len(data))
 	}
-	return answer(ctx, t, k, func(s pkcs11.SessionHandle, o *object) ([]byte, error) {
+	return answer(ctx, t, k, func(_ context.Context, s pkcs11.SessionHandle, o *object) ([]byte, error) {
 		m := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_CBC, iv)}
 		if err := t.ctx.DecryptInit(s, m, o.handle); err != nil {
 			return nil, failed("C_DecryptInit", err)
@@ -275,8 +294,8 @@ func (t *Token) RetailMAC(ctx context.Context, k derive.RetailKey, message []byt
 	if len(message) == 0 || len(message)%8 != 0 {
 		return nil, fmt.Errorf("hsm: the retail MAC takes whole blocks, not %d bytes", len(message))
 	}
-	mac, err = answer(ctx, t, k.Whole(), func(s pkcs11.SessionHandle, whole *object) ([]byte, error) {
-		return t.retail(s, whole, k.Left(), message)
+	mac, err = answer(ctx, t, k.Whole(), func(ctx context.Context, s pkcs11.SessionHandle, whole *object) ([]byte, error) {
+		return t.retail(ctx, s, whole, k.Left(), message)
 	})
 	if err == nil && len(mac) != 8 {
 		return nil, fmt.Errorf("hsm: the token computed a retail MAC of %d bytes", len(mac))
@@ -286,11 +305,11 @@ func (t *Token) RetailMAC(ctx context.Context, k derive.RetailKey, message []byt
 
 // retail computes the chain under the left half and the last block under the whole:
 // [9797-1] ISO/IEC 9797-1:2011, Section 7.4.
-func (t *Token) retail(s pkcs11.SessionHandle, whole *object, leftKey *derive.Key, message []byte) ([]byte, error) {
+func (t *Token) retail(ctx context.Context, s pkcs11.SessionHandle, whole *object, leftKey *derive.Key, message []byte) ([]byte, error) {
 	cut := len(message) - 8
 	last := bytes.Clone(message[cut:])
 	if cut > 0 {
-		left, err := t.acquire(s, leftKey)
+		left, err := t.acquire(ctx, s, leftKey)
 		if err != nil {
 			return nil, err
 		}
@@ -319,7 +338,7 @@ func (t *Token) Matches(ctx context.Context, base *derive.Key, step derive.Step,
 	if len(value) == 0 {
 		return false, errors.New("hsm: nothing to compare: every key begins with no bytes")
 	}
-	return answer(ctx, t, base, func(s pkcs11.SessionHandle, o *object) (bool, error) {
+	return answer(ctx, t, base, func(_ context.Context, s pkcs11.SessionHandle, o *object) (bool, error) {
 		if t.plan.native && step.Function == derive.CMACCounter {
 			return t.matchesNative(s, o, step, value)
 		}
@@ -347,7 +366,7 @@ func (t *Token) Challenge(ctx context.Context, base *derive.Key, step derive.Ste
 	if err := require(base, derive.Static); err != nil {
 		return nil, err
 	}
-	return answer(ctx, t, base, func(s pkcs11.SessionHandle, o *object) ([]byte, error) {
+	return answer(ctx, t, base, func(_ context.Context, s pkcs11.SessionHandle, o *object) ([]byte, error) {
 		if t.plan.native {
 			return t.challengeNative(s, o, step, n)
 		}
@@ -414,8 +433,8 @@ func (t *Token) Wrap(ctx context.Context, dek, k *derive.Key) (out []byte, err e
 		// [AmdD], Section 3: a key travels under one that is at least as strong.
 		return nil, fault.New(fault.InvalidInput, "an AES key does not travel under 3DES")
 	}
-	out, err = answer(ctx, t, dek, func(s pkcs11.SessionHandle, o *object) ([]byte, error) {
-		transport, err := t.acquire(s, k)
+	out, err = answer(ctx, t, dek, func(ctx context.Context, s pkcs11.SessionHandle, o *object) ([]byte, error) {
+		transport, err := t.acquire(ctx, s, k)
 		if err != nil {
 			return nil, err
 		}
@@ -451,7 +470,7 @@ func (t *Token) KCV(ctx context.Context, k *derive.Key) (key.KCV, error) {
 		}
 		defer t.Release(k)
 	}
-	return answer(ctx, t, k, t.staticKCV)
+	return answer(ctx, t, k, func(_ context.Context, s pkcs11.SessionHandle, o *object) (key.KCV, error) { return t.staticKCV(s, o) })
 }
 
 // twin returns the Static key of the same value as k, nil where there is none.
@@ -484,7 +503,7 @@ func (t *Token) staticKCV(s pkcs11.SessionHandle, o *object) (key.KCV, error) {
 
 // Random returns n bytes of the token's random number generator.
 func (t *Token) Random(ctx context.Context, n int) (out []byte, err error) {
-	out, err = answer(ctx, t, nil, func(s pkcs11.SessionHandle, _ *object) ([]byte, error) {
+	out, err = answer(ctx, t, nil, func(_ context.Context, s pkcs11.SessionHandle, _ *object) ([]byte, error) {
 		out, err := t.ctx.GenerateRandom(s, n)
 		return out, failed("C_GenerateRandom", err)
 	})

@@ -47,6 +47,7 @@ const (
 	left
 	hits
 	hanging
+	hangs
 	calls
 )
 
@@ -107,8 +108,14 @@ func (m *Module) Fail(number int, when When, ckr uint, n int) {
 	m.set(function, int64(number)) // last: now it counts
 }
 
-// Hang keeps the calls of a function from coming back.
-func (m *Module) Hang(number int) { m.set(hanging, int64(number)) }
+// Every is how many calls hang where all do.
+const Every = 1 << 40
+
+// Hang keeps the next n calls of a function from coming back.
+func (m *Module) Hang(number, n int) {
+	m.set(hangs, int64(n))
+	m.set(hanging, int64(number)) // last: now it counts
+}
 
 // Heal has no call fail any more, and those that hang go on.
 func (m *Module) Heal() {

@@ -28,6 +28,7 @@ struct control {
 	int64_t left;     // how many calls fail still
 	int64_t hits;     // how many failed
 	int64_t hanging;  // number of the function whose calls do not come back; -1 for none
+	int64_t hangs;    // how many of them still begin to hang
 	int64_t calls[COUNT];
 };
 
@@ -45,6 +46,9 @@ static int strikes(int function, int after) {
 }
 
 static void hang(int function) {
+	if (__atomic_load_n(&told->hanging, __ATOMIC_ACQUIRE) != function ||
+	    __atomic_sub_fetch(&told->hangs, 1, __ATOMIC_ACQ_REL) < 0)
+		return;
 	while (__atomic_load_n(&told->hanging, __ATOMIC_ACQUIRE) == function)
 		usleep(1000);
 }
