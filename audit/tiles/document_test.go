@@ -150,7 +150,7 @@ func TestDocument(t *testing.T) {
 }
 
 // TestDocumentFails flips a bit that means something in each file that the
-// document reads, and puts other entries in place.
+// document reads, and puts another key in place: each is found, and said.
 func TestDocumentFails(t *testing.T) {
 	for _, tt := range []struct {
 		name, file, near string // the bit is in the first character of near
@@ -163,6 +163,7 @@ func TestDocumentFails(t *testing.T) {
 		{"proof: hash", "entry.tlog-proof", "\n\nkms"},
 		{"proven entry", "entry.tlog-proof.entry", "ok\n"},
 		{"other key", "log.vkey", "+36478fe2+"},
+		{"other key's id", "log.vkey", "36478fe2+"},
 	} {
 		d := newDocument(t, 7, 5, false)
 		b, err := os.ReadFile(filepath.Join(d.dir, tt.file))
@@ -184,8 +185,8 @@ func TestDocumentFails(t *testing.T) {
 		}
 		b[at] ^= 1
 		d.write(tt.file, b)
-		if out, ok := d.run(); ok {
-			t.Errorf("%s: not found: %s", tt.name, out)
+		if out, ok := d.run(); ok || !strings.Contains("\n"+out, "\nNOT ") {
+			t.Errorf("%s: not found, or nothing said: %s", tt.name, out)
 		}
 	}
 }

@@ -93,12 +93,14 @@ func (d *demo) oldCard(ctx context.Context) error {
 		return err
 	}
 	say("   Now card and service prove themselves to each other by SCP02, and the card answers with its serial number:")
-	if out, err = d.command(ctx, "", "cardkms", ask...); err != nil {
+	if out, err = d.quiet(ctx, "", "cardkms", ask...); err != nil {
 		return err
 	}
-	if !strings.Contains(out, "9F7F") || !strings.Contains(out, "9000") {
+	answer, ok := strings.CutSuffix(strings.TrimSpace(out), "9000")
+	if !ok || !strings.HasPrefix(answer, "9F7F") {
 		return errors.New("the card of SCP02 did not answer")
 	}
+	fmt.Printf("    GET DATA 9F7F (serial number and maker): %s, status 9000\n", answer)
 	say("   Each use stands in the log as legacy, and the auditor's report counts down the days:")
 	out, err = d.command(ctx, "", "cardkms", "audit", "report", "algorithms", "--as", "auditor", "--log-key", filepath.Join(d.dir, "log.vkey"))
 	if err == nil && !strings.Contains(out, until) {

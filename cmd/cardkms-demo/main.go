@@ -2,9 +2,10 @@
 // throw-away SoftHSM2 token, the real server and client as processes of their
 // own, and a simulated card whose power is cut at three places. "cardkms-demo
 // rogue" shows what an administrator of the database can try, and what comes of
-// it; "cardkms-demo rotation" replaces a master key and moves a thousand cards; "cardkms-demo
-// cluster" does so with three nodes that are killed meanwhile; "cardkms-demo card" is a simulated card by itself. It ends with a status other than zero if anything
-// is not as it says.
+// it; "cardkms-demo rotation" replaces a master key and moves a thousand cards;
+// "cardkms-demo cluster" does so with three nodes that are killed meanwhile;
+// "cardkms-demo card" is a simulated card by itself. It ends with a status other
+// than zero if anything is not as it says.
 package main
 
 import (
@@ -71,9 +72,15 @@ var (
 	kdd   = [10]byte{0x00, 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09}
 )
 
-var errUsage = errors.New("usage: cardkms-demo [rogue | rotation | cluster | card [-help]]")
+var errUsage = errors.New(`usage: cardkms-demo [STORY]
 
-func run(ctx context.Context, args []string) error {
+  (none)     update a card whose power is cut three times, serve one of SCP02 and a bank card, verify the log
+  rogue      an administrator of the database attacks it, ten times
+  rotation   officers replace a master key, and 1,000 cards get keys of the new one while their power fails
+  cluster    the same with three nodes, PostgreSQL and a load balancer (HAProxy), which are killed meanwhile
+  card       only a simulated card, for a service that runs; "cardkms-demo card -help" lists its flags`)
+
+func run(ctx context.Context, args []string) (err error) {
 	story := map[string]func(context.Context, *demo) error{"": runUpdate, "rogue": runRogue, "rotation": runRotation, "cluster": runCluster}
 	name := strings.Join(args, " ")
 	switch {
@@ -89,13 +96,19 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.RemoveAll(dir) }() // with what lies beside kms
+	d := &demo{dir: filepath.Join(dir, "kms")}
+	defer func() {
+		d.stopServer()
+		if removed := os.RemoveAll(dir); removed == nil && err == nil { // with what lies beside kms
+			fmt.Printf("%s, where all of it was, is removed.\n", dir)
+		}
+	}()
 	exe, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	d := &demo{dir: filepath.Join(dir, "kms"), bin: filepath.Dir(exe)}
-	defer d.stopServer()
+	d.bin = filepath.Dir(exe)
+	fmt.Println("Everything here runs on this machine: a software token, simulated cards; this program plays all people.")
 	return story[name](ctx, d)
 }
 
@@ -114,18 +127,36 @@ func runUpdate(ctx context.Context, d *demo) error {
 
 func say(format string, args ...any) { fmt.Printf("\n"+format+"\n", args...) }
 
-// command runs one of our programs and shows what it prints, indented.
-func (d *demo) command(ctx context.Context, stdin string, name string, args ...string) (string, error) {
+// program is one of our programs, set up for the service of the demonstration.
+func (d *demo) program(ctx context.Context, stdin string, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(d.bin, name), args...)
 	cmd.Stdin = strings.NewReader(stdin)
+	cmd.Env = append(os.Environ(), "CARDKMS_SERVER="+d.url, "CARDKMS_TLS="+filepath.Join(d.dir, "tls"), "SOFTHSM2_CONF=")
+	return cmd
+}
+
+// command runs one of our programs and shows what it prints, indented.
+func (d *demo) command(ctx context.Context, stdin string, name string, args ...string) (string, error) {
+	cmd := d.program(ctx, stdin, name, args...)
 	out := &indented{}
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.Env = append(os.Environ(), "CARDKMS_SERVER="+d.url, "CARDKMS_TLS="+filepath.Join(d.dir, "tls"), "SOFTHSM2_CONF=")
 	err := cmd.Run()
 	if err != nil {
 		err = fmt.Errorf("%s %s: %w", name, args[0], err)
 	}
 	return out.all.String(), err
+}
+
+// quiet runs one of our programs and shows what it prints only if it fails.
+func (d *demo) quiet(ctx context.Context, stdin string, name string, args ...string) (string, error) {
+	cmd := d.program(ctx, stdin, name, args...)
+	var errs strings.Builder
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		err = fmt.Errorf("%s %s: %w\n%s%s", name, strings.Join(args[:min(2, len(args))], " "), err, out, errs.String())
+	}
+	return string(out), err
 }
 
 // indented prints what a program writes as it comes, and keeps it. One goroutine
@@ -168,7 +199,10 @@ func (d *demo) setUp(ctx context.Context) error {
 	}
 	d.url = "https://" + addr
 	say("1. Set up: a new PKCS#11 token (SoftHSM2), the log's signing key inside it, a CA and certificates.")
-	_, err = d.command(ctx, "", "cardkmsd", append([]string{"init", d.dir, "--listen", addr}, d.initFlags...)...)
+	_, err = d.quiet(ctx, "", "cardkmsd", append([]string{"init", d.dir, "--listen", addr}, d.initFlags...)...)
+	if err == nil {
+		fmt.Printf("    made in %s\n", d.dir)
+	}
 	return err
 }
 

@@ -33,9 +33,12 @@ func (d *demo) payment(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	out, err := d.command(ctx, string(request), "cardkms", "emv", "script", "-")
+	out, err := d.quiet(ctx, string(request), "cardkms", "emv", "script", "-")
 	if err != nil {
 		return err
+	}
+	for i, line := range strings.Fields(out) {
+		fmt.Printf("    %-30s %s\n", []string{"ARPC", "secured APPLICATION UNBLOCK", "secured PIN CHANGE/UNBLOCK"}[min(i, 2)], line)
 	}
 	if err := takeScript(card, strings.Fields(out)); err != nil {
 		return err

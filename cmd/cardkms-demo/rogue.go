@@ -98,11 +98,14 @@ func (r *rogue) makeCards(ctx context.Context) error {
 	return nil
 }
 
-const secondKDD = "0000000000000000000A"
+const (
+	secondKDD = "0000000000000000000A"
+	cardData  = "80CA006600" // GET DATA: what the card says of itself
+)
 
 // use authenticates a card and asks it for something.
 func (r *rogue) use(ctx context.Context, address string) (string, error) {
-	return r.command(ctx, "", "cardkms", "channel", "run", "--key", "isd", "--card", address, "80CA006600")
+	return r.command(ctx, "", "cardkms", "channel", "run", "--key", "isd", "--card", address, cardData)
 }
 
 // history makes something to attack: a card that was used, one in quarantine, and
@@ -113,9 +116,11 @@ func (r *rogue) history(ctx context.Context) error {
 	}
 	say("   Two cards are used; then somebody answers three times for the second with a wrong cryptogram: quarantine.")
 	for _, address := range []string{r.address, r.other} {
-		if out, err := r.use(ctx, address); err != nil {
+		out, err := r.silently(ctx, "channel", "run", "--key", "isd", "--card", address, cardData)
+		if err != nil {
 			return fmt.Errorf("%w\n%s", err, out)
 		}
+		fmt.Printf("    the card at %s answers GET DATA 0066: %s\n", address, strings.TrimSpace(out))
 	}
 	r.stopServer()
 	if err := copyDir(r.data(), r.past); err != nil {
@@ -124,7 +129,7 @@ func (r *rogue) history(ctx context.Context) error {
 	if err := r.serveQuietly(ctx); err != nil {
 		return err
 	}
-	if _, err := r.use(ctx, r.address); err != nil {
+	if _, err := r.silently(ctx, "channel", "run", "--key", "isd", "--card", r.address, cardData); err != nil {
 		return err
 	}
 	for range 3 {
@@ -399,11 +404,16 @@ func (r *rogue) editRunning(ctx context.Context) error {
 			if !strings.Contains(out, "rollback_detected") {
 				return fmt.Errorf("%s", out)
 			}
-			fmt.Printf("    after %.0f seconds: %s\n", time.Since(began).Seconds(), strings.TrimSpace(out))
+			noticed(began, "the service", out)
 			return nil
 		}
 	}
 	return errors.New("the attack was not detected within a minute")
+}
+
+// noticed tells how long an attack went unnoticed, and what a caller heard then.
+func noticed(began time.Time, who, out string) {
+	fmt.Printf("    after %.1f s %s answers:\n      %s\n", time.Since(began).Seconds(), who, strings.ReplaceAll(strings.TrimSpace(out), "\n", "\n      "))
 }
 
 // twoCopies starts a second service on a copy of everything but the token.
@@ -440,7 +450,7 @@ func (r *rogue) twoCopies(ctx context.Context) error {
 	for i := 0; time.Since(began) < time.Minute; i++ {
 		for _, one := range []*demo{r.demo, twin} {
 			if out, err := (&rogue{demo: one}).silently(ctx, "channel", "open", "--key", "isd"); strings.Contains(out, "rollback_detected") {
-				fmt.Printf("    after %.0f seconds one of them: %s\n", time.Since(began).Seconds(), strings.TrimSpace(out))
+				noticed(began, "one of them", out)
 				return nil
 			} else if err != nil {
 				return fmt.Errorf("%w: %s", err, out)

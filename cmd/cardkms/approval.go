@@ -1,11 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"slices"
@@ -286,11 +286,26 @@ func (a *app) confirm(cmd *cobra.Command, yes bool, word, what string) error {
 		return nil
 	}
 	fmt.Fprintf(a.err, "Type %s to go on: ", word)
-	line, _ := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
-	if strings.TrimSpace(line) != word {
+	if strings.TrimSpace(typedLine(cmd.InOrStdin())) != word {
 		return errUnconfirmed
 	}
 	return nil
+}
+
+// typedMax bounds what is read for an answer.
+const typedMax = 1024
+
+// typedLine reads one line and no byte behind it: the rest of what was pasted belongs to
+// the shell or to the next question.
+func typedLine(in io.Reader) string {
+	var line []byte
+	for b := make([]byte, 1); len(line) < typedMax; {
+		if _, err := io.ReadFull(in, b); err != nil || b[0] == '\n' {
+			break
+		}
+		line = append(line, b[0])
+	}
+	return string(line)
 }
 
 // effects say in plain words what an operation does.

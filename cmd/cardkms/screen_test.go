@@ -3,9 +3,12 @@ package main
 import (
 	"bytes"
 	"errors"
+	"io"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/spf13/cobra"
 
 	"cardkms/api"
 	"cardkms/kms/approval"
@@ -44,6 +47,30 @@ func TestNothingMovesTheCursor(t *testing.T) {
 	for in, want := range map[string]string{"": "", "issuers/acme": "issuers/acme", "a b": `"a b"`, "é": `"\u00e9"`} {
 		if got := plain(in); got != want {
 			t.Errorf("%q: %s", in, got)
+		}
+	}
+}
+
+// TestTypedLine: an answer is one line, and what was pasted behind it stays where it is.
+func TestTypedLine(t *testing.T) {
+	for in, want := range map[string][2]string{
+		"execute\ncardkms key list\n":         {"execute", "cardkms key list\n"},
+		"execute":                             {"execute", ""},
+		"":                                    {"", ""},
+		strings.Repeat("x", typedMax) + "yes": {strings.Repeat("x", typedMax), "yes"},
+	} {
+		r := strings.NewReader(in)
+		line := typedLine(r)
+		if rest, _ := io.ReadAll(r); line != want[0] || string(rest) != want[1] {
+			t.Errorf("%.20q: %.20q, and behind it %q", in, line, rest)
+		}
+	}
+	said := &bytes.Buffer{}
+	cmd := &cobra.Command{}
+	cmd.SetIn(strings.NewReader("halt\nhalted\n"))
+	for i, want := range []error{nil, errUnconfirmed} {
+		if err := (&app{err: said}).confirm(cmd, false, "halt", ""); !errors.Is(err, want) {
+			t.Errorf("answer %d: %v, want %v", i, err, want)
 		}
 	}
 }

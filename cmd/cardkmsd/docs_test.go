@@ -1,7 +1,6 @@
 package main
 
 import (
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -40,11 +39,11 @@ func fenced(t *testing.T, page, heading, fence string) (all []string) {
 	return all
 }
 
-// programs makes a directory for PATH: this test's binary is cardkmsd, and cardkms is built.
+// programs makes a directory for PATH: this test's binary is cardkmsd, and the others are built.
 func programs(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	if out, err := exec.Command("go", "build", "-o", filepath.Join(dir, "cardkms"), "cardkms/cmd/cardkms").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-o", dir+"/", "cardkms/cmd/cardkms", "cardkms/cmd/cardkms-demo").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	self, err := filepath.Abs(os.Args[0])
@@ -104,38 +103,41 @@ func TestBackupDrill(t *testing.T) {
 }
 
 // TestReadme runs what the README tells a newcomer to type, from the first set-up to a new
-// master key, as one session. Only the place of the programs, the address that this machine
-// has free, the id of the proposal, and what the client asks to be typed are put in.
+// master key and a script for a card, as one session; then what VERIFY.md does with the log
+// that this leaves, and the simulated card of CEREMONY.md. Only the place of the programs
+// and addresses that this machine has free are put in, the first one as the README says.
 func TestReadme(t *testing.T) {
 	var script strings.Builder
-	for _, heading := range []string{"Try it by hand", "The log, for an auditor", "Keys, for a security officer"} {
-		found := fenced(t, "../../README.md", heading, "```")
+	block := func(page, heading, fence string) string {
+		found := fenced(t, "../../"+page, heading, fence)
 		if len(found) != 1 {
-			t.Fatalf("%d blocks behind %q", len(found), heading)
+			t.Fatalf("%d blocks behind %q of %s", len(found), heading, page)
 		}
-		script.WriteString(found[0])
+		return found[0]
 	}
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for _, heading := range []string{"Try it by hand", "The log, for an auditor", "Keys, for a security officer", "Other cards"} {
+		script.WriteString(block("README.md", heading, "```"))
 	}
-	address := l.Addr().String()
-	_ = l.Close()
+	script.WriteString("(" + commands(t, "../../audit/VERIFY.md") + strings.Join(fenced(t, "../../audit/VERIFY.md", "", "```bash"), "") + ")\n")
+	script.WriteString(block("deploy/CEREMONY.md", "A simulated card", "```sh"))
+	service, card := freeAddress(t), freeAddress(t)
 	typed := strings.NewReplacer(
-		"make build\n", "", "init ./site", "init ./site --listen "+address, "& sleep 2", "& service=$!; sleep 2",
-		"dist/cardkms approval propose", "propose", "approve ID", "approve $ID", "execute ID", "execute $ID <<<execute", "suspend isd 1", "suspend isd 1 <<<suspend", "dist/", "",
+		"make build\n", "", "dist/", "", "init ./site\n", "init ./site\nsed -i 's/^listen: .*/listen: \""+service+"\"/' site/cardkms.yaml\n",
+		"emv verify transaction.json", "emv verify transaction.json || true", "127.0.0.1:9000", card,
 	).Replace(script.String())
-	const preamble = `propose() { cardkms approval propose "$@" > proposed; ID=$(grep -o -m1 '[0-9a-f]\{32\}' proposed); }
-trap 'kill $service; wait $service' EXIT
+	const preamble = `trap 'kill $(jobs -p) || true; wait' EXIT
 `
 	cmd := exec.Command("bash", "-euo", "pipefail", "-c", preamble+typed)
 	cmd.Dir = t.TempDir()
-	cmd.Env = append(os.Environ(), "PATH="+programs(t)+":"+os.Getenv("PATH"), "CARDKMS_SERVER=https://"+address, "SOFTHSM2_CONF=")
+	cmd.Env = append(os.Environ(), "PATH="+programs(t)+":"+os.Getenv("PATH"), "CARDKMS_SERVER=https://"+service, "SOFTHSM2_CONF=")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s\n%s", err, typed, out)
 	}
-	for _, want := range []string{"issuers/demo/keys/isd/versions/1", "8050000008", "verified:", "1 card in the file", "suspended"} {
+	for _, want := range []string{
+		"issuers/demo/keys/isd/versions/1", "8050000008", "complete and unchanged", "1 card in the file, 1 of them new", "suspended",
+		"1 card in the file, 0 of them without a script", "not_found", "verified: the entry is in the log", "660B730906072A864886FC6B019000",
+	} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("nothing says %q:\n%s", want, out)
 		}

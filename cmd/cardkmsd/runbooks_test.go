@@ -13,7 +13,7 @@ import (
 
 var runbooksDir = filepath.Join("..", "..", "deploy", "runbooks")
 
-// TestRunbooks: every sealed state has a page and every page a state; each page has its
+// TestRunbooks: every sealed state has a page, and so has a halt; no other page is there. Each has its
 // four parts, and the commands of this program that it names exist. Those of cardkms are
 // checked beside that program.
 func TestRunbooks(t *testing.T) {
@@ -29,7 +29,7 @@ func TestRunbooks(t *testing.T) {
 		}
 		pages[strings.TrimSuffix(filepath.Base(f), ".md")] = string(b)
 	}
-	var states []string
+	states := []string{"halted"} // a service that serves officers but no cards is not sealed
 	for _, s := range kms.SealedStates() {
 		states = append(states, string(s))
 	}
