@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"slices"
@@ -286,26 +285,12 @@ func (a *app) confirm(cmd *cobra.Command, yes bool, word, what string) error {
 		return nil
 	}
 	fmt.Fprintf(a.err, "Type %s to go on: ", word)
-	if strings.TrimSpace(typedLine(cmd.InOrStdin())) != word {
+	var typed string
+	// Fscanln reads no byte behind the line: what was pasted with it belongs to the shell.
+	if _, err := fmt.Fscanln(cmd.InOrStdin(), &typed); err != nil || typed != word {
 		return errUnconfirmed
 	}
 	return nil
-}
-
-// typedMax bounds what is read for an answer.
-const typedMax = 1024
-
-// typedLine reads one line and no byte behind it: the rest of what was pasted belongs to
-// the shell or to the next question.
-func typedLine(in io.Reader) string {
-	var line []byte
-	for b := make([]byte, 1); len(line) < typedMax; {
-		if _, err := io.ReadFull(in, b); err != nil || b[0] == '\n' {
-			break
-		}
-		line = append(line, b[0])
-	}
-	return string(line)
 }
 
 // effects say in plain words what an operation does.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -51,26 +52,26 @@ func TestNothingMovesTheCursor(t *testing.T) {
 	}
 }
 
-// TestTypedLine: an answer is one line, and what was pasted behind it stays where it is.
-func TestTypedLine(t *testing.T) {
-	for in, want := range map[string][2]string{
-		"execute\ncardkms key list\n":         {"execute", "cardkms key list\n"},
-		"execute":                             {"execute", ""},
-		"":                                    {"", ""},
-		strings.Repeat("x", typedMax) + "yes": {strings.Repeat("x", typedMax), "yes"},
-	} {
-		r := strings.NewReader(in)
-		line := typedLine(r)
-		if rest, _ := io.ReadAll(r); line != want[0] || string(rest) != want[1] {
-			t.Errorf("%.20q: %.20q, and behind it %q", in, line, rest)
-		}
+// TestConfirm: an answer is one line, and what was pasted behind it stays where it is.
+func TestConfirm(t *testing.T) {
+	r, w, err := os.Pipe() // like a terminal, it gives no byte back
+	if err != nil {
+		t.Fatal(err)
 	}
-	said := &bytes.Buffer{}
 	cmd := &cobra.Command{}
-	cmd.SetIn(strings.NewReader("halt\nhalted\n"))
-	for i, want := range []error{nil, errUnconfirmed} {
-		if err := (&app{err: said}).confirm(cmd, false, "halt", ""); !errors.Is(err, want) {
+	cmd.SetIn(r)
+	if _, err := w.WriteString("halt\nhalted\n\nnot halt\nhalt"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []error{nil, errUnconfirmed, errUnconfirmed, errUnconfirmed} {
+		if err := (&app{err: io.Discard}).confirm(cmd, false, "halt", ""); !errors.Is(err, want) {
 			t.Errorf("answer %d: %v, want %v", i, err, want)
 		}
+	}
+	if rest, _ := io.ReadAll(r); !strings.HasSuffix(string(rest), "halt") {
+		t.Errorf("behind the answers: %q", rest)
 	}
 }

@@ -51,8 +51,10 @@ func (c *conductor) dryRun(ctx context.Context) error {
 		c.say("The service cannot be opened: %v", opened)
 	}
 	look(c.nodeSteps(), opened == nil)
-	if _, err := c.lookAtApprovals(ctx); err != nil {
-		c.say("Officers: %v", err)
+	if opened == nil || errors.Is(opened, errNotYet) { // else nobody knows the officers
+		if _, err := c.lookAtApprovals(ctx); err != nil {
+			c.say("Officers: %v", err)
+		}
 	}
 	if wrong > 0 {
 		return fmt.Errorf("%d of %d steps would fail", wrong, n)

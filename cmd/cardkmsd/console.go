@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -25,8 +23,9 @@ func confirm(cmd *cobra.Command, yes bool, word string) error {
 		return nil
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "Type %s to go on: ", word)
-	line, _ := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
-	if strings.TrimSpace(line) != word {
+	var typed string
+	// Fscanln reads no byte behind the line: what was pasted with it belongs to the shell.
+	if _, err := fmt.Fscanln(cmd.InOrStdin(), &typed); err != nil || typed != word {
 		return errUnconfirmed
 	}
 	return nil
