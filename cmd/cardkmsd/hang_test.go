@@ -14,26 +14,28 @@ import (
 	"cardkms/softhsm/faulty"
 )
 
+// faulty puts a module that can fail in the place of the configuration's.
+func (s *site) faulty() *faulty.Module {
+	s.t.Helper()
+	real, err := softhsm.Module()
+	s.must("", err)
+	headers, err := faulty.Headers(s.t.Context())
+	s.must("", err)
+	module, err := faulty.Build(s.t.Context(), s.t.TempDir(), real, headers)
+	s.must("", err)
+	s.configure(func(text string) string { return strings.Replace(text, real, module.Path, 1) })
+	return module
+}
+
 // faultySite serves with a token whose calls can be kept from coming back, and keeps
 // anchors in it all the time.
 func faultySite(t *testing.T) (*site, *faulty.Module) {
 	t.Helper()
-	real, err := softhsm.Module()
-	if err != nil {
-		t.Fatal(err)
-	}
-	headers, err := faulty.Headers(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	module, err := faulty.Build(t.Context(), t.TempDir(), real, headers)
-	if err != nil {
-		t.Fatal(err)
-	}
 	s := newSite(t)
 	s.stop()
+	module := s.faulty()
 	s.configure(func(text string) string {
-		return strings.Replace(strings.Replace(text, real, module.Path, 1), "anchors:\n", "anchors:\n  tokenEvery: 500ms\n", 1)
+		return strings.Replace(text, "anchors:\n", "anchors:\n  tokenEvery: 500ms\n", 1)
 	})
 	s.start()
 	return s, module

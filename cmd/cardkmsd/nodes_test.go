@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,7 @@ import (
 	"cardkms/api/client"
 	"cardkms/kms/approval"
 	"cardkms/kms/store/postgres/throwaway"
+	"cardkms/softhsm/faulty"
 )
 
 // node makes the configuration of one more node of a set-up, which shares its token and
@@ -225,9 +227,12 @@ func TestDatabaseAwayAtStart(t *testing.T) {
 	cluster := newCluster(t)
 	s := newSite(t)
 	s.stop()
+	module := s.faulty()
 	n := s.node("n1", cluster)
 	s.must(n.cardkmsd("", "store", "migrate", "--from", s.config(), "--config", n.config()))
 	cluster.Kill()
+	login := slices.Index(faulty.Functions, "C_Login")
+	before := module.Calls(login)
 	ready := n.launch()
 	n.eventually("it is sealed", n.answers("/readyz", http.StatusServiceUnavailable, `"state":"database-down"`))
 	if status, body := n.probe("/healthz"); status != http.StatusOK {
@@ -236,9 +241,15 @@ func TestDatabaseAwayAtStart(t *testing.T) {
 	if _, err := n.proves(n.client("update-server"), n.card(1, 1024)); codeOf(err) != api.AuditUnavailable {
 		t.Errorf("a request meanwhile: %v", err)
 	}
+	if logins := module.Calls(login) - before; logins != 0 {
+		t.Errorf("%d logins while it waited", logins)
+	}
 	s.must("", cluster.Restart(ctx))
 	if !<-ready {
 		t.Fatalf("the node ended:\n%s", n.log)
+	}
+	if logins := module.Calls(login) - before; logins != 1 {
+		t.Errorf("%d logins", logins)
 	}
 	if _, err := n.proves(n.client("update-server"), n.card(1, 1024)); err != nil {
 		t.Error(err)

@@ -4,12 +4,15 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"reflect"
 	"slices"
 	"strings"
 	"time"
+
+	"cardkms/kms/store"
 )
 
 // filesEvery is the pause between two looks at the files under tls:. A test shortens it.
@@ -96,7 +99,10 @@ func (f *front) change(ctx context.Context, cfg *config) error {
 	digest := sha256.Sum256(leaf.Raw)
 	found := map[string]string{"config": cfg.hexDigest(), "certificate": hex.EncodeToString(digest[:])}
 	if err := f.n.service.Reconfigured(ctx, found, clients); err != nil {
-		return fmt.Errorf("whether the audit log took the entry is not known, so another reload is needed: %w", err)
+		if errors.Is(err, store.ErrUnknown) {
+			return fmt.Errorf("the audit log may say that it is in force, so another reload is needed: %w", err)
+		}
+		return err
 	}
 	f.n.log.SetExtensions(cfg.extensions())
 	apply()

@@ -188,28 +188,37 @@ func TestRevokedConnections(t *testing.T) {
 	}
 }
 
-// TestListInForceEnds: a revocation list that comes to its end while it is in force goes on
-// to revoke, and holds up no other change. A process that starts does not begin with it.
-func TestListInForceEnds(t *testing.T) {
-	s, ca := newReloadSite(t)
-	serial := certificateIn(t, filepath.Join(s.dir, "tls", "auditor.pem")).SerialNumber
-	over := time.Now().Add(3 * time.Second)
-	s.must("", os.WriteFile(filepath.Join(s.dir, "tls", "list.pem"), ca.revocationList(t, serial, over, false), 0o600))
-	s.configure(func(text string) string { return strings.Replace(text, "tls:\n", "tls:\n  crl: tls/list.pem\n", 1) })
-	s.hangup(reloaded)
-	time.Sleep(time.Until(over.Add(2 * time.Second))) // a list counts in seconds
-	s.configure(func(text string) string {
-		return strings.Replace(text, "tls:\n", "tls:\n  revoked: ["+devDomain+"/role/operator/rear]\n", 1)
-	})
-	s.hangup(reloaded)
-	for _, who := range []string{"auditor", "operator"} {
-		if code := reads(t, s.client(who)); code == "" {
-			t.Errorf("the revoked %s is served", who)
+// TestNewlyOver: a revocation list that comes to its end while it is in force goes on to
+// revoke, and holds up no other change. Nobody begins with one that is over.
+func TestNewlyOver(t *testing.T) {
+	end := time.Unix(1_800_000_000, 0)
+	list, other := &x509.RevocationList{Raw: []byte("list"), NextUpdate: end}, &x509.RevocationList{Raw: []byte("other"), NextUpdate: end}
+	for what, tt := range map[string]struct {
+		before *transport
+		now    time.Time
+		ok     bool
+	}{
+		"at a start":             {nil, end, true},
+		"at a start, over":       {nil, end.Add(time.Second), false},
+		"in force":               {&transport{lists: []*x509.RevocationList{other, list}}, end.Add(time.Hour), true},
+		"another is in force":    {&transport{lists: []*x509.RevocationList{other}}, end.Add(time.Second), false},
+		"another, and it is not": {&transport{lists: []*x509.RevocationList{other}}, end, true},
+	} {
+		if err := tt.before.newlyOver([]*x509.RevocationList{list}, tt.now); (err == nil) != tt.ok {
+			t.Errorf("%s: %v", what, err)
 		}
 	}
+}
+
+// TestStartWithOldList: a process that starts does not begin with a list that is over.
+func TestStartWithOldList(t *testing.T) {
+	s, ca := newReloadSite(t)
+	serial := certificateIn(t, filepath.Join(s.dir, "tls", "auditor.pem")).SerialNumber
+	s.must("", os.WriteFile(filepath.Join(s.dir, "tls", "list.pem"), ca.revocationList(t, serial, time.Now().Add(-time.Minute), false), 0o600))
+	s.configure(func(text string) string { return strings.Replace(text, "tls:\n", "tls:\n  crl: tls/list.pem\n", 1) })
 	s.stop()
 	if out, err := s.cardkmsd("", "serve", "--config", s.config()); err == nil || !strings.Contains(out, "is over since") {
-		t.Errorf("a start with the list: %v, %s", err, out)
+		t.Errorf("%v, %s", err, out)
 	}
 }
 

@@ -69,7 +69,7 @@ func (c *config) transport(before *transport) (t transport, err error) {
 	if t.lists, err = revocationLists(lists, t.cas); err != nil {
 		return t, fmt.Errorf("tls.crl: %w", err)
 	}
-	if err := before.newlyOver(t.lists); err != nil {
+	if err := before.newlyOver(t.lists, time.Now()); err != nil {
 		return t, fmt.Errorf("tls.crl: %w", err)
 	}
 	if c.TLS.CRL != "" && len(t.lists) == 0 {
@@ -119,10 +119,10 @@ func certificates(text []byte) (all []*x509.Certificate, err error) {
 // newlyOver refuses a list that is over, and so says nothing of what was revoked since,
 // unless it is in force: it still revokes what it revoked, its end is watched as a metric,
 // and a reload that it held up could not revoke anybody either.
-func (t *transport) newlyOver(lists []*x509.RevocationList) error {
+func (t *transport) newlyOver(lists []*x509.RevocationList, now time.Time) error {
 	for _, list := range lists {
 		inForce := t != nil && slices.ContainsFunc(t.lists, func(had *x509.RevocationList) bool { return bytes.Equal(had.Raw, list.Raw) })
-		if !inForce && time.Now().After(list.NextUpdate) {
+		if !inForce && now.After(list.NextUpdate) {
 			return fmt.Errorf("the list of %s is over since %s", list.Issuer, list.NextUpdate.Format(time.RFC3339))
 		}
 	}

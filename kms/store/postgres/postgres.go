@@ -105,8 +105,11 @@ func connect(ctx context.Context, cfg Config) (*pgxpool.Pool, error) {
 	if cfg.Credentials != nil {
 		c.BeforeConnect = func(ctx context.Context, conn *pgx.ConnConfig) error {
 			user, password, err := cfg.Credentials(ctx)
+			if err != nil {
+				return fmt.Errorf("%w: %w", errCredentials, err)
+			}
 			conn.User, conn.Password = cmp.Or(user, conn.User), password
-			return err
+			return nil
 		}
 	}
 	return pgxpool.NewWithConfig(ctx, c)

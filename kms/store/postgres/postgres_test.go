@@ -3,9 +3,13 @@ package postgres_test
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
@@ -73,6 +77,57 @@ func TestOpenRefuses(t *testing.T) {
 		_, err := postgres.Open(ctx, postgres.Config{URL: bad})
 		if bad != "" && err == nil || err != nil && strings.Contains(err.Error(), password) {
 			t.Errorf("a wrong connection string: %v", err)
+		}
+	}
+}
+
+// TestAway: a server that does not answer is told from one that is not ours, and from
+// credentials that nobody gives.
+func TestAway(t *testing.T) {
+	serve := func(talk func(net.Conn)) string {
+		l, err := net.Listen("tcp", "localhost:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = l.Close() })
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				talk(c)
+				_ = c.Close()
+			}
+		}()
+		return l.Addr().String()
+	}
+	stranger := httptest.NewTLSServer(nil)
+	defer stranger.Close()
+	closed := serve(func(net.Conn) {})
+	for what, tt := range map[string]struct {
+		cfg  postgres.Config
+		away bool
+	}{
+		"it closes every connection": {postgres.Config{URL: "postgres://u@" + closed + "/db?sslmode=disable"}, true},
+		"no socket":                  {postgres.Config{URL: "postgres:///db?host=" + t.TempDir()}, true},
+		"a name of nobody's": {postgres.Config{URL: "postgres://u@" + serve(func(c net.Conn) {
+			if _, err := io.ReadFull(c, make([]byte, 8)); err == nil { // SSLRequest
+				_, _ = c.Write([]byte("S"))
+				_ = tls.Server(c, stranger.TLS).Handshake()
+			}
+		}) + "/db?sslmode=verify-full"}, false},
+		"no credentials": {postgres.Config{URL: cluster.URL("postgres"), Credentials: func(context.Context) (string, string, error) {
+			return "", "", &net.OpError{Op: "dial", Err: errors.New("to whoever gives them")}
+		}}, false},
+		"no such database": {postgres.Config{URL: cluster.URL("nowhere")}, false},
+	} {
+		db, err := postgres.Open(context.Background(), tt.cfg)
+		if err == nil {
+			_ = db.Close()
+		}
+		if err == nil || errors.Is(err, store.ErrAway) != tt.away {
+			t.Errorf("%s: %v", what, err)
 		}
 	}
 }

@@ -2,8 +2,11 @@ package postgres
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"strings"
 	"time"
 
@@ -90,12 +93,20 @@ func lost(err error) bool {
 }
 
 // away adds store.ErrAway to the error of a server that is, unless the caller went away.
+// A server that cannot prove who it is, or that refuses our certificate, is there.
 func away(ctx context.Context, err error) error {
-	if err == nil || !lost(err) || ctx.Err() != nil {
+	var sent *pgconn.PgError
+	var network net.Error
+	var other *tls.CertificateVerificationError
+	var alert tls.AlertError
+	gone := errors.As(err, &sent) || errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+	if !gone || !lost(err) || errors.As(err, &other) || errors.As(err, &alert) || errors.Is(err, errCredentials) || ctx.Err() != nil {
 		return err
 	}
 	return fmt.Errorf("%w: %w", store.ErrAway, err)
 }
+
+var errCredentials = errors.New("postgres: no user and password")
 
 func rollback(ctx context.Context, conn *pgxpool.Conn) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
