@@ -418,7 +418,7 @@ func (s *Service) intendAnd(ctx context.Context, e event, change func(store.Rows
 		return nil, err
 	}
 	entry.Outcome = audit.OutcomePending
-	seq, err := s.cfg.Log.Do(ctx, func(tx store.Rows) (audit.Entry, error) { return entry, change(tx) })
+	seq, err := s.record(ctx, func(tx store.Rows) (audit.Entry, error) { return entry, change(tx) })
 	if err != nil {
 		return nil, err
 	}

@@ -77,6 +77,9 @@ type Config struct {
 	// Observer is told of each operation when its entry is durable, or was refused; it must
 	// not wait. nil for nobody.
 	Observer func(Observed)
+	// Logging is called when an operation begins to wait for its entry, and what it returns
+	// when the entry is durable or refused. nil for nobody.
+	Logging func(ctx context.Context) (end func(error))
 }
 
 // Observed is what a metric may say of an operation: words of closed lists, and nothing
@@ -197,13 +200,22 @@ func (s *Service) log(ctx context.Context, e *event, change func(store.Rows) err
 	return err
 }
 
+// record makes an entry and what it changes durable and returns the entry's sequence.
+func (s *Service) record(ctx context.Context, change func(store.Rows) (audit.Entry, error)) (sequence int64, err error) {
+	if s.cfg.Logging != nil {
+		end := s.cfg.Logging(ctx)
+		defer func() { end(err) }()
+	}
+	return s.cfg.Log.Do(ctx, change)
+}
+
 func (s *Service) append(ctx context.Context, e *event, change func(store.Rows) error) error {
 	entry, err := s.entry(ctx, *e)
 	if err != nil {
 		return err
 	}
 	e.alias = entry.Card
-	_, err = s.cfg.Log.Do(ctx, func(tx store.Rows) (audit.Entry, error) {
+	_, err = s.record(ctx, func(tx store.Rows) (audit.Entry, error) {
 		if change != nil {
 			if err := change(tx); err != nil {
 				return audit.Entry{}, err

@@ -266,7 +266,7 @@ func newService(n *node, logger *slog.Logger) (*kms.Service, error) {
 	return kms.New(kms.Config{
 		Issuers: n.cfg.issuers(), Clients: clients, ServiceKeys: n.cfg.serviceKeys(), Node: n.cfg.Node,
 		Tokens: n.tokens.Names(), Holder: func(name string) (kms.Holder, error) { return n.tokens.Get(name) },
-		Token: n.tokens, Store: n.store, Log: n.log, Pseudonym: derive.FromRoot(pseudonym),
+		Token: tracedTokens{n.tokens}, Logging: tracedLog, Store: n.store, Log: n.log, Pseudonym: derive.FromRoot(pseudonym),
 		// The state key protects what the database holds: rows by MACs, cards by names and seals.
 		Registry:     derive.FromRoot(state),
 		Experimental: n.cfg.Experimental,

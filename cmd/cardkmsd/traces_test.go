@@ -41,7 +41,8 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 }
 
 // TestTraces: each request is a span below the caller's, named by its route and without
-// any value of the request; without an endpoint nothing is sent.
+// any value of the request, with spans below it of what it waited for; without an endpoint
+// nothing is sent.
 func TestTraces(t *testing.T) {
 	got := &receiver{}
 	web := httptest.NewServer(got)
@@ -64,10 +65,16 @@ func TestTraces(t *testing.T) {
 	got.mu.Lock()
 	defer got.mu.Unlock()
 	var names []string
+	requests, below := map[string]string{}, map[string][]string{}
 	for _, span := range got.spans {
 		names = append(names, span.GetName())
+		if name := span.GetName(); strings.Contains(name, "/") {
+			requests[string(span.GetSpanId())] = name
+		} else {
+			below[string(span.GetParentSpanId())] = append(below[string(span.GetParentSpanId())], name)
+		}
 		for _, a := range span.GetAttributes() {
-			if !slices.Contains([]string{"http.request.method", "http.route", "http.response.status_code", "error.type"}, a.GetKey()) {
+			if !slices.Contains([]string{"http.request.method", "http.route", "http.response.status_code", "error.type", "cardkms.token.operations"}, a.GetKey()) {
 				t.Errorf("%s has the attribute %s", span.GetName(), a.GetKey())
 			}
 		}
@@ -79,6 +86,19 @@ func TestTraces(t *testing.T) {
 		if !slices.Contains(names, want) {
 			t.Errorf("no span %s among %q", want, names)
 		}
+	}
+	for id, spans := range below {
+		switch name := requests[id]; {
+		case name == "":
+			t.Errorf("%q are below no request", spans)
+		case strings.HasSuffix(name, ":authenticate") && (!slices.Contains(spans, "token mac") || !slices.Contains(spans, "log")):
+			t.Errorf("%s waits for %q", name, spans)
+		case len(spans) > spansMax:
+			t.Errorf("%s has %d spans below it", name, len(spans))
+		}
+	}
+	if len(below) < 2 {
+		t.Errorf("spans below %d requests", len(below))
 	}
 	if strings.Contains(got.raw, "ABCDEF") || strings.Contains(got.raw, "spiffe:") || strings.Contains(got.raw, "127.0.0.1") {
 		t.Error("a span holds a card, a client or an address")
