@@ -70,19 +70,24 @@ func (a *app) proposalCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.showProposal(p)
+				return a.showProposal(p, false)
 			})
 		},
 	}
 }
 
-func (a *app) showProposal(p api.Proposal) error {
+// showProposal shows a proposal, or a preview of one, which nobody can find or approve.
+func (a *app) showProposal(p api.Proposal, preview bool) error {
 	parsed, err := approval.Parse([]byte(p.Encoding))
 	if err != nil {
 		return err
 	}
 	if err := attached(p, parsed); err != nil {
 		return err
+	}
+	if preview {
+		parsed.ID = ""
+		return a.show(p, "%sNothing was proposed.", spelt(p, parsed))
 	}
 	return a.show(p, "%s%s", spelt(p, parsed), progress(p))
 }
@@ -188,7 +193,7 @@ it has now; when it changes, the proposal is void.`,
 				if err != nil {
 					return err
 				}
-				return a.showProposal(p)
+				return a.showProposal(p, dry)
 			})
 		},
 	}
@@ -331,8 +336,8 @@ var effects = map[string]string{
 	approval.KeyAllowLegacy:  "let a key version speak SCP02, WHICH IS BROKEN, until the end of a day",
 }
 
-// inWords describes a proposal by its encoding. subject alone is the service's
-// word.
+// inWords describes a proposal by its encoding, one without an id as what might be
+// proposed. subject alone is the service's word.
 func inWords(p approval.Proposal, subject string) string {
 	effect, ok := effects[p.Operation]
 	if !ok {
@@ -341,7 +346,9 @@ func inWords(p approval.Proposal, subject string) string {
 	var b strings.Builder
 	line := func(name, value string) { fmt.Fprintf(&b, "  %-10s %s\n", name, value) }
 	fmt.Fprintf(&b, "This will %s.\n", effect)
-	line("proposal", p.ID)
+	if p.ID != "" {
+		line("proposal", p.ID)
+	}
 	line("operation", p.Operation)
 	line("object", p.Object)
 	if subject != "" {
@@ -356,7 +363,9 @@ func inWords(p approval.Proposal, subject string) string {
 	for _, k := range slices.Sorted(maps.Keys(p.Params)) {
 		line(k, p.Params[k])
 	}
-	line("proposed", "by "+p.Proposer+" at "+stamp(p.Created))
-	line("expires", stamp(p.Expires))
+	if p.ID != "" {
+		line("proposed", "by "+p.Proposer+" at "+stamp(p.Created))
+		line("expires", stamp(p.Expires))
+	}
 	return b.String()
 }
