@@ -133,7 +133,11 @@ func (a *app) client() (*client.Client, error) {
 	if cfg.CertFile == "" || cfg.KeyFile == "" {
 		return nil, errUsage{errors.New("a client certificate is needed: --tls DIR (with --as ROLE), or --cert and --key-file")}
 	}
-	return client.New(cfg)
+	c, err := client.New(cfg)
+	if err != nil { // it asked nobody yet: a flag, or a file that a flag names
+		return nil, errUsage{err}
+	}
+	return c, nil
 }
 
 // show prints a result: as JSON, or as the given text.
