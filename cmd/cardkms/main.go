@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -243,6 +244,10 @@ func hint(err error) string {
 	}
 	if unreachable(err) {
 		return "is the service running, and does --server name it?"
+	}
+	var unknown *tls.CertificateVerificationError
+	if errors.As(err, &unknown) {
+		return "does --tls (or --ca) belong to this service, or does another one listen at --server?"
 	}
 	if !errors.As(err, &p) {
 		return ""
