@@ -180,7 +180,7 @@ func checkDeactivate(tx store.Rows, p approval.Proposal, v key.Version, now time
 		return err
 	}
 	if n := f.Cards[v.ID.Version]; n > 0 && p.Params["exception"] == "" {
-		return fault.New(fault.Conflict, fmt.Sprintf("%d cards still need this version; move them, or propose it with exception=REASON", n))
+		return fault.New(fault.Conflict, fmt.Sprintf("cards that still need this version: %d; move them, or propose it with exception=REASON", n))
 	}
 	return nil
 }
