@@ -82,6 +82,7 @@ func (s *service) approvals(mux *http.ServeMux) {
 		_ = json.NewEncoder(w).Encode(api.SuspensionList{Clients: []api.Suspension{suspended}})
 	})
 	mux.HandleFunc("POST "+api.Prefix+"/system:halt", func(w http.ResponseWriter, _ *http.Request) {
+		s.halted = true
 		_ = json.NewEncoder(w).Encode(api.System{Halted: true})
 	})
 }
