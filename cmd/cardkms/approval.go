@@ -154,7 +154,7 @@ func (a *app) proposeCommand() *cobra.Command {
   key.create      issuers/demo/keys/isd/versions/2 usage=gp-scp03 algorithm=aes-256
                   card_algorithm=aes-128 diversification=kdf3 kvn=31 cryptoperiod_days=365 [token=NAME]
   key.activate    issuers/demo/keys/isd/versions/2
-  key.deactivate  issuers/demo/keys/isd/versions/1
+  key.deactivate  issuers/demo/keys/isd/versions/1 [exception=cards-were-lost]
   key.compromise  issuers/demo/keys/isd/versions/1
   key.plan-move   issuers/demo/keys/isd/versions/1
   key.destroy     issuers/demo/keys/isd/versions/1 days=30
@@ -168,9 +168,12 @@ func (a *app) proposeCommand() *cobra.Command {
   client.resume   clients/cardkms.dev/role/update-server/one
 
 An officer enrolled with sealed=yes can act only while the glass is broken: put that
-key, its passphrase and its certificate in an envelope. A value @FILE of "public" is the line of a public key. What is about an issuer is
-named issuers/ISSUER/... . The version of the object that is meant is the one that
-it has now; when it changes, the proposal is void.`,
+key, its passphrase and its certificate in an envelope. A value @FILE of "public" is the
+line of a public key. What is about an issuer is named issuers/ISSUER/... . Operations
+that change a key version, release a card or resume something may have reason=WORD too,
+which stands in the log; a parameter that an operation does not have is refused. The
+version of the object that is meant is the one that it has now; when it changes,
+the proposal is void.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) < 2 {
 				return errUsage{errors.New("what is proposed is OPERATION OBJECT [KEY=VALUE...]")}
