@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
@@ -12,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -209,6 +211,14 @@ func (c *config) check() error {
 		wrong = append(wrong, errors.New("anchors.file must not be in the data directory: whoever restores an older database there must not restore it too"))
 	}
 	wrong = append(append(wrong, c.wrongDatabase()...), c.wrongVault()...)
+	for _, f := range []struct{ name, value string }{{"listen", c.Listen}, {"people.listen", c.People.Listen}} {
+		if f.value == "" {
+			continue // missing says so, or there is none
+		}
+		if err := checkListen(f.value); err != nil {
+			wrong = append(wrong, fmt.Errorf("%s: %w", f.name, err))
+		}
+	}
 	if c.Admin != "" {
 		if _, _, err := c.adminAddress(); err != nil {
 			wrong = append(wrong, err)
@@ -220,6 +230,18 @@ func (c *config) check() error {
 	_, callers := c.callers()
 	_, keys := c.releaseKeys()
 	return errors.Join(append(wrong, revoked, witnesses, callers, keys)...)
+}
+
+// checkListen refuses what is no address to listen on.
+func checkListen(address string) error {
+	_, port, err := net.SplitHostPort(address)
+	if err == nil {
+		_, err = net.DefaultResolver.LookupPort(context.Background(), "tcp", port) // a number, or a name as in /etc/services
+	}
+	if err != nil || port == "" {
+		return fmt.Errorf("%q is not HOST:PORT with a port of at most 65535", address)
+	}
+	return nil
 }
 
 // wrongDatabase returns what is wrong with node and database. Several nodes share one
