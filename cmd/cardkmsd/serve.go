@@ -77,8 +77,6 @@ func serve(ctx context.Context, cfg *config, logger *slog.Logger) error {
 		n.close()
 		logger.Info("stopped", "entries", n.log.Size(), "signed", n.log.Stats().Signed.Size)
 	}()
-	n.serves = true
-	n.tokens.Tend(ctx)
 	traces, err := newTraces(ctx, logger)
 	if err != nil {
 		return err
@@ -98,6 +96,17 @@ func serve(ctx context.Context, cfg *config, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	defer func() {
+		for _, d := range fronts {
+			_ = d.l.Close() // where nothing was served at it; else it is closed
+		}
+	}()
+	// Nothing is left that keeps the service from serving, so the log may say that it does.
+	if err := n.announce(ctx, logger); err != nil {
+		return sealedAtStart(err)
+	}
+	n.serves = true
+	n.tokens.Tend(ctx)
 	logger.Info("serving", "address", fronts[0].l.Addr().String(), "development", cfg.Development)
 	return n.run(ctx, f, hangup, fronts)
 }
@@ -119,10 +128,6 @@ func begin(ctx context.Context, cfg *config, logger *slog.Logger) (*node, error)
 	if err := n.verifyKeys(ctx, logger); err != nil {
 		n.close()
 		return nil, fmt.Errorf("a key in the token is not what it should be: %w", err)
-	}
-	if err := n.announce(ctx, logger); err != nil {
-		n.close()
-		return nil, err
 	}
 	return n, nil
 }
