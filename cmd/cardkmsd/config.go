@@ -156,7 +156,7 @@ type limitsConfig struct {
 func load(path string) (*config, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("reading the configuration: %w", err)
+		return nil, errUsage{fmt.Errorf("reading the configuration: %w", err)}
 	}
 	l := channel.DefaultLimits()
 	c := &config{Limits: limitsConfig{
@@ -260,6 +260,9 @@ func (c *config) wrongDatabase() (wrong []error) {
 	if d.Password != "" && d.Credentials != "" {
 		wrong = append(wrong, errors.New("database.password and database.credentials exclude each other"))
 	}
+	if d.Password != "" && checkReference(d.Password) != nil {
+		wrong = append(wrong, fmt.Errorf("database.password: %w", errNoReference))
+	}
 	if d.Connections < 0 {
 		wrong = append(wrong, errors.New("database.connections is not negative"))
 	}
@@ -361,7 +364,17 @@ func readSecret(kind, rest string) (secret.Bytes, error) {
 		}
 		return secret.New([]byte(v)), os.Unsetenv(rest)
 	}
-	return secret.Bytes{}, errors.New("a secret is a reference: file:PATH or env:NAME, never the value; vault: is for token.pin and database.credentials")
+	return secret.Bytes{}, errNoReference
+}
+
+var errNoReference = errors.New("a secret is a reference: file:PATH or env:NAME, never the value; vault: is for token.pin and database.credentials")
+
+// checkReference refuses what names no secret, and says nothing of it: it may be one.
+func checkReference(ref string) error {
+	if kind, _, ok := strings.Cut(ref, ":"); !ok || kind != "file" && kind != "env" {
+		return errNoReference
+	}
+	return nil
 }
 
 // callers returns the clients by identity.

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"cardkms/audit"
 )
 
 func serveCommand() *cobra.Command {
@@ -63,6 +65,9 @@ const (
 )
 
 func serve(ctx context.Context, cfg *config, logger *slog.Logger) error {
+	if err := cfg.read(logger); err != nil {
+		return errUsage{err}
+	}
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
@@ -109,6 +114,37 @@ func serve(ctx context.Context, cfg *config, logger *slog.Logger) error {
 	n.tokens.Tend(ctx)
 	logger.Info("serving", "address", fronts[0].l.Addr().String(), "development", cfg.Development)
 	return n.run(ctx, f, hangup, fronts)
+}
+
+// read reads what the configuration names on this machine, so that what it alone decides
+// is said before anything is opened: another start would not change it.
+func (c *config) read(logger *slog.Logger) error {
+	var wrong []error
+	add := func(field string, err error) {
+		if err != nil {
+			wrong = append(wrong, fmt.Errorf("%s: %w", field, err))
+		}
+	}
+	_, err := audit.NewVerifier(c.Log.Verifier)
+	add("log.verifier", err)
+	_, err = c.Token.Pseudonym.root()
+	add("token.pseudonym", err)
+	_, err = c.Token.State.root()
+	add("token.state", err)
+	_, err = c.databaseCredentials()
+	add("database.password", err)
+	if _, err = c.readTokens(); err != nil {
+		wrong = append(wrong, err)
+	}
+	if c.TLS.Vault == nil {
+		_, err = c.transport(nil)
+		add("tls", err)
+	}
+	if c.People.Listen != "" {
+		_, err = newPeople(c, logger)
+		add("people", err)
+	}
+	return errors.Join(wrong...)
 }
 
 // begin opens a node and checks that it can serve.
