@@ -183,19 +183,42 @@ func (n *node) announceToken(ctx context.Context, name string, t *hsm.Token, log
 	return n.service.TokenServes(ctx, name, found)
 }
 
+// said tells the operator what a token was found able to do, and returns it as details of
+// an entry: yes or no by the word of each capability, and which derivation it has.
 func said(t *hsm.Token, name string, logger *slog.Logger) map[string]string {
 	found := map[string]string{}
-	for i, c := range t.Capabilities() {
+	for _, c := range t.Capabilities() {
 		state := "yes"
 		if c.Err != nil {
 			state = "no"
 		}
 		logger.Info("token", "name", name, "operation", c.Operation, "plan", c.Plan, "able", state)
-		found[fmt.Sprintf("op%d", i)] = state
+		if word, ok := capabilityWords[c.Operation]; ok {
+			found[word] = state
+		}
 	}
 	found["kdf"] = "composed"
 	if strings.HasPrefix(t.Capabilities()[0].Plan, "native") {
 		found["kdf"] = "native"
 	}
 	return found
+}
+
+// capabilityWords are what entries of the log call the capabilities of a token, by the
+// operation that the package hsm describes. Auditors compare them over years: a word is
+// neither changed nor used again. kms.Service.Started lists them.
+var capabilityWords = map[string]string{
+	"AES-CMAC key derivation (SCP03, KDF3, CUP-1)": "derive_aes",
+	"AES-CBC":                                      "aes_cbc",
+	"3DES diversification (VISA2, EMV CPS)":        "derive_tdea",
+	"PUT KEY wrapping of aes-128":                  "wrap_aes128",
+	"PUT KEY wrapping of aes-192":                  "wrap_aes192",
+	"PUT KEY wrapping of aes-256":                  "wrap_aes256",
+	"retail MAC (SCP02)":                           "retail_mac",
+	"PUT KEY wrapping of tdea-2key":                "wrap_tdea2",
+	"exclusive or with a key (Visa's script keys)": "xor_key",
+	"SCP11 key derivation (not served)":            "derive_scp11",
+	"Ed25519 signature (audit log)":                "sign_ed25519",
+	"ECDSA P-256 signature (audit log)":            "sign_p256",
+	"no key value leaves":                          "no_value_leaves",
 }
