@@ -23,6 +23,7 @@ import (
 
 	"cardkms/api"
 	"cardkms/api/client"
+	"cardkms/deploy/version"
 	"cardkms/kms/key"
 )
 
@@ -71,8 +72,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
-		Use:   "cardkms",
-		Short: "Client of the cardkms key management service",
+		Use:     "cardkms",
+		Version: version.String(),
+		Short:   "Client of the cardkms key management service",
 		Long: `Client of the cardkms key management service.
 
 The server, who calls and the issuer come from flags or from the environment

@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"cardkms/deploy/version"
 )
 
 // gcPercent trades memory, of which a node needs little, for CPU, of which the
@@ -45,8 +47,9 @@ var errFailed = errors.New("failed")
 // rootCommand returns the program's commands.
 func rootCommand() *cobra.Command {
 	root := &cobra.Command{
-		Use:   "cardkmsd",
-		Short: "Key management service for smart cards: keys stay in a PKCS#11 token",
+		Use:     "cardkmsd",
+		Version: version.String(),
+		Short:   "Key management service for smart cards: keys stay in a PKCS#11 token",
 		Long: `Key management service for smart cards: keys stay in a PKCS#11 token.
 
 Exit status: 0 done, 1 failure, 2 usage or a wrong configuration, or a file that it
