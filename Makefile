@@ -29,8 +29,11 @@ endef
 setup: ## install what the tests and the demo need (Debian packages; asks nothing)
 	$(call install,$(PACKAGES))
 
+# number tells a program what it was built from.
+number = -X cardkms/deploy/version.number=$(1)
+
 build: ## build the three programs into dist/
-	$(GO) build -trimpath -o $(BIN)/ ./cmd/...
+	$(GO) build -trimpath -ldflags '$(call number,$(shell git describe --always --dirty 2>/dev/null))' -o $(BIN)/ ./cmd/...
 
 demo: setup build ## update a simulated card, with the power cut in the middle
 	$(BIN)/cardkms-demo
@@ -127,7 +130,7 @@ VERSION ?= 0.1.0
 PACKAGE := $(BIN)/package
 package: setup ## the Debian package, with manual pages and a bill of materials
 	rm -rf $(PACKAGE) && mkdir -p $(PACKAGE)/man
-	$(GO) build -trimpath -buildmode=pie -ldflags '-s -w' -o $(PACKAGE)/ ./cmd/cardkmsd ./cmd/cardkms
+	$(GO) build -trimpath -buildmode=pie -ldflags '-s -w $(call number,$(VERSION))' -o $(PACKAGE)/ ./cmd/cardkmsd ./cmd/cardkms
 	$(PACKAGE)/cardkmsd man $(PACKAGE)/man && $(PACKAGE)/cardkms man $(PACKAGE)/man
 	gzip -9n $(PACKAGE)/man/*.1 && gzip -9nc CHANGELOG.md > $(PACKAGE)/NEWS.gz
 	printf 'cardkms ($(VERSION)) unstable; urgency=medium\n\n  * See NEWS.md.\n\n -- The cardkms authors <maintainers@cardkms.dev>  %s\n' "$$(date -R -d @$$(git log -1 --format=%ct))" | gzip -9n > $(PACKAGE)/changelog.gz

@@ -95,6 +95,8 @@ var policy = map[string][]string{
 	// Files, and nothing that imports them is needed to read them.
 	"deploy":      {},
 	"deploy/sbom": {},
+	// What a program was built from, which the linker says in one place for all of them.
+	"deploy/version": {},
 	// throwaway runs a server and speaks no SQL itself: tests and the demonstration use it.
 	"kms/store/postgres/throwaway": {},
 	"kms/store/storetest":          {"kms/store"},
@@ -112,7 +114,7 @@ var policy = map[string][]string{
 	// testtoken opens real tokens for tests, so it needs the adapter.
 	"softhsm/testtoken": {"kms/hsm", "kms/secret", "softhsm"},
 
-	"cmd/cardkmsd": {"api/server", "audit", "audit/durable", "audit/tiles", "audit/witness", "derive", "kms", "kms/approval", "kms/approval/officerkey", "kms/ceremony", "kms/channel",
+	"cmd/cardkmsd": {"api/server", "audit", "audit/durable", "audit/tiles", "audit/witness", "deploy/version", "derive", "kms", "kms/approval", "kms/approval/officerkey", "kms/ceremony", "kms/channel",
 		"kms/fault", "kms/hsm", "kms/key", "kms/ledger", "kms/probe", "kms/profile", "kms/report", "kms/secret", "kms/store", "kms/store/postgres", "kms/store/sqlite", "kms/tokens", "kms/vault", "softhsm"},
 	// The client holds no key and links no PKCS#11: update is for the statement that
 	// a release key signs and the commands that ask a card for its status; approval is
@@ -120,7 +122,7 @@ var policy = map[string][]string{
 	// officer signs as the program does that runs it, and profile a card profile as the
 	// service does; key, keywrap, secret and tr31 are for
 	// its offline tool, which is told apart from the client in its help.
-	"cmd/cardkms": {"api", "api/client", "audit", "audit/durable", "audit/tiles", "audit/witness", "kms/approval", "kms/approval/officerkey", "kms/ceremony", "kms/key", "kms/keywrap", "kms/profile", "kms/secret", "kms/tr31", "kms/update", "kms/report"},
+	"cmd/cardkms": {"api", "api/client", "audit", "audit/durable", "audit/tiles", "audit/witness", "deploy/version", "kms/approval", "kms/approval/officerkey", "kms/ceremony", "kms/key", "kms/keywrap", "kms/profile", "kms/secret", "kms/tr31", "kms/update", "kms/report"},
 	// The demonstration runs what is deployed.
 	"cmd/cardkms-demo": {"deploy", "kms/store/postgres/throwaway", "softhsm/cardsim"},
 }

@@ -85,7 +85,7 @@ type AuditConsistency struct {
 
 // Health is the answer of the health paths.
 type Health struct {
-	Status string        `json:"status" enum:"ok,ready,degraded" doc:"Degraded: ready, but something that the service can do without for a while is away."`
+	Status string        `json:"status" enum:"ok,ready,degraded,halted" doc:"Degraded: ready, but something that the service can do without for a while is away. Halted: ready, but all use of keys is stopped until officers resume it (system.resume)."`
 	Tokens []TokenHealth `json:"tokens,omitempty" doc:"The main token first; only of readyz."`
 	// Degraded names what is away, beside tokens.
 	Degraded []string `json:"degraded,omitempty" enum:"vault"`

@@ -3,6 +3,7 @@ package kms
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"cardkms/audit"
@@ -94,6 +95,9 @@ func (s *Service) draft(ctx context.Context, r Request, in ProposeInput) (c Case
 	c.Proposal = approval.Proposal{
 		ID: newID(), Issuer: in.Issuer, Operation: in.Operation, Object: in.Object, Params: in.Params,
 		Created: now, Expires: now.Add(in.Life),
+	}
+	if x.params != nil && !onlyParams(c.Proposal, x.params...) {
+		return c, fault.New(fault.InvalidInput, in.Operation+" has no other parameters than "+strings.Join(x.params, " and "))
 	}
 	officer, err := s.officer(ctx, r, in)
 	if err != nil {

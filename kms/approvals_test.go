@@ -564,3 +564,25 @@ func TestHalt(t *testing.T) {
 	h.want("halted again", err, fault.Halted)
 	h.proven(1)
 }
+
+// TestParams: a parameter that an operation does not have is refused where somebody would
+// sign it, and one that it has is not.
+func TestParams(t *testing.T) {
+	h := newHarness(t)
+	for operation, has := range map[string]string{
+		approval.CardRelease: "reason", approval.ClientResume: "reason", approval.SystemResume: "reason",
+		approval.KeyActivate: "reason", approval.KeyCompromise: "reason", approval.KeyPlanMove: "reason", approval.KeyUndestroy: "reason",
+		approval.KeyDeactivate: "exception", approval.KeyDestroy: "days",
+	} {
+		// No object is right here: what matters is which refusal comes first.
+		in := kms.ProposeInput{Issuer: h.issuer, Operation: operation, Object: "x", Params: map[string]string{has: "7", "usage": "gp-scp03"}}
+		_, err := h.propose("ada", in)
+		if fault.CodeOf(err) != fault.InvalidInput || !strings.Contains(err.Error(), operation+" has no other parameters than ") || !strings.Contains(err.Error(), has) {
+			t.Errorf("%s with usage: %v", operation, err)
+		}
+		delete(in.Params, "usage")
+		if _, err = h.propose("ada", in); err == nil || strings.Contains(err.Error(), "parameters") {
+			t.Errorf("%s with %s: %v", operation, has, err)
+		}
+	}
+}

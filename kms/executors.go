@@ -15,6 +15,9 @@ import (
 
 // executor is what an approved proposal of one operation does.
 type executor struct {
+	// params names the parameters that a proposal may have. nil is for operations whose
+	// reader of parameters refuses others itself.
+	params []string
 	// row names the row of the proposal's object. Its version is what the proposal
 	// expects: while it is another one, the proposal is void.
 	row func(c Case) (store.Ref, error)
@@ -44,10 +47,14 @@ var executors = map[string]executor{
 	approval.GlassBreak:      {row: glassRow, check: checkBreak, change: changeBreak},
 	approval.GlassReview:     {row: glassRow, check: checkReview, change: changeReview},
 	approval.CardExplain:     {row: explainedRow, keep: hideExplained, check: checkExplain, act: actExplain, change: changeExplain},
-	approval.CardRelease:     {row: releaseRow, keep: hideCard, check: checkRelease, change: changeRelease},
-	approval.ClientResume:    {row: clientRow, check: checkClientResume, change: changeClientResume},
-	approval.SystemResume:    {row: haltRow, check: checkResume, change: changeResume},
+	approval.CardRelease:     {params: reasonOnly, row: releaseRow, keep: hideCard, check: checkRelease, change: changeRelease},
+	approval.ClientResume:    {params: reasonOnly, row: clientRow, check: checkClientResume, change: changeClientResume},
+	approval.SystemResume:    {params: reasonOnly, row: haltRow, check: checkResume, change: changeResume},
 }
+
+// reasonOnly is for operations that need no parameter: why they are proposed stands in the
+// log for whoever asks.
+var reasonOnly = []string{"reason"}
 
 func init() { maps.Copy(executors, keyExecutors()) }
 

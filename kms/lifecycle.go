@@ -47,7 +47,7 @@ type KeyStore interface {
 
 // keyExecutors are the life cycle's part of the executors.
 func keyExecutors() map[string]executor {
-	step := func(check stepCheck, change func(*key.Version, approval.Proposal, time.Time)) executor {
+	step := func(params []string, check stepCheck, change func(*key.Version, approval.Proposal, time.Time)) executor {
 		// The check is made again in the transaction of the change: what it looks at may
 		// be other rows than the proposal's own.
 		checked := func(s *Service, tx store.Rows, p approval.Proposal) (v key.Version, now time.Time, err error) {
@@ -57,7 +57,7 @@ func keyExecutors() map[string]executor {
 			}
 			return v, now, err
 		}
-		return executor{row: keyRow, check: func(ctx context.Context, s *Service, p approval.Proposal) error {
+		return executor{params: params, row: keyRow, check: func(ctx context.Context, s *Service, p approval.Proposal) error {
 			return s.cfg.Log.View(ctx, func(tx store.Rows) error {
 				_, _, err := checked(s, tx, p)
 				return err
@@ -76,20 +76,20 @@ func keyExecutors() map[string]executor {
 	}
 	return map[string]executor{
 		approval.KeyCreate:     {row: keyRow, check: checkCreate, act: actCreate, change: changeCreate},
-		approval.KeyActivate:   step(checkActivate, to(key.Active)),
-		approval.KeyDeactivate: step(checkDeactivate, to(key.Deactivated)),
-		approval.KeyCompromise: step(mayBecome(key.Compromised), to(key.Compromised)),
-		approval.KeyPlanMove: step(checkPlanMove, func(v *key.Version, _ approval.Proposal, _ time.Time) {
+		approval.KeyActivate:   step(reasonOnly, checkActivate, to(key.Active)),
+		approval.KeyDeactivate: step([]string{"exception", "reason"}, checkDeactivate, to(key.Deactivated)),
+		approval.KeyCompromise: step(reasonOnly, mayBecome(key.Compromised), to(key.Compromised)),
+		approval.KeyPlanMove: step(reasonOnly, checkPlanMove, func(v *key.Version, _ approval.Proposal, _ time.Time) {
 			v.MovePlanned = true
 		}),
-		approval.KeyDestroy: step(checkDestroy, func(v *key.Version, p approval.Proposal, now time.Time) {
+		approval.KeyDestroy: step([]string{"days", "reason"}, checkDestroy, func(v *key.Version, p approval.Proposal, now time.Time) {
 			wait, _ := approval.DestroyedAfter(p) // checked
 			v.DestroyAt = now.Add(wait)
 		}),
-		approval.KeyAllowLegacy: step(checkAllowLegacy, func(v *key.Version, p approval.Proposal, _ time.Time) {
+		approval.KeyAllowLegacy: step(nil, checkAllowLegacy, func(v *key.Version, p approval.Proposal, _ time.Time) {
 			v.LegacyUntil, _ = approval.LegacyUntil(p) // checked
 		}),
-		approval.KeyUndestroy: step(checkUndestroy, func(v *key.Version, _ approval.Proposal, _ time.Time) {
+		approval.KeyUndestroy: step(reasonOnly, checkUndestroy, func(v *key.Version, _ approval.Proposal, _ time.Time) {
 			v.DestroyAt = time.Time{}
 		}),
 	}
@@ -180,7 +180,7 @@ func checkDeactivate(tx store.Rows, p approval.Proposal, v key.Version, now time
 		return err
 	}
 	if n := f.Cards[v.ID.Version]; n > 0 && p.Params["exception"] == "" {
-		return fault.New(fault.Conflict, fmt.Sprintf("%d cards still need this version; move them, or propose it with exception=REASON", n))
+		return fault.New(fault.Conflict, fmt.Sprintf("cards that still need this version: %d; move them, or propose it with exception=REASON", n))
 	}
 	return nil
 }

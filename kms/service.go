@@ -335,7 +335,18 @@ func (s *Service) Suspect(ctx context.Context, v *ledger.Violation) {
 }
 
 // Started logs that the service began to serve, with what it found out about its
-// token.
+// token. The entry's details, as those of token.serve, are yes or no for each capability
+// that was tried:
+//
+//	derive_aes, derive_tdea, derive_scp11   card and session keys, and those of SCP11
+//	aes_cbc                                 AES-CBC
+//	wrap_aes128, wrap_aes192, wrap_aes256,
+//	wrap_tdea2                              a key for PUT KEY, under another one
+//	retail_mac, xor_key                     MACs of SCP02 and EMV, Visa's script keys
+//	sign_ed25519, sign_p256                 checkpoints of the log
+//	no_value_leaves                         no key value leaves the token, whoever sees to it
+//
+// kdf is native or composed; pin_version is that of a User PIN that Vault keeps.
 func (s *Service) Started(ctx context.Context, found map[string]string) error {
 	e := event{req: Request{Caller: Caller{ID: audit.ActorService}}, op: "service.start", detail: found}
 	return s.log(ctx, &e, nil)

@@ -72,6 +72,9 @@ func TestHaltAndResume(t *testing.T) {
 		t.Error("not halted")
 	}
 	refused(t, w.do(sendAs(w, uriUpdate, acme+"/channels", api.OpenChannel{Key: "isd", KVN: 0x30})), api.Halted)
+	if h := want[api.Health](w, w.do(ask{method: http.MethodGet, path: "/readyz"})); h.Status != "halted" || len(h.Tokens) == 0 {
+		t.Errorf("readyz of a halted service: %+v", h)
+	}
 	preview := resume
 	preview.ValidateOnly = true
 	if p := w.propose(preview); p.ExpectedVersion != 1 || p.Required != 2 {
@@ -102,6 +105,9 @@ func TestHaltAndResume(t *testing.T) {
 	}
 	refused(t, w.do(sendAs(w, uriOfficer, at+":execute", struct{}{})), api.ApprovalVoid)
 	w.open()
+	if h := want[api.Health](w, w.do(ask{method: http.MethodGet, path: "/readyz"})); h.Status != "ready" {
+		t.Errorf("readyz of a resumed service: %+v", h)
+	}
 	if l := w.listed(uriAuditor); len(l.Proposals) != 1 || l.Proposals[0].EndedBy != officerOf(uriOfficer).Name {
 		t.Errorf("%+v", l)
 	}

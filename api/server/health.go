@@ -27,7 +27,15 @@ func (s *server) registerHealth(a huma.API) {
 		if !h.Ready() {
 			return nil, s.notReady(ctx, h)
 		}
-		return answered(healthOf(h.Tokens, s.degraded())), nil
+		halted, err := s.svc.Halted(ctx)
+		if err != nil {
+			return nil, s.notReady(ctx, kms.Health{Err: err})
+		}
+		out := healthOf(h.Tokens, s.degraded())
+		if halted { // 200 all the same: another node is halted too, and officers need this one
+			out.Status = "halted"
+		}
+		return answered(out), nil
 	})
 }
 

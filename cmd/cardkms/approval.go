@@ -69,19 +69,24 @@ func (a *app) proposalCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.showProposal(p)
+				return a.showProposal(p, false)
 			})
 		},
 	}
 }
 
-func (a *app) showProposal(p api.Proposal) error {
+// showProposal shows a proposal, or a preview of one, which nobody can find or approve.
+func (a *app) showProposal(p api.Proposal, preview bool) error {
 	parsed, err := approval.Parse([]byte(p.Encoding))
 	if err != nil {
 		return err
 	}
 	if err := attached(p, parsed); err != nil {
 		return err
+	}
+	if preview {
+		parsed.ID = ""
+		return a.show(p, "%sNothing was proposed.", spelt(p, parsed))
 	}
 	return a.show(p, "%s%s", spelt(p, parsed), progress(p))
 }
@@ -148,7 +153,7 @@ func (a *app) proposeCommand() *cobra.Command {
   key.create      issuers/demo/keys/isd/versions/2 usage=gp-scp03 algorithm=aes-256
                   card_algorithm=aes-128 diversification=kdf3 kvn=31 cryptoperiod_days=365 [token=NAME]
   key.activate    issuers/demo/keys/isd/versions/2
-  key.deactivate  issuers/demo/keys/isd/versions/1
+  key.deactivate  issuers/demo/keys/isd/versions/1 [exception=cards-were-lost]
   key.compromise  issuers/demo/keys/isd/versions/1
   key.plan-move   issuers/demo/keys/isd/versions/1
   key.destroy     issuers/demo/keys/isd/versions/1 days=30
@@ -162,9 +167,12 @@ func (a *app) proposeCommand() *cobra.Command {
   client.resume   clients/cardkms.dev/role/update-server/one
 
 An officer enrolled with sealed=yes can act only while the glass is broken: put that
-key, its passphrase and its certificate in an envelope. A value @FILE of "public" is the line of a public key. What is about an issuer is
-named issuers/ISSUER/... . The version of the object that is meant is the one that
-it has now; when it changes, the proposal is void.`,
+key, its passphrase and its certificate in an envelope. A value @FILE of "public" is the
+line of a public key. What is about an issuer is named issuers/ISSUER/... . Operations
+that change a key version, release a card or resume something may have reason=WORD too,
+which stands in the log; a parameter that an operation does not have is refused. The
+version of the object that is meant is the one that it has now; when it changes,
+the proposal is void.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) < 2 {
 				return errUsage{errors.New("what is proposed is OPERATION OBJECT [KEY=VALUE...]")}
@@ -187,7 +195,7 @@ it has now; when it changes, the proposal is void.`,
 				if err != nil {
 					return err
 				}
-				return a.showProposal(p)
+				return a.showProposal(p, dry)
 			})
 		},
 	}
@@ -316,8 +324,8 @@ var effects = map[string]string{
 	approval.KeyAllowLegacy:  "let a key version speak SCP02, WHICH IS BROKEN, until the end of a day",
 }
 
-// inWords describes a proposal by its encoding. subject alone is the service's
-// word.
+// inWords describes a proposal by its encoding, one without an id as what might be
+// proposed. subject alone is the service's word.
 func inWords(p approval.Proposal, subject string) string {
 	effect, ok := effects[p.Operation]
 	if !ok {
@@ -326,7 +334,9 @@ func inWords(p approval.Proposal, subject string) string {
 	var b strings.Builder
 	line := func(name, value string) { fmt.Fprintf(&b, "  %-10s %s\n", name, value) }
 	fmt.Fprintf(&b, "This will %s.\n", effect)
-	line("proposal", p.ID)
+	if p.ID != "" {
+		line("proposal", p.ID)
+	}
 	line("operation", p.Operation)
 	line("object", p.Object)
 	if subject != "" {
@@ -341,7 +351,9 @@ func inWords(p approval.Proposal, subject string) string {
 	for _, k := range slices.Sorted(maps.Keys(p.Params)) {
 		line(k, p.Params[k])
 	}
-	line("proposed", "by "+p.Proposer+" at "+stamp(p.Created))
-	line("expires", stamp(p.Expires))
+	if p.ID != "" {
+		line("proposed", "by "+p.Proposer+" at "+stamp(p.Created))
+		line("expires", stamp(p.Expires))
+	}
 	return b.String()
 }

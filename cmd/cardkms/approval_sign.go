@@ -31,36 +31,43 @@ func (s *signer) flags(c *cobra.Command) {
 	_ = c.MarkFlagRequired("key")
 }
 
+// signed is a signature with the public key that it verifies under.
+type signed struct {
+	signature []byte
+	public    ed25519.PublicKey
+}
+
 // sign signs a message with the officer's key.
-func (s *signer) sign(ctx context.Context, message []byte) ([]byte, error) {
+func (s *signer) sign(ctx context.Context, message []byte) (signed, error) {
 	file, err := os.ReadFile(s.key)
 	if err != nil {
-		return nil, err
+		return signed{}, err
 	}
 	if s.agent {
 		return signWithAgent(ctx, file, message)
 	}
 	passphrase, err := readPassphrase(s.passphrase, "Passphrase of "+s.key)
 	if err != nil {
-		return nil, err
+		return signed{}, err
 	}
 	defer clear(passphrase)
 	k, err := officerkey.Open(file, passphrase)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", s.key, err)
+		return signed{}, fmt.Errorf("%s: %w", s.key, err)
 	}
 	defer clear(k)
-	return ed25519.Sign(k, message), nil
+	public := bytes.Clone(k.Public().(ed25519.PublicKey)) // not what is wiped
+	return signed{ed25519.Sign(k, message), public}, nil
 }
 
-func signWithAgent(ctx context.Context, line, message []byte) ([]byte, error) {
+func signWithAgent(ctx context.Context, line, message []byte) (signed, error) {
 	public, err := officerkey.ParseLine(line)
 	if err != nil {
-		return nil, err
+		return signed{}, err
 	}
 	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", os.Getenv("SSH_AUTH_SOCK"))
 	if err != nil {
-		return nil, fmt.Errorf("SSH_AUTH_SOCK names no agent: %w", err)
+		return signed{}, fmt.Errorf("SSH_AUTH_SOCK names no agent: %w", err)
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
@@ -68,7 +75,7 @@ func signWithAgent(ctx context.Context, line, message []byte) ([]byte, error) {
 	if err == nil && !ed25519.Verify(public, message, signature) {
 		err = fmt.Errorf("%w: the agent signed with another key", errNotVerified)
 	}
-	return signature, err
+	return signed{signature, public}, err
 }
 
 // readPassphrase reads a passphrase from a file, or asks for it on the terminal.
@@ -125,12 +132,12 @@ func (a *app) decide(cmd *cobra.Command, c *client.Client, id string, d approval
 	if err := a.confirm(cmd, yes, string(d), what); err != nil {
 		return p, err
 	}
-	signature, err := s.sign(cmd.Context(), approval.Statement(d, digest))
+	made, err := s.sign(cmd.Context(), approval.Statement(d, digest))
 	if err != nil {
 		return p, err
 	}
 	if d == approval.Reject {
-		return c.Reject(cmd.Context(), id, signature)
+		return c.Reject(cmd.Context(), id, made.signature)
 	}
-	return c.Approve(cmd.Context(), id, signature)
+	return c.Approve(cmd.Context(), id, made.signature)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"encoding/json"
 	"net/http"
@@ -62,7 +63,7 @@ func (s *service) approvals(mux *http.ServeMux) {
 		s.proposal.Counted++
 		answer(w)
 	})
-	profile := api.CardProfile{Name: "issuers/demo/profiles/default", Profile: "default", Version: 2, Registered: time.Date(2026, 11, 12, 9, 30, 0, 0, time.UTC), SHA256: make(api.Hex, 32), Withdrawn: true}
+	profile := api.CardProfile{Name: "issuers/demo/profiles/default", Profile: "default", Version: 2, Registered: time.Date(2026, 11, 12, 9, 30, 0, 0, time.UTC), SHA256: bytes.Repeat([]byte{0xAB}, 32), Withdrawn: true}
 	mux.HandleFunc("GET "+api.Prefix+"/issuers/demo/profiles", func(w http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(w).Encode(api.CardProfileList{Profiles: []api.CardProfile{profile}})
 	})
@@ -81,6 +82,7 @@ func (s *service) approvals(mux *http.ServeMux) {
 		_ = json.NewEncoder(w).Encode(api.SuspensionList{Clients: []api.Suspension{suspended}})
 	})
 	mux.HandleFunc("POST "+api.Prefix+"/system:halt", func(w http.ResponseWriter, _ *http.Request) {
+		s.halted = true
 		_ = json.NewEncoder(w).Encode(api.System{Halted: true})
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,6 +40,9 @@ With --log-key the signature is checked.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if (in.file == "") != (len(args) == 1) {
 				return errUsage{errors.New("name one report, or --file")}
+			}
+			if in.file == "" && !slices.Contains(names, args[0]) {
+				return errUsage{fmt.Errorf("%q is no report: that is %s", args[0], strings.Join(names, ", "))}
 			}
 			return nil
 		},

@@ -64,8 +64,12 @@ lacks its approvals; the message names the entry, or the file, that is wrong.`,
 func (a *app) verifyDirs(p tiles.Policy, names []string) error {
 	var dirs []tiles.Dir
 	for _, name := range names {
-		if info, err := os.Stat(name); err != nil || !info.IsDir() {
-			return errors.Join(err, fmt.Errorf("%s is no directory", name))
+		info, err := os.Stat(name)
+		if err != nil {
+			return err
+		}
+		if !info.IsDir() {
+			return fmt.Errorf("%s is no directory", name)
 		}
 		dirs = append(dirs, tiles.Dir{Name: name, FS: os.DirFS(name)})
 	}

@@ -59,10 +59,15 @@ nobody compares them before "cardkmsd" does.`,
 					return err
 				}
 			}
-			if err := a.signFile(cmd, &s, f, args[0], officer, yes); err != nil {
+			public, err := a.signFile(cmd, &s, f, args[0], officer, yes)
+			if err != nil {
 				return err
 			}
-			return a.show(map[string]string{"officer": officer, "sha256": fmt.Sprintf("%x", f.digest)}, "%s signed %x", officer, f.digest)
+			done := map[string]any{"officer": officer, "sha256": fmt.Sprintf("%x", f.digest), "fingerprint": fingerprint(public), "compared": f.officers != nil}
+			if f.officers == nil {
+				return a.show(done, "signed %x\nin the name %s, with the key %s; cardkmsd compares the two", f.digest, officer, fingerprint(public))
+			}
+			return a.show(done, "%s signed %x\nwith the officer's key %s", officer, f.digest, fingerprint(public))
 		},
 	}
 	s.flags(c)
@@ -131,24 +136,25 @@ func (a *app) fetchOfficers(ctx context.Context) (approval.Officers, error) {
 	return all, err
 }
 
-// signFile signs what it shows, and keeps the signature beside the file.
-func (a *app) signFile(cmd *cobra.Command, s *signer, f signable, path, officer string, yes bool) error {
+// signFile signs what it shows, and keeps the signature beside the file. It returns the
+// public key of it, which is the officer's only where f says who the officers are.
+func (a *app) signFile(cmd *cobra.Command, s *signer, f signable, path, officer string, yes bool) (ed25519.PublicKey, error) {
 	o, known := f.officers[officer]
 	if f.officers != nil && (!known || !o.Serves("") || o.Check() != nil) {
-		return fmt.Errorf("%w: no active officer for every issuer is called %s", errNotVerified, officer)
+		return nil, fmt.Errorf("%w: no active officer for every issuer is called %s", errNotVerified, officer)
 	}
 	what := fmt.Sprintf("%s\nSHA-256 %x\nYou approve this %s with a signature.\n", f.text, f.digest, f.what)
 	if err := a.confirm(cmd, yes, "approve", what); err != nil {
-		return err
+		return nil, err
 	}
-	signature, err := s.sign(cmd.Context(), f.statement)
+	made, err := s.sign(cmd.Context(), f.statement)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if known && !ed25519.Verify(o.Public, f.statement, signature) {
-		return fmt.Errorf("%w: the key is not that of %s", errNotVerified, officer)
+	if known && !ed25519.Verify(o.Public, f.statement, made.signature) {
+		return nil, fmt.Errorf("%w: the key is not that of %s", errNotVerified, officer)
 	}
-	return keepSignature(path+".approvals", officer, signature)
+	return made.public, keepSignature(path+".approvals", officer, made.signature)
 }
 
 // keepSignature puts an officer's signature into the file of signatures, in the place of

@@ -12,7 +12,8 @@ func (a *app) healthCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "health", Short: "Whether the service can work now, and what is away", Args: exactly(0),
 		Long: `Say whether the service can work now, which of its tokens serve, and what is away
-that it can do without for a while. When it cannot work the answer names the sealed
+that it can do without for a while. A service that was halted says halted: then no key
+is used until officers resume it. When it cannot work the answer names the sealed
 states, which are pages of deploy/runbooks, and the exit status is 75.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.with(func(c *client.Client) error {
@@ -21,6 +22,9 @@ states, which are pages of deploy/runbooks, and the exit status is 75.`,
 					return err
 				}
 				lines := []string{h.Status}
+				if h.Status == "halted" {
+					lines[0] = "halted: officers propose system.resume system/halt"
+				}
 				for _, t := range h.Tokens {
 					lines = append(lines, strings.TrimSuffix("token "+t.Name+": "+t.State+": "+t.Detail, ": "))
 				}

@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -22,6 +23,7 @@ import (
 
 	"cardkms/api"
 	"cardkms/api/client"
+	"cardkms/deploy/version"
 	"cardkms/kms/key"
 )
 
@@ -70,8 +72,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
-		Use:   "cardkms",
-		Short: "Client of the cardkms key management service",
+		Use:     "cardkms",
+		Version: version.String(),
+		Short:   "Client of the cardkms key management service",
 		Long: `Client of the cardkms key management service.
 
 The server, who calls and the issuer come from flags or from the environment
@@ -133,7 +136,11 @@ func (a *app) client() (*client.Client, error) {
 	if cfg.CertFile == "" || cfg.KeyFile == "" {
 		return nil, errUsage{errors.New("a client certificate is needed: --tls DIR (with --as ROLE), or --cert and --key-file")}
 	}
-	return client.New(cfg)
+	c, err := client.New(cfg)
+	if err != nil { // it asked nobody yet: a flag, or a file that a flag names
+		return nil, errUsage{err}
+	}
+	return c, nil
 }
 
 // show prints a result: as JSON, or as the given text.
@@ -239,6 +246,10 @@ func hint(err error) string {
 	}
 	if unreachable(err) {
 		return "is the service running, and does --server name it?"
+	}
+	var unknown *tls.CertificateVerificationError
+	if errors.As(err, &unknown) {
+		return "does --tls (or --ca) belong to this service, or does another one listen at --server?"
 	}
 	if !errors.As(err, &p) {
 		return ""

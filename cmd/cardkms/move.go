@@ -291,7 +291,7 @@ func rotationText(r api.Rotation) string {
 	case r.Remaining == 0:
 		lines = append(lines, fmt.Sprintf("every card that was seen has version %d", r.Target))
 	default:
-		lines = append(lines, fmt.Sprintf("%d cards still need version %d; %d moved in this clock hour, %d in it and the 23 before", r.Remaining, r.Target, r.MovedLastHour, r.MovedLastDay))
+		lines = append(lines, fmt.Sprintf("%s still without version %d; %d moved in this clock hour, %d in it and the 23 before", count(r.Remaining, "card"), r.Target, r.MovedLastHour, r.MovedLastDay))
 		if !r.Forecast.IsZero() {
 			lines = append(lines, "at this pace the last one moves about "+stamp(r.Forecast))
 		}

@@ -278,3 +278,12 @@ func TestKeySets(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 }
+
+// TestRotationText counts cards in words.
+func TestRotationText(t *testing.T) {
+	for n, want := range map[int64]string{0: "every card that was seen has version 2", 1: "1 card still without version 2; ", 2: "2 cards still without version 2; "} {
+		if got := rotationText(api.Rotation{Target: 2, Remaining: n}); !strings.HasPrefix(got, want) {
+			t.Errorf("%d: %q", n, got)
+		}
+	}
+}

@@ -101,7 +101,7 @@ func (a *app) profileShowCommand() *cobra.Command {
 }
 
 func profileLine(p api.CardProfile) string {
-	line := fmt.Sprintf("%s  version %d  %s  SHA-256 %s", plain(p.Name), p.Version, stamp(p.Registered), p.SHA256)
+	line := fmt.Sprintf("%s  version %d  %s  SHA-256 %x", plain(p.Name), p.Version, stamp(p.Registered), []byte(p.SHA256))
 	if p.Withdrawn {
 		line += "  WITHDRAWN"
 	}

@@ -38,6 +38,7 @@ type service struct {
 	msg     []byte // checkpoint, if a witness cosigned it
 	lost    int    // entry that is signed and never given, or -1
 	sealed  bool   // its token is away
+	halted  bool
 
 	proposal api.Proposal // of the approval commands
 	dir      string       // of the script; the officers' public lines are in it
@@ -245,6 +246,9 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if !s.sealed {
 			out = api.Health{Status: "degraded", Degraded: []string{"vault"}, Tokens: []api.TokenHealth{
 				{Name: "main", State: "ready"}, {Name: "nss", State: "unavailable", Detail: "connecting"}}}
+			if s.halted {
+				out = api.Health{Status: "halted"}
+			}
 			return
 		}
 		p := api.NewProblem(api.TokenUnavailable, "the token is lost", "r1")

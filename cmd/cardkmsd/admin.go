@@ -23,7 +23,7 @@ func (c *config) adminAddress() (network, address string, err error) {
 		return "unix", c.path(path), nil
 	}
 	host, _, err := net.SplitHostPort(c.Admin)
-	if err != nil || !net.ParseIP(host).IsLoopback() {
+	if err != nil || !net.ParseIP(host).IsLoopback() || checkListen(c.Admin) != nil {
 		return "", "", errAdmin
 	}
 	return "tcp", c.Admin, nil

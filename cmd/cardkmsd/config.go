@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
@@ -12,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -154,7 +156,7 @@ type limitsConfig struct {
 func load(path string) (*config, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("reading the configuration: %w", err)
+		return nil, errUsage{fmt.Errorf("reading the configuration: %w", err)}
 	}
 	l := channel.DefaultLimits()
 	c := &config{Limits: limitsConfig{
@@ -209,6 +211,14 @@ func (c *config) check() error {
 		wrong = append(wrong, errors.New("anchors.file must not be in the data directory: whoever restores an older database there must not restore it too"))
 	}
 	wrong = append(append(wrong, c.wrongDatabase()...), c.wrongVault()...)
+	for _, f := range []struct{ name, value string }{{"listen", c.Listen}, {"people.listen", c.People.Listen}} {
+		if f.value == "" {
+			continue // missing says so, or there is none
+		}
+		if err := checkListen(f.value); err != nil {
+			wrong = append(wrong, fmt.Errorf("%s: %w", f.name, err))
+		}
+	}
 	if c.Admin != "" {
 		if _, _, err := c.adminAddress(); err != nil {
 			wrong = append(wrong, err)
@@ -220,6 +230,18 @@ func (c *config) check() error {
 	_, callers := c.callers()
 	_, keys := c.releaseKeys()
 	return errors.Join(append(wrong, revoked, witnesses, callers, keys)...)
+}
+
+// checkListen refuses what is no address to listen on.
+func checkListen(address string) error {
+	_, port, err := net.SplitHostPort(address)
+	if err == nil {
+		_, err = net.DefaultResolver.LookupPort(context.Background(), "tcp", port) // a number, or a name as in /etc/services
+	}
+	if err != nil || port == "" {
+		return fmt.Errorf("%q is not HOST:PORT with a port of at most 65535", address)
+	}
+	return nil
 }
 
 // wrongDatabase returns what is wrong with node and database. Several nodes share one
@@ -237,6 +259,9 @@ func (c *config) wrongDatabase() (wrong []error) {
 	}
 	if d.Password != "" && d.Credentials != "" {
 		wrong = append(wrong, errors.New("database.password and database.credentials exclude each other"))
+	}
+	if d.Password != "" && checkReference(d.Password) != nil {
+		wrong = append(wrong, fmt.Errorf("database.password: %w", errNoReference))
 	}
 	if d.Connections < 0 {
 		wrong = append(wrong, errors.New("database.connections is not negative"))
@@ -339,7 +364,17 @@ func readSecret(kind, rest string) (secret.Bytes, error) {
 		}
 		return secret.New([]byte(v)), os.Unsetenv(rest)
 	}
-	return secret.Bytes{}, errors.New("a secret is a reference: file:PATH or env:NAME, never the value; vault: is for token.pin and database.credentials")
+	return secret.Bytes{}, errNoReference
+}
+
+var errNoReference = errors.New("a secret is a reference: file:PATH or env:NAME, never the value; vault: is for token.pin and database.credentials")
+
+// checkReference refuses what names no secret, and says nothing of it: it may be one.
+func checkReference(ref string) error {
+	if kind, _, ok := strings.Cut(ref, ":"); !ok || kind != "file" && kind != "env" {
+		return errNoReference
+	}
+	return nil
 }
 
 // callers returns the clients by identity.

@@ -52,6 +52,9 @@ func TestConfigurationIsStrict(t *testing.T) {
 		"a field twice":           func(s string) string { return s + "\nlisten: 127.0.0.1:1\n" },
 		"an unknown nested field": func(s string) string { return strings.Replace(s, "  sessions: 8", "  sesions: 8", 1) },
 		"no listen":               func(s string) string { return strings.Replace(s, "listen: 0.0.0.0:8443", "listen: ''", 1) },
+		"a listen without a host": func(s string) string { return strings.Replace(s, "listen: 0.0.0.0:8443", "listen: '8443'", 1) },
+		"a port too high":         func(s string) string { return strings.Replace(s, "listen: 0.0.0.0:8443", "listen: 0.0.0.0:99999", 1) },
+		"metrics at no port":      func(s string) string { return strings.Replace(s, "admin: 127.0.0.1:", "admin: 127.0.0.1:9", 1) },
 		"a client twice":          func(s string) string { return strings.Replace(s, "role/operator/noc", "role/auditor/grace", 1) },
 		"a range that is none":    func(s string) string { return strings.Replace(s, `"FFFFFFFFFFFFFFFFFFFF"`, `"FF"`, 1) },
 		"SoftHSM in production":   func(s string) string { return strings.Replace(s, "token:\n", "token:\n  softhsm: x\n", 1) },
@@ -261,5 +264,26 @@ func TestVaultConfiguration(t *testing.T) {
 		if err := check(text); err == nil {
 			t.Errorf("%q instead of %q passes", change[1], change[0])
 		}
+	}
+}
+
+// TestListen: an address is refused before a set-up has it, and before anything is opened.
+func TestListen(t *testing.T) {
+	for address, right := range map[string]bool{
+		"127.0.0.1:8443": true, ":8443": true, "[::1]:65535": true, "kms.example.com:https": true, "127.0.0.1:0": true,
+		"8443": false, "127.0.0.1": false, "127.0.0.1:": false, "127.0.0.1:99999": false, "127.0.0.1:-1": false, "::1:8443": false, "127.0.0.1:nowhere": false,
+	} {
+		if err := checkListen(address); (err == nil) != right {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
+	dir := filepath.Join(t.TempDir(), "kms")
+	out, err := (&site{t: t}).cardkmsd("", "init", dir, "--listen", "8443")
+	if _, made := os.Stat(dir); exitStatus(err) != exitUsage || made == nil || !strings.Contains(out, `--listen: "8443" is not HOST:PORT`) {
+		t.Errorf("init: %v\n%s", err, out)
+	}
+	c := config{Listen: "127.0.0.1:1", People: peopleConfig{Listen: "nowhere"}}
+	if err := c.check(); !strings.Contains(err.Error(), `people.listen: "nowhere"`) || strings.Contains(err.Error(), "\nlisten:") {
+		t.Errorf("a door for people: %v", err)
 	}
 }

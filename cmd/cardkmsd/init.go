@@ -56,6 +56,9 @@ The CA's key is not kept. For production, a key ceremony makes the token's keys 
 enrols the first officers: "cardkmsd ceremony run", deploy/CEREMONY.md.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkListen(listen); err != nil {
+				return errUsage{fmt.Errorf("--listen: %w", err)}
+			}
 			if err := initDev(cmd.Context(), args[0], listen, balancer); err != nil {
 				return err
 			}

@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"cardkms/deploy/version"
 )
 
 // gcPercent trades memory, of which a node needs little, for CPU, of which the
@@ -29,7 +31,7 @@ func main() {
 // Exit statuses, the first of those of cardkms.
 const (
 	exitFailure  = 1
-	exitUsage    = 2 // also a wrong configuration: nothing was opened
+	exitUsage    = 2 // also what the configuration alone decides: another start changes nothing
 	exitSealed   = 3 // another start changes nothing or does harm
 	exitTryLater = 75
 )
@@ -45,12 +47,13 @@ var errFailed = errors.New("failed")
 // rootCommand returns the program's commands.
 func rootCommand() *cobra.Command {
 	root := &cobra.Command{
-		Use:   "cardkmsd",
-		Short: "Key management service for smart cards: keys stay in a PKCS#11 token",
+		Use:     "cardkmsd",
+		Version: version.String(),
+		Short:   "Key management service for smart cards: keys stay in a PKCS#11 token",
 		Long: `Key management service for smart cards: keys stay in a PKCS#11 token.
 
-Exit status: 0 done, 1 failure, 2 usage or a wrong configuration, before anything
-was opened, 3 sealed until somebody acts, 75 sealed for now.`,
+Exit status: 0 done, 1 failure, 2 usage or a wrong configuration, or a file that it
+names is missing or wrong, 3 sealed until somebody acts, 75 sealed for now.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}

@@ -1,13 +1,14 @@
 package main
 
 import (
-	"runtime/debug"
+	"runtime"
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"cardkms/api/server"
+	"cardkms/deploy/version"
 	"cardkms/kms"
 	"cardkms/kms/ledger"
 )
@@ -67,18 +68,9 @@ func histogram(name, help string, buckets []float64) prometheus.Histogram {
 
 // buildInfo is 1, with what this binary was built from as labels.
 func buildInfo() prometheus.Collector {
-	revision, goVersion := "unknown", "unknown"
-	if b, ok := debug.ReadBuildInfo(); ok {
-		goVersion = b.GoVersion
-		for _, s := range b.Settings {
-			if s.Key == "vcs.revision" {
-				revision = s.Value
-			}
-		}
-	}
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: namespace + "build_info", Help: "1; what runs.",
-		ConstLabels: prometheus.Labels{"api": server.Version, "revision": revision, "go": goVersion},
+		ConstLabels: prometheus.Labels{"api": server.Version, "revision": version.Revision(), "go": runtime.Version()},
 	}, func() float64 { return 1 })
 }
 

@@ -32,8 +32,10 @@ func probeCommand() *cobra.Command {
 		Long: `Say which operations a PKCS#11 token can do, by which plan, and why it cannot do the
 others, and run known answers through it: each key of a vector is imported as a
 session object, used and destroyed. All of it is found by trying. With --config
-each token of a configuration is probed, while no server runs on it; without
---module and --config a throw-away SoftHSM2 token is made and used.
+each token of a configuration is probed. A server may run on it meanwhile, if the
+token takes two programs at once; the probe then shares sessions and time with it,
+and its limit of tries if the PIN is wrong. Without --module and --config a
+throw-away SoftHSM2 token is made and used.
 
 One line per case says PASS, FAIL or SKIP with the case's id and a reason; the
 last line counts them. The exit status is 1 if any case failed. Without
@@ -42,7 +44,7 @@ one line for the whole of it.`,
 		Args: cobra.ArbitraryArgs, // further files of --vectors
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 && len(f.vectors) == 0 {
-				return errors.New("files are given with --vectors")
+				return errUsage{errors.New("files are given with --vectors")}
 			}
 			f.vectors = append(f.vectors, args...)
 			return runProbe(cmd.Context(), f, cmd.OutOrStdout())
@@ -190,7 +192,7 @@ func probeToken(ctx context.Context, f probeFlags) (*hsm.Token, func(), error) {
 
 func namedToken(ctx context.Context, f probeFlags) (*hsm.Token, func(), error) {
 	if f.label == "" || f.pin == "" {
-		return nil, nil, errors.New("--module needs --label and --pin, so that the right token is opened with its PIN")
+		return nil, nil, errUsage{errors.New("--module needs --label and --pin, so that the right token is opened with its PIN")}
 	}
 	pin, err := (&config{dir: "."}).resolve(f.pin)
 	if err != nil {

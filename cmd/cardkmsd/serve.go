@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"cardkms/audit"
 )
 
 func serveCommand() *cobra.Command {
@@ -63,6 +65,9 @@ const (
 )
 
 func serve(ctx context.Context, cfg *config, logger *slog.Logger) error {
+	if err := cfg.read(logger); err != nil {
+		return errUsage{err}
+	}
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
@@ -77,8 +82,6 @@ func serve(ctx context.Context, cfg *config, logger *slog.Logger) error {
 		n.close()
 		logger.Info("stopped", "entries", n.log.Size(), "signed", n.log.Stats().Signed.Size)
 	}()
-	n.serves = true
-	n.tokens.Tend(ctx)
 	traces, err := newTraces(ctx, logger)
 	if err != nil {
 		return err
@@ -98,8 +101,50 @@ func serve(ctx context.Context, cfg *config, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	defer func() {
+		for _, d := range fronts {
+			_ = d.l.Close() // where nothing was served at it; else it is closed
+		}
+	}()
+	// Nothing is left that keeps the service from serving, so the log may say that it does.
+	if err := n.announce(ctx, logger); err != nil {
+		return sealedAtStart(err)
+	}
+	n.serves = true
+	n.tokens.Tend(ctx)
 	logger.Info("serving", "address", fronts[0].l.Addr().String(), "development", cfg.Development)
 	return n.run(ctx, f, hangup, fronts)
+}
+
+// read reads what the configuration names on this machine, so that what it alone decides
+// is said before anything is opened: another start would not change it.
+func (c *config) read(logger *slog.Logger) error {
+	var wrong []error
+	add := func(field string, err error) {
+		if err != nil {
+			wrong = append(wrong, fmt.Errorf("%s: %w", field, err))
+		}
+	}
+	_, err := audit.NewVerifier(c.Log.Verifier)
+	add("log.verifier", err)
+	_, err = c.Token.Pseudonym.root()
+	add("token.pseudonym", err)
+	_, err = c.Token.State.root()
+	add("token.state", err)
+	_, err = c.databaseCredentials()
+	add("database.password", err)
+	if _, err = c.readTokens(); err != nil {
+		wrong = append(wrong, err)
+	}
+	if c.TLS.Vault == nil {
+		_, err = c.transport(nil)
+		add("tls", err)
+	}
+	if c.People.Listen != "" {
+		_, err = newPeople(c, logger)
+		add("people", err)
+	}
+	return errors.Join(wrong...)
 }
 
 // begin opens a node and checks that it can serve.
@@ -119,10 +164,6 @@ func begin(ctx context.Context, cfg *config, logger *slog.Logger) (*node, error)
 	if err := n.verifyKeys(ctx, logger); err != nil {
 		n.close()
 		return nil, fmt.Errorf("a key in the token is not what it should be: %w", err)
-	}
-	if err := n.announce(ctx, logger); err != nil {
-		n.close()
-		return nil, err
 	}
 	return n, nil
 }

@@ -114,7 +114,7 @@ func TestSealedAtStart(t *testing.T) {
 		page   string
 	}{
 		"no token":        {func(text string) string { return strings.Replace(text, "label: "+devLabel, "label: another", 1) }, exitTryLater, "hsm-down"},
-		"no anchor there": {func(text string) string { return strings.Replace(text, "pin: file:pin", "pin: file:none", 1) }, exitFailure, ""},
+		"no anchor there": {func(text string) string { return strings.Replace(text, "pin: file:pin", "pin: file:none", 1) }, exitUsage, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var before string

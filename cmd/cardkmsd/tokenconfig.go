@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"cardkms/kms/key"
 )
@@ -49,6 +50,9 @@ func (c *config) checkTokens() (wrong []error) {
 			if f.value == "" && t.name != "" { // of the main one, missing says so
 				bad(".%s is missing", f.name)
 			}
+		}
+		if t.PIN != "" && !strings.HasPrefix(t.PIN, vaultPrefix) && checkReference(t.PIN) != nil {
+			bad(".pin: %w", errNoReference)
 		}
 		if t.SoftHSM != "" && !c.Development {
 			bad(".softhsm is for development: true only")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"strings"
 	"time"
 
@@ -16,34 +17,50 @@ import (
 	"cardkms/softhsm"
 )
 
+// readTokens reads what the configuration says of tokens, and asks none of them: it
+// returns their PINs by name. A module that is named by a path is there.
+func (c *config) readTokens() (map[string]pin, error) {
+	pins := map[string]pin{}
+	for _, t := range c.allTokens() {
+		if softhsm.Is(t.Module) && !c.Development {
+			return nil, errUsage{errSoftHSM}
+		}
+		// A further token that does not open keeps no other from serving.
+		if t.name == "" && strings.Contains(t.Module, "/") {
+			if _, err := os.Stat(t.Module); err != nil {
+				return nil, errUsage{fmt.Errorf("%s.module: %w", t.field, err)}
+			}
+		}
+		pin, err := c.pin(t.PIN)
+		if err != nil {
+			return nil, errUsage{fmt.Errorf("%s.pin: %w", t.field, err)}
+		}
+		pins[t.name] = pin
+	}
+	return pins, nil
+}
+
 // openTokens opens the main token, and makes the set that opens the others.
 func (n *node) openTokens(ctx context.Context, logger *slog.Logger) error {
+	pins, err := n.cfg.readTokens()
+	if err != nil {
+		return err
+	}
 	further := map[string]tokens.Opener[*hsm.Token]{}
-	var main configuredToken
-	for _, t := range n.cfg.allTokens() {
-		if softhsm.Is(t.Module) && !n.cfg.Development {
-			return errSoftHSM
-		}
+	all := n.cfg.allTokens() // the main one first
+	for _, t := range all {
 		if t.SoftHSM != "" {
 			if err := softhsm.Use(n.cfg.path(t.SoftHSM)); err != nil {
 				return err
 			}
 		}
-		pin, err := n.cfg.pin(t.PIN)
-		if err != nil {
-			return fmt.Errorf("%s.pin: %w", t.field, err)
-		}
-		if t.name == "" {
-			main = t
-			continue
-		}
-		further[t.name] = func(ctx context.Context) (*hsm.Token, bool, error) { return n.openFurther(ctx, t, pin, logger) }
 	}
-	pin, err := n.cfg.pin(main.PIN)
-	if err != nil {
-		return err
+	for _, t := range all[1:] {
+		further[t.name] = func(ctx context.Context) (*hsm.Token, bool, error) {
+			return n.openFurther(ctx, t, pins[t.name], logger)
+		}
 	}
-	if n.token, err = n.openToken(ctx, main, pin, logger); err != nil {
+	if n.token, err = n.openToken(ctx, all[0], pins[""], logger); err != nil {
 		return err
 	}
 	n.tokens = tokens.New(n.token, further, time.Now, logger)
@@ -55,11 +72,11 @@ func (n *node) openToken(ctx context.Context, c configuredToken, pin pin, logger
 		Module: c.Module, InitArgs: c.InitArgs, Label: c.Label, PIN: pin.value, PINSource: pin.source, Sessions: c.Sessions, Objects: c.Objects, Logger: logger,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("opening the token %q (%s.module, %[2]s.label, %[2]s.pin): %w", c.Label, c.field, err)
+		return nil, fmt.Errorf("%s.module, %[1]s.label, %[1]s.pin: %w", c.field, err)
 	}
 	made, err := t.Manufacturer()
 	if err == nil && softhsm.Made(made) && !n.cfg.Development {
-		err = errSoftHSM
+		err = errUsage{errSoftHSM}
 	}
 	if err != nil {
 		t.Close()
@@ -166,19 +183,42 @@ func (n *node) announceToken(ctx context.Context, name string, t *hsm.Token, log
 	return n.service.TokenServes(ctx, name, found)
 }
 
+// said tells the operator what a token was found able to do, and returns it as details of
+// an entry: yes or no by the word of each capability, and which derivation it has.
 func said(t *hsm.Token, name string, logger *slog.Logger) map[string]string {
 	found := map[string]string{}
-	for i, c := range t.Capabilities() {
+	for _, c := range t.Capabilities() {
 		state := "yes"
 		if c.Err != nil {
 			state = "no"
 		}
 		logger.Info("token", "name", name, "operation", c.Operation, "plan", c.Plan, "able", state)
-		found[fmt.Sprintf("op%d", i)] = state
+		if word, ok := capabilityWords[c.Operation]; ok {
+			found[word] = state
+		}
 	}
 	found["kdf"] = "composed"
 	if strings.HasPrefix(t.Capabilities()[0].Plan, "native") {
 		found["kdf"] = "native"
 	}
 	return found
+}
+
+// capabilityWords are what entries of the log call the capabilities of a token, by the
+// operation that the package hsm describes. Auditors compare them over years: a word is
+// neither changed nor used again. kms.Service.Started lists them.
+var capabilityWords = map[string]string{
+	"AES-CMAC key derivation (SCP03, KDF3, CUP-1)": "derive_aes",
+	"AES-CBC":                                      "aes_cbc",
+	"3DES diversification (VISA2, EMV CPS)":        "derive_tdea",
+	"PUT KEY wrapping of aes-128":                  "wrap_aes128",
+	"PUT KEY wrapping of aes-192":                  "wrap_aes192",
+	"PUT KEY wrapping of aes-256":                  "wrap_aes256",
+	"retail MAC (SCP02)":                           "retail_mac",
+	"PUT KEY wrapping of tdea-2key":                "wrap_tdea2",
+	"exclusive or with a key (Visa's script keys)": "xor_key",
+	"SCP11 key derivation (not served)":            "derive_scp11",
+	"Ed25519 signature (audit log)":                "sign_ed25519",
+	"ECDSA P-256 signature (audit log)":            "sign_p256",
+	"no key value leaves":                          "no_value_leaves",
 }

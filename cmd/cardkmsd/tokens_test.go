@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"cardkms/api"
+	"cardkms/audit"
 	"cardkms/kms/hsm"
 	"cardkms/softhsm"
 	"cardkms/softhsm/testtoken"
@@ -270,5 +272,35 @@ func TestProbeConfiguration(t *testing.T) {
 	}
 	if !strings.Contains(nss, " 0 failed") || !strings.Contains(main, " 0 failed") || !strings.Contains(gone, "NO: ") {
 		t.Errorf("the known answers:\n%s", out)
+	}
+}
+
+// TestCapabilityWords: every capability has a word of its own that an entry takes, with
+// room for what else the entry says.
+func TestCapabilityWords(t *testing.T) {
+	token, cleanup, err := probeToken(t.Context(), probeFlags{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cleanup()
+	var words []string
+	for _, c := range token.Capabilities() {
+		word := capabilityWords[c.Operation]
+		if word == "" || slices.Contains(words, word) {
+			t.Errorf("%q is called %q", c.Operation, word)
+		}
+		words = append(words, word)
+	}
+	if len(words) != len(capabilityWords) {
+		t.Errorf("%d words for %d capabilities", len(capabilityWords), len(words))
+	}
+	found := said(token, "", slog.New(slog.DiscardHandler))
+	if found["derive_aes"] != "yes" || found["wrap_aes192"] == "" || found["kdf"] == "" || len(found) != len(words)+1 {
+		t.Errorf("%v", found)
+	}
+	found["pin_version"] = "7"
+	e := audit.Entry{Time: time.Now(), Actor: audit.ActorService, Operation: "service.start", Decision: audit.Allowed, Outcome: audit.OutcomeOK, Detail: found}
+	if _, err := e.Encode(); err != nil {
+		t.Error(err)
 	}
 }

@@ -35,16 +35,46 @@ type Profile struct {
 // two cards in software have them: mrautio/emv-card-simulator and strexp/card42, of which
 // card42 alone knows AES.
 var profiles = map[string]Profile{
-	"visa-10":     {OptionA, MasterItself, Padding1, Method1, MasterItself, VisaXOR, ECB, false, 31, false},
-	"visa-18":     {OptionB, CSK, Padding2, Method2, CSK, VisaXOR, ECB, false, 0, false},
-	"visa-22":     {OptionB, CSK, Padding2, Method2, CSK, CSK, ECB, false, 0, false},
-	"mchip-16":    {OptionA, SKD, Padding2, Method1, MasterItself, CSK, CBC, false, 0, false},
-	"mchip-17":    {OptionA, SKD, Padding2, Method1, MasterItself, CSK, CBC, false, 0, false},
-	"mchip-20":    {OptionA, CSK, Padding2, Method1, CSK, CSK, CBC, false, 0, false},
-	"mchip-21":    {OptionA, CSK, Padding2, Method1, CSK, CSK, CBC, false, 0, false},
-	"interac-133": {OptionA, SKD, Padding2, Method1, SKD, CSK, CBC, true, 0, false},
-	"ccd-5":       {OptionB, CSK, Padding2, Method2, CSK, CSK, CBCPadded, false, 0, true},
-	"aes-c":       {OptionC, CSK, Padding2, Method2, CSK, CSK, CBCPadded, false, 0, true},
+	"visa-10": {
+		Option: OptionA, Cryptogram: MasterItself, Padding: Padding1, Method: Method1,
+		ARPC: MasterItself, Script: VisaXOR, Encipherment: ECB, ATCAt: 31,
+	},
+	"visa-18": {
+		Option: OptionB, Cryptogram: CSK, Padding: Padding2, Method: Method2,
+		ARPC: CSK, Script: VisaXOR, Encipherment: ECB,
+	},
+	"visa-22": {
+		Option: OptionB, Cryptogram: CSK, Padding: Padding2, Method: Method2,
+		ARPC: CSK, Script: CSK, Encipherment: ECB,
+	},
+	"mchip-16": {
+		Option: OptionA, Cryptogram: SKD, Padding: Padding2, Method: Method1,
+		ARPC: MasterItself, Script: CSK, Encipherment: CBC,
+	},
+	"mchip-17": {
+		Option: OptionA, Cryptogram: SKD, Padding: Padding2, Method: Method1,
+		ARPC: MasterItself, Script: CSK, Encipherment: CBC,
+	},
+	"mchip-20": {
+		Option: OptionA, Cryptogram: CSK, Padding: Padding2, Method: Method1,
+		ARPC: CSK, Script: CSK, Encipherment: CBC,
+	},
+	"mchip-21": {
+		Option: OptionA, Cryptogram: CSK, Padding: Padding2, Method: Method1,
+		ARPC: CSK, Script: CSK, Encipherment: CBC,
+	},
+	"interac-133": {
+		Option: OptionA, Cryptogram: SKD, Padding: Padding2, Method: Method1,
+		ARPC: SKD, Script: CSK, Encipherment: CBC, Unbound: true,
+	},
+	"ccd-5": {
+		Option: OptionB, Cryptogram: CSK, Padding: Padding2, Method: Method2,
+		ARPC: CSK, Script: CSK, Encipherment: CBCPadded, Format1: true,
+	},
+	"aes-c": {
+		Option: OptionC, Cryptogram: CSK, Padding: Padding2, Method: Method2,
+		ARPC: CSK, Script: CSK, Encipherment: CBCPadded, Format1: true,
+	},
 }
 
 // Experimental reports whether no independent program of an issuer or HSM agrees with

@@ -29,9 +29,13 @@ func (o MAC) compute(ctx context.Context, t derive.Token) ([]byte, error) {
 	return t.MAC(ctx, o.Key, bytes.Join([][]byte{o.Chaining[:], o.Header, o.Lc, o.Data, o.After}, nil))
 }
 
-// Verify returns fault.Proof() if the MAC was not computed so. The MAC of a command is
-// the chaining value that follows.
+// Verify returns fault.Proof() if the MAC was not computed so, or if what was sent has not
+// the length of one: nothing equals the first 0 bytes of every MAC. The MAC of a command
+// is the chaining value that follows.
 func (o MAC) Verify(ctx context.Context, t derive.Token) (chaining [16]byte, err error) {
+	if n := Mode(len(o.Sent)); n != S8 && n != S16 {
+		return chaining, fault.Proof()
+	}
 	want, err := o.compute(ctx, t)
 	if err != nil {
 		return chaining, fmt.Errorf("computing a MAC: %w", err)

@@ -63,3 +63,27 @@ func TestReceivedInClear(t *testing.T) {
 		t.Errorf("at level 00: %v", err)
 	}
 }
+
+// TestVerifyLength: what is as long as no MAC proves nothing, even where it is the
+// beginning of the right one.
+func TestVerifyLength(t *testing.T) {
+	_, m := session(t, 0x01, scp03.S16)
+	w, _ := wrap(t, m, scp03.State{}, apdu.Command{CLA: 0x80, INS: 0xE2, Data: []byte{1, 2, 3}})
+	whole, _, err := m.Received(scp03.State{}, w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range 18 {
+		o := whole
+		o.Sent = append(bytes.Clone(whole.Sent), 0)[:n]
+		chaining, err := o.Verify(ctx, m.Token)
+		switch {
+		case n == 8 || n == 16:
+			if err != nil {
+				t.Errorf("%d bytes: %v", n, err)
+			}
+		case fault.CodeOf(err) != fault.ProofFailed || chaining != [16]byte{}:
+			t.Errorf("%d bytes: %X, %v", n, chaining, err)
+		}
+	}
+}
