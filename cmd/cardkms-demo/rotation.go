@@ -157,7 +157,7 @@ func (r *rotation) newVersion(ctx context.Context) error {
 	if err := r.decide(ctx, "key.deactivate", oldVersion); err == nil || !strings.Contains(err.Error(), "still need this version") {
 		return fmt.Errorf("the old version was deactivated under its cards: %w", err)
 	}
-	fmt.Printf("    refused: %d cards still need this version\n", fleetSize)
+	fmt.Printf("    refused: cards that still need this version: %d\n", fleetSize)
 	_, err := r.command(ctx, "", "cardkms", "rotation", "status", "isd", "--as", officers[0].as)
 	return err
 }

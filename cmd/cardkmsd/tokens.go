@@ -71,6 +71,9 @@ func (n *node) openToken(ctx context.Context, c configuredToken, pin pin, logger
 	t, err := hsm.Open(ctx, hsm.Config{
 		Module: c.Module, InitArgs: c.InitArgs, Label: c.Label, PIN: pin.value, PINSource: pin.source, Sessions: c.Sessions, Objects: c.Objects, Logger: logger,
 	})
+	if errors.Is(err, hsm.ErrModule) {
+		return nil, errUsage{fmt.Errorf("%s.module: %w", c.field, err)}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s.module, %[1]s.label, %[1]s.pin: %w", c.field, err)
 	}
@@ -193,32 +196,11 @@ func said(t *hsm.Token, name string, logger *slog.Logger) map[string]string {
 			state = "no"
 		}
 		logger.Info("token", "name", name, "operation", c.Operation, "plan", c.Plan, "able", state)
-		if word, ok := capabilityWords[c.Operation]; ok {
-			found[word] = state
-		}
+		found[c.Word] = state
 	}
 	found["kdf"] = "composed"
 	if strings.HasPrefix(t.Capabilities()[0].Plan, "native") {
 		found["kdf"] = "native"
 	}
 	return found
-}
-
-// capabilityWords are what entries of the log call the capabilities of a token, by the
-// operation that the package hsm describes. Auditors compare them over years: a word is
-// neither changed nor used again. kms.Service.Started lists them.
-var capabilityWords = map[string]string{
-	"AES-CMAC key derivation (SCP03, KDF3, CUP-1)": "derive_aes",
-	"AES-CBC":                                      "aes_cbc",
-	"3DES diversification (VISA2, EMV CPS)":        "derive_tdea",
-	"PUT KEY wrapping of aes-128":                  "wrap_aes128",
-	"PUT KEY wrapping of aes-192":                  "wrap_aes192",
-	"PUT KEY wrapping of aes-256":                  "wrap_aes256",
-	"retail MAC (SCP02)":                           "retail_mac",
-	"PUT KEY wrapping of tdea-2key":                "wrap_tdea2",
-	"exclusive or with a key (Visa's script keys)": "xor_key",
-	"SCP11 key derivation (not served)":            "derive_scp11",
-	"Ed25519 signature (audit log)":                "sign_ed25519",
-	"ECDSA P-256 signature (audit log)":            "sign_p256",
-	"no key value leaves":                          "no_value_leaves",
 }

@@ -285,14 +285,10 @@ func TestCapabilityWords(t *testing.T) {
 	defer cleanup()
 	var words []string
 	for _, c := range token.Capabilities() {
-		word := capabilityWords[c.Operation]
-		if word == "" || slices.Contains(words, word) {
-			t.Errorf("%q is called %q", c.Operation, word)
+		if c.Word == "" || slices.Contains(words, c.Word) {
+			t.Errorf("%q is called %q", c.Operation, c.Word)
 		}
-		words = append(words, word)
-	}
-	if len(words) != len(capabilityWords) {
-		t.Errorf("%d words for %d capabilities", len(capabilityWords), len(words))
+		words = append(words, c.Word)
 	}
 	found := said(token, "", slog.New(slog.DiscardHandler))
 	if found["derive_aes"] != "yes" || found["wrap_aes192"] == "" || found["kdf"] == "" || len(found) != len(words)+1 {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/miekg/pkcs11"
 
@@ -24,6 +25,9 @@ type plan struct {
 
 // Capability is one operation that the service needs of a token.
 type Capability struct {
+	// Word is what entries of the log call it. Auditors compare them over years: a word is
+	// neither changed nor used again. kms.Service.Started lists them.
+	Word      string
 	Operation string
 	Plan      string // how the token does it
 	Err       error  // why it cannot; nil if it can
@@ -147,22 +151,22 @@ func (t *Token) tryAll(ctx context.Context) []Capability {
 		boundary = "not seen: the token derives no keys at all"
 	}
 	caps := []Capability{
-		{"AES-CMAC key derivation (SCP03, KDF3, CUP-1)", kdf, derivation},
-		{"AES-CBC", "CKM_AES_CBC", t.tryCBC(ctx)},
-		{"3DES diversification (VISA2, EMV CPS)", "CKM_DES3_ECB_ENCRYPT_DATA", t.tryTDEA(ctx)},
+		{"derive_aes", "AES-CMAC key derivation (SCP03, KDF3, CUP-1)", kdf, derivation},
+		{"aes_cbc", "AES-CBC", "CKM_AES_CBC", t.tryCBC(ctx)},
+		{"derive_tdea", "3DES diversification (VISA2, EMV CPS)", "CKM_DES3_ECB_ENCRYPT_DATA", t.tryTDEA(ctx)},
 	}
 	for _, a := range []key.Algorithm{key.AES128, key.AES192, key.AES256} {
-		caps = append(caps, Capability{"PUT KEY wrapping of " + string(a), "C_WrapKey CKM_AES_CBC", t.tryWrap(ctx, key.AES128, a)})
+		caps = append(caps, Capability{"wrap_" + strings.ReplaceAll(string(a), "-", ""), "PUT KEY wrapping of " + string(a), "C_WrapKey CKM_AES_CBC", t.tryWrap(ctx, key.AES128, a)})
 	}
 	caps = append(caps,
-		Capability{"retail MAC (SCP02)", "CKM_DES3_CBC_ENCRYPT_DATA, CKM_DES3_CBC", t.tryRetail(ctx)},
-		Capability{"PUT KEY wrapping of " + string(key.TDEA2), "C_WrapKey CKM_DES3_ECB", t.tryWrap(ctx, key.TDEA2, key.TDEA2)})
-	caps = append(caps, Capability{"exclusive or with a key (Visa's script keys)", "CKM_XOR_BASE_AND_DATA", t.tryXOR(ctx)})
-	caps = append(caps, Capability{"SCP11 key derivation (not served)", "CKM_ECDH1_DERIVE twice, CKM_CONCATENATE_BASE_AND_KEY, CKM_SHA256_KEY_DERIVATION", t.tryAgreement(ctx)})
+		Capability{"retail_mac", "retail MAC (SCP02)", "CKM_DES3_CBC_ENCRYPT_DATA, CKM_DES3_CBC", t.tryRetail(ctx)},
+		Capability{"wrap_tdea2", "PUT KEY wrapping of " + string(key.TDEA2), "C_WrapKey CKM_DES3_ECB", t.tryWrap(ctx, key.TDEA2, key.TDEA2)})
+	caps = append(caps, Capability{"xor_key", "exclusive or with a key (Visa's script keys)", "CKM_XOR_BASE_AND_DATA", t.tryXOR(ctx)})
+	caps = append(caps, Capability{"derive_scp11", "SCP11 key derivation (not served)", "CKM_ECDH1_DERIVE twice, CKM_CONCATENATE_BASE_AND_KEY, CKM_SHA256_KEY_DERIVATION", t.tryAgreement(ctx)})
 	ed := t.tryKeyPair(ctx, key.Ed25519)
-	caps = append(caps, Capability{"Ed25519 signature (audit log)", "CKM_EDDSA", ed})
-	caps = append(caps, Capability{"ECDSA P-256 signature (audit log)", "CKM_ECDSA", t.tryKeyPair(ctx, key.P256)})
-	return append(caps, Capability{"no key value leaves", boundary, nil})
+	caps = append(caps, Capability{"sign_ed25519", "Ed25519 signature (audit log)", "CKM_EDDSA", ed})
+	caps = append(caps, Capability{"sign_p256", "ECDSA P-256 signature (audit log)", "CKM_ECDSA", t.tryKeyPair(ctx, key.P256)})
+	return append(caps, Capability{"no_value_leaves", "no key value leaves", boundary, nil})
 }
 
 var zeros16 = make([]byte, 16)

@@ -35,6 +35,9 @@ var libraries = struct {
 	loaded map[string]*library
 }{loaded: map[string]*library{}}
 
+// ErrModule: a file is no PKCS#11 module that this machine can load.
+var ErrModule = errors.New("hsm: it cannot be loaded as a PKCS#11 module")
+
 // join opens a token in its library, which is loaded for the first one.
 func join(ctx context.Context, cfg Config, t *Token) error {
 	path, err := filepath.EvalSymlinks(cfg.Module)
@@ -48,7 +51,7 @@ func join(ctx context.Context, cfg Config, t *Token) error {
 		l = &library{path: path, args: cfg.InitArgs, life: newLife(), ctx: pkcs11.New(cfg.Module)}
 	}
 	if l.ctx == nil {
-		return fmt.Errorf("hsm: %s cannot be loaded as a PKCS#11 module", cfg.Module)
+		return fmt.Errorf("%w: %s", ErrModule, cfg.Module)
 	}
 	t.library, t.ctx = l, newCounted(l.ctx)
 	if err := l.add(ctx, t); err != nil {
