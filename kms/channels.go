@@ -272,6 +272,9 @@ func (s *Service) OpenChannel(ctx context.Context, r Request, in OpenChannelInpu
 }
 
 func (s *Service) newChannel(ctx context.Context, r Request, in OpenChannelInput, p cardProfile) (*openChannel, apdu.Command, error) {
+	if p.Implicit() {
+		return nil, apdu.Command{}, fault.New(fault.InvalidInput, "cards of i 1A prove nothing before they obey, so they get prepared scripts and no channel")
+	}
 	if err := s.opens(ctx, in.Issuer, in.Key, p.Profile); err != nil {
 		return nil, apdu.Command{}, err
 	}

@@ -3,9 +3,11 @@ package kms
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"cardkms/derive"
+	"cardkms/derive/scp02"
 	"cardkms/derive/scp03"
 	"cardkms/kms/apdu"
 	"cardkms/kms/fault"
@@ -27,11 +29,11 @@ const (
 // PrepareInput asks for one script for cards that are not there.
 type PrepareInput struct {
 	Issuer   string
-	Key      string // name of a gp-scp03 key
-	KVN      byte   // of the keys that the cards carry
-	Profile  string // name of a card profile with an AID; empty for "default"
-	Level    scp03.Level
-	Commands [][]byte // plain C-APDUs
+	Key      string      // name of a gp-scp03 key, or gp-scp02 as the profile says
+	KVN      byte        // of the keys that the cards carry
+	Profile  string      // name of a card profile with an AID; empty for "default"
+	Level    scp03.Level // 01 or 03; under SCP02 01
+	Commands [][]byte    // plain C-APDUs
 	Cards    []CardAt
 }
 
@@ -44,7 +46,9 @@ type CardAt struct {
 // Prepared is the script of one card, or why there is none.
 type Prepared struct {
 	CardAt
-	Commands [][]byte // INITIALIZE UPDATE, EXTERNAL AUTHENTICATE, then the secured commands
+	// Commands are INITIALIZE UPDATE, EXTERNAL AUTHENTICATE and the secured commands; those
+	// alone for a card of SCP02 with implicit initiation.
+	Commands [][]byte
 	Err      error
 }
 
@@ -92,7 +96,8 @@ type preparation struct {
 	profile    cardProfile
 	version    key.Version
 	script     []apdu.Command
-	challenger derive.Challenger
+	challenger derive.Challenger // under SCP03
+	tdea       derive.TDEAToken  // under SCP02
 }
 
 func (s *Service) preparation(ctx context.Context, in PrepareInput) (job preparation, err error) {
@@ -100,9 +105,18 @@ func (s *Service) preparation(ctx context.Context, in PrepareInput) (job prepara
 	if job.profile, err = s.profile(ctx, in.Issuer, in.Profile); err != nil {
 		return job, err
 	}
-	var ok bool
-	if job.challenger, ok = s.cfg.Token.(derive.Challenger); !ok {
-		return job, fault.New(fault.TokenUnable, "the token does not give out card challenges")
+	var able bool
+	switch {
+	case !job.profile.Legacy():
+		if job.challenger, able = s.cfg.Token.(derive.Challenger); !able {
+			return job, fault.New(fault.TokenUnable, "the token does not give out card challenges")
+		}
+	case in.Level != scp03.CMAC:
+		return job, fault.New(fault.InvalidInput, "a script for a card of SCP02 that is not there has level 01")
+	default:
+		if job.tdea, able = s.cfg.Token.(derive.TDEAToken); !able {
+			return job, errNoRetail
+		}
 	}
 	if n := len(in.Cards); n < 1 || n > PreparedCardsMax || n*len(in.Commands) > PreparedCommandsMax || len(in.Commands) < 1 {
 		return job, fault.New(fault.TooLarge, fmt.Sprintf("a request is for 1 to %d cards, with at most %d commands for all of them together", PreparedCardsMax, PreparedCommandsMax))
@@ -114,7 +128,7 @@ func (s *Service) preparation(ctx context.Context, in PrepareInput) (job prepara
 		}
 		job.script = append(job.script, c)
 	}
-	if job.version, err = s.version(ctx, in.Issuer, in.Key, key.GPSCP03, in.KVN, key.Protect); err != nil {
+	if job.version, err = s.version(ctx, in.Issuer, in.Key, job.profile.Usage(), in.KVN, key.Protect); err != nil {
 		return job, err
 	}
 	return job, job.profile.Agrees(job.version)
@@ -137,7 +151,7 @@ func (s *Service) prepareOne(ctx context.Context, r Request, e event, job prepar
 		return nil, s.refuse(ctx, e, err)
 	}
 	e.digest, e.detail["apdus"] = digestOf(out...), fmt.Sprint(len(out))
-	if at.Counter >= longCounterAlarm {
+	if at.Counter >= longCounterAlarm || job.profile.Legacy() && at.Counter >= counterAlarm {
 		e.detail["ending"] = "true"
 		s.cfg.Logger.Warn("the sequence counter of a card nears its end", "key", e.key)
 	}
@@ -167,6 +181,9 @@ func (c *Card) reserve(version string, counter uint32) error {
 
 // offline computes the commands of one card.
 func (s *Service) offline(ctx context.Context, job preparation, at CardAt) ([][]byte, error) {
+	if job.profile.Legacy() {
+		return s.offlineSCP02(ctx, job, at)
+	}
 	static, err := staticKeys(job.version, at.KDD[:])
 	if err != nil {
 		return nil, err
@@ -183,5 +200,27 @@ func (s *Service) offline(ctx context.Context, job preparation, at CardAt) ([][]
 	if session.ENC != nil {
 		s.cfg.Token.Release(session.ENC, session.MAC)
 	}
+	return encode(commands), err
+}
+
+// offlineSCP02 is offline under SCP02, whose keys hang on the counter alone: what is
+// prepared for one counter and a channel under it have the same ones, and MACs that chain
+// from different commands.
+func (s *Service) offlineSCP02(ctx context.Context, job preparation, at CardAt) ([][]byte, error) {
+	if at.Counter > scp02.CounterMax {
+		return nil, fault.New(fault.InvalidInput, "a sequence counter of SCP02 has 16 bits")
+	}
+	static, err := staticKeysSCP02(job.version, at.KDD[:])
+	if err != nil {
+		return nil, err
+	}
+	host, err := s.cfg.Token.Random(ctx, scp02.HostChallengeBytes)
+	if err != nil {
+		return nil, err
+	}
+	o := scp02.Offline{Keys: static, HostChallenge: host, KVN: job.KVN, Counter: uint16(at.Counter), AID: job.profile.AID, I: job.profile.SCP02}
+	session, commands, err := o.Prepare(ctx, job.tdea, job.script)
+	used := append(session.Keys(), static.ENC, static.MAC, static.DEK)
+	s.cfg.Token.Release(slices.DeleteFunc(used, func(k *derive.Key) bool { return k == nil })...)
 	return encode(commands), err
 }

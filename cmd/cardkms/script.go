@@ -42,7 +42,10 @@ C-APDUs stand in the file of --commands, one in hexadecimal a line. For each car
 a line is added to the file of --out, with the secured commands or with the code
 that says why there are none. Run again, it goes on behind the last whole line of
 that file. A counter serves one script only: a card whose script was made but did
-not arrive here needs its next counter.`,
+not arrive here needs its next counter.
+
+Cards of SCP03 need pseudo-random challenges ("i" & 10), cards of SCP02 i 45, 55, 75
+or 1A; under SCP02 the level is 01.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ask, err := f.request()
 			if err != nil {
@@ -52,7 +55,7 @@ not arrive here needs its next counter.`,
 		},
 	}
 	fl := prepare.Flags()
-	fl.StringVar(&f.key, "key", "isd", "name of the gp-scp03 key")
+	fl.StringVar(&f.key, "key", "isd", "name of the gp-scp03 key, or gp-scp02 as the profile says")
 	fl.StringVar(&f.profile, "card-profile", "", "card profile of the server")
 	fl.StringVar(&f.kvn, "kvn", "", "Key Version Number of the cards' keys, in `HEX`")
 	fl.StringVar(&f.level, "level", "03", "security level 01 or 03")
@@ -217,8 +220,12 @@ func onLine(file string, line int64, err error) error {
 }
 
 func parseCardAt(text []byte) (at api.CardAt, err error) {
-	if err := json.Unmarshal(text, &at, json.RejectUnknownMembers(true)); err != nil || len(at.KDD) != 10 || at.Counter == 0 {
+	var line struct {
+		KDD     api.Hex `json:"kdd"`
+		Counter *uint32 `json:"counter"` // 0 is the first one of some cards
+	}
+	if err := json.Unmarshal(text, &line, json.RejectUnknownMembers(true)); err != nil || len(line.KDD) != 10 || line.Counter == nil {
 		return at, errUsage{errors.New("not a JSON object with kdd (20 hexadecimal digits) and counter")}
 	}
-	return at, nil
+	return api.CardAt{KDD: line.KDD, Counter: *line.Counter}, nil
 }

@@ -52,6 +52,7 @@ import (
 const (
 	HostChallengeBytes = 8
 	macBytes           = 8
+	challengeBytes     = 6 // of a card
 	answerBytes        = 28
 )
 

@@ -93,6 +93,9 @@ func (d answerDocument) answer(p Profile, wrong *Problems) Answer {
 	if d.PutKey != nil {
 		a.PutKey = d.putKey(p, wrong)
 	}
+	if p.Implicit() && (d.Session != nil || d.PutKey != nil) {
+		wrong.add("session and putKey begin with INITIALIZE UPDATE, which cards of i 1A do not know")
+	}
 	if a.CheckValues == nil && a.Session == nil && a.PutKey == nil {
 		wrong.add("it answers nothing: it has checkValues, session or putKey")
 	}

@@ -109,9 +109,9 @@ func (d document) scp02(p *Profile, wrong *Problems) {
 	}
 	switch {
 	case !scp02.ValidI(p.I):
-		wrong.add("i of scp02 is 05, 15, 35, 45, 55 or 75")
-	case p.I&scp02.IExplicit == 0:
-		wrong.add("i 1A is implicit initiation: such a card proves nothing before it obeys, so it gets no channel; i of scp02 is 05, 15, 35, 45, 55 or 75")
+		wrong.add("i of scp02 is 05, 15, 1A, 35, 45, 55 or 75")
+	case p.Implicit() && (p.Level != scp03.CMAC || len(p.AID) == 0):
+		wrong.add("i 1A is implicit initiation, which has level 01 and an aid")
 	case !scp02.ValidLevel(scp02.Level(p.Level), p.I):
 		wrong.add("level of scp02 is 00, 01 or 03, and 11 or 13 where i has R-MAC (35, 75)")
 	}

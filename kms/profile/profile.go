@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"cardkms/derive/diversify"
+	"cardkms/derive/scp02"
 	"cardkms/derive/scp03"
 	"cardkms/kms/channel"
 	"cardkms/kms/fault"
@@ -49,6 +50,10 @@ const (
 
 // Legacy reports whether the cards speak SCP02, which is deprecated.
 func (p Profile) Legacy() bool { return p.SCP02 != 0 }
+
+// Implicit reports whether the first command with a MAC opens a session. Such a card
+// proves nothing before it obeys, so it gets prepared scripts and no channel.
+func (p Profile) Implicit() bool { return p.Legacy() && p.SCP02&scp02.IExplicit == 0 }
 
 // Usage is that of the keys that open channels to the cards.
 func (p Profile) Usage() key.Usage {
