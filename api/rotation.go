@@ -62,12 +62,12 @@ type ImportCards struct {
 type ImportedCard struct {
 	KDD     Hex     `json:"kdd" format:"hex" minLength:"20" maxLength:"20" doc:"Key diversification data."`
 	KVN     HexByte `json:"kvn" format:"hex" minLength:"2" maxLength:"2" doc:"Key Version Number of the keys that it carries."`
-	Counter uint32  `json:"counter,omitempty" maximum:"16777215" doc:"Its sequence counter, if it is known."`
+	Counter uint64  `json:"counter,omitempty" maximum:"1099511627775" doc:"Its sequence counter, if it is known; of an ota key the highest counter that another system gave to a packet."`
 }
 
 // ImportedCards is the result.
 type ImportedCards struct {
-	Added int64 `json:"added" doc:"Cards that were not there; the others stay as they were."`
+	Added int64 `json:"added" doc:"Cards that were not there, or whose counter of an ota key rose; the others stay as they were."`
 }
 
 // Radius is what hangs on a key version.

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"slices"
 
+	"cardkms/derive/scp02"
+	"cardkms/derive/scp03"
+	"cardkms/derive/scp80"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
 	"cardkms/kms/store"
@@ -19,15 +22,18 @@ const importBatch = 500
 // ImportedCard is a card that a factory personalised, before the service has met
 // it.
 type ImportedCard struct {
-	KDD     [kddBytes]byte
-	KVN     byte   // of the keys that it carries
-	Counter uint32 // its sequence counter; 0 for not known
+	KDD [kddBytes]byte
+	KVN byte // of the keys that it carries
+	// Counter is its sequence counter, 0 for not known; of an ota key the highest that
+	// another system gave to a packet.
+	Counter uint64
 }
 
-// ImportCards takes cards of a key into the registry and returns how many were not
-// there. Cards that are there stay as they are, so that the same list, sent again,
-// goes on where it broke off. A card whose KVN no version has is refused by its
-// place in the list, and then nothing happens.
+// ImportCards takes cards of a key into the registry and returns how many were not there.
+// Cards that are there stay as they are, so that the same list, sent again, goes on where
+// it broke off; of an ota key a greater counter is taken, because that repeats nothing. A
+// card whose KVN no version has is refused by its place in the list, and then nothing
+// happens.
 func (s *Service) ImportCards(ctx context.Context, r Request, issuer, name string, cards []ImportedCard) (added int64, err error) {
 	e, err := s.start(ctx, r, CardImport, issuer, "keys/"+printable(name))
 	if err != nil {
@@ -41,12 +47,16 @@ func (s *Service) ImportCards(ctx context.Context, r Request, issuer, name strin
 		return 0, s.refuse(ctx, e, err)
 	}
 	for i, in := range cards {
-		if _, ok := versions[in.KVN]; !ok {
+		v, ok := versions[in.KVN]
+		if !ok {
 			return 0, s.refuse(ctx, e, fault.New(fault.InvalidInput, fmt.Sprintf("card %d of the list has a KVN that no version of the key has", i+1)))
+		}
+		if end := counterEnd(v.Usage); in.Counter > end {
+			return 0, s.refuse(ctx, e, fault.New(fault.InvalidInput, fmt.Sprintf("card %d of the list has a counter above %X", i+1, end)))
 		}
 	}
 	for batch := range slices.Chunk(cards, importBatch) {
-		rows, err := s.newCards(ctx, issuer, batch, versions)
+		rows, err := s.newCards(ctx, issuer, name, batch, versions)
 		if err != nil {
 			return added, err
 		}
@@ -59,8 +69,19 @@ func (s *Service) ImportCards(ctx context.Context, r Request, issuer, name strin
 	return added, nil
 }
 
-// byKVN returns the versions of a key that opens channels by the Key Version Number that
-// cards know them by.
+// counterEnd is the last counter of cards whose keys are of a usage.
+func counterEnd(u key.Usage) uint64 {
+	switch u {
+	case key.OTA:
+		return scp80.CounterMax
+	case key.GPSCP02:
+		return scp02.CounterMax
+	}
+	return scp03.CounterMax
+}
+
+// byKVN returns the versions of a key that opens channels, or secures packets, by the Key
+// Version Number that cards know them by.
 func (s *Service) byKVN(ctx context.Context, issuer, name string) (map[byte]key.Version, error) {
 	all, err := s.versions(ctx, issuer)
 	if err != nil {
@@ -68,7 +89,7 @@ func (s *Service) byKVN(ctx context.Context, issuer, name string) (map[byte]key.
 	}
 	out := map[byte]key.Version{}
 	for _, v := range all {
-		if v.ID.Name == name && v.Usage.Channels() && v.State != key.Destroyed {
+		if v.ID.Name == name && (v.Usage.Channels() || v.Usage == key.OTA) && v.State != key.Destroyed {
 			out[v.KVN] = v
 		}
 	}
@@ -83,12 +104,21 @@ type newCard struct {
 	ref     store.Ref
 	card    Card
 	version int
+	ota     *otaCounters // in the place of card and version; nil for a card of channels
 }
 
 // newCards makes the rows of imported cards, named and sealed.
-func (s *Service) newCards(ctx context.Context, issuer string, cards []ImportedCard, versions map[byte]key.Version) ([]newCard, error) {
+func (s *Service) newCards(ctx context.Context, issuer, name string, cards []ImportedCard, versions map[byte]key.Version) ([]newCard, error) {
 	out := make([]newCard, len(cards))
 	for i, in := range cards {
+		if versions[in.KVN].Usage == key.OTA {
+			ref, err := s.otaName(ctx, OTACard{Issuer: issuer, Key: name, KVN: in.KVN, KDD: in.KDD[:]})
+			if err != nil {
+				return nil, err
+			}
+			out[i] = newCard{ref: ref, ota: &otaCounters{Counter: in.Counter, Nonce: newID()}}
+			continue
+		}
 		ref, err := s.cardRef(ctx, issuer, in.KDD[:])
 		if err != nil {
 			return nil, err
@@ -100,11 +130,29 @@ func (s *Service) newCards(ctx context.Context, issuer string, cards []ImportedC
 		v := versions[in.KVN].ID
 		c := Card{Sealed: sealed, Issuer: issuer, KVN: in.KVN, Version: v.String(), Newest: in.KVN, Nonce: newID()}
 		if in.Counter > 0 {
-			c.Counters = map[string]uint32{c.Version: in.Counter}
+			c.Counters = map[string]uint32{c.Version: uint32(in.Counter)}
 		}
 		out[i] = newCard{ref: ref, card: c, version: v.Version}
 	}
 	return out, nil
+}
+
+// add writes the row of a card that is not there, or raises its counter over the air.
+func (c newCard) add(tx store.Rows) (added bool, err error) {
+	if c.ota == nil {
+		n, err := versionOf(tx, c.ref)
+		if err != nil || n > 0 {
+			return false, err
+		}
+		return true, put(tx, c.ref, 0, c.card)
+	}
+	var before otaCounters
+	n, err := get(tx, c.ref, &before)
+	if err != nil || n > 0 && c.ota.Counter <= before.Counter {
+		return false, err
+	}
+	before.Counter, before.Nonce = c.ota.Counter, c.ota.Nonce
+	return true, put(tx, c.ref, n, before)
 }
 
 // importBatch puts cards that are not there into the registry, in one transaction.
@@ -115,15 +163,16 @@ func (s *Service) importBatch(ctx context.Context, e event, name string, batch [
 		fresh = 0
 		counts := map[int]int64{}
 		for _, c := range batch {
-			if n, err := versionOf(tx, c.ref); err != nil {
+			added, err := c.add(tx)
+			if err != nil {
 				return err
-			} else if n > 0 {
+			}
+			if !added {
 				continue
 			}
-			if err := put(tx, c.ref, 0, c.card); err != nil {
-				return err
+			if c.ota == nil {
+				counts[c.version]++
 			}
-			counts[c.version]++
 			fresh++
 		}
 		return countCards(tx, e.issuer, name, counts)

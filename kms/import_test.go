@@ -22,7 +22,7 @@ func TestImportCards(t *testing.T) {
 	}
 	var list []kms.ImportedCard
 	for i := range 1200 { // more than two transactions
-		list = append(list, kms.ImportedCard{KDD: kddOf(i), KVN: []byte{kvn, newKVN}[i%2], Counter: uint32(i)})
+		list = append(list, kms.ImportedCard{KDD: kddOf(i), KVN: []byte{kvn, newKVN}[i%2], Counter: uint64(i)})
 	}
 	list = append(list, list[3]) // one twice
 	if n, err := add(list...); err != nil || n != 1200 {

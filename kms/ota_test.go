@@ -165,6 +165,32 @@ func TestOTACounterNeverGoesBack(t *testing.T) {
 	all.Wait()
 }
 
+// TestOTAImport: a card that another system served goes on behind its counter, which an
+// import raises and never takes back.
+func TestOTAImport(t *testing.T) {
+	h := newHarness(t)
+	card, _ := h.loadOTA()
+	in := h.otaInput(1)
+	add := func(kvn byte, counter uint64) (int64, error) {
+		return h.service.ImportCards(h.ctx, h.as(kms.SecurityOfficer), h.issuer, "ota", []kms.ImportedCard{{KDD: [10]byte(iccid), KVN: kvn, Counter: counter}})
+	}
+	for _, c := range []struct{ imported, added, next uint64 }{{41, 1, 42}, {41, 0, 43}, {7, 0, 44}, {1 << 33, 1, 1<<33 + 1}} {
+		if added, err := add(1, c.imported); err != nil || uint64(added) != c.added {
+			t.Errorf("counter %d: added %d, %v", c.imported, added, err)
+		}
+		out := h.packet(in)
+		if n, _, intact := card.receive(out.Packet); n != c.next || out.Counter != c.next || !intact {
+			t.Errorf("after the import of %d the card gets %d, want %d", c.imported, n, c.next)
+		}
+	}
+	_, err := add(1, scp80.CounterMax+1)
+	h.want("a counter of six bytes", err, fault.InvalidInput)
+	_, err = add(9, 1)
+	h.want("a key set of no version", err, fault.InvalidInput)
+	_, err = h.service.ImportCards(h.ctx, h.as(kms.SecurityOfficer), h.issuer, "isd", []kms.ImportedCard{{KDD: [10]byte{1}, KVN: kvn, Counter: 1 << 24}})
+	h.want("a counter that SCP03 has not", err, fault.InvalidInput)
+}
+
 // TestOTACounterEnds: the end is told from 80 % on, and the greatest value is never
 // given away.
 func TestOTACounterEnds(t *testing.T) {

@@ -30,7 +30,8 @@ func (a *app) fleetCommand() *cobra.Command {
   {"kdd": "00010203040506070809", "kvn": "30", "counter": 12}
 
 with the key diversification data, the Key Version Number of the keys that the
-card carries, and its sequence counter if that is known. The whole file is read
+card carries, and its sequence counter if that is known; of an ota key the highest
+counter that another system gave to a packet. The whole file is read
 and checked before anything is sent; a bad line is named, and nothing happens.
 Cards that are in the registry stay as they are, so an import that broke off is
 started again; it says from which line.`,
@@ -42,7 +43,7 @@ started again; it says from which line.`,
 			return a.with(func(c *client.Client) error { return a.importFleet(cmd.Context(), c, args[0], key, from, total) })
 		},
 	}
-	imp.Flags().StringVar(&key, "key", "isd", "name of the gp-scp03 key")
+	imp.Flags().StringVar(&key, "key", "isd", "name of the gp-scp03, gp-scp02 or ota key")
 	imp.Flags().Int64Var(&from, "from-line", 1, "first `LINE` to send, after an import that broke off")
 	c.AddCommand(imp, a.fleetMoveCommand())
 	return c
