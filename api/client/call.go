@@ -140,6 +140,13 @@ func (c *Client) request(ctx context.Context, k call, body io.Reader) (*http.Req
 	if err != nil {
 		return nil, fmt.Errorf("client: making a request: %w", err)
 	}
+	if c.bearer != "" {
+		token, err := readBearer(c.bearer)
+		if err != nil {
+			return nil, err
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
 	req.Header.Set("User-Agent", c.userAgent)
 	if k.key != "" {
 		req.Header.Set(api.HeaderIdempotencyKey, k.key)

@@ -1,5 +1,5 @@
 // Package client calls the API of cardkms: one method for each operation, over
-// mutual TLS.
+// mutual TLS, or for a person with a bearer token over TLS.
 //
 // It follows the OpenAPI document of package api and promises: a refusal of the
 // server is an *api.Problem; a change carries an Idempotency-Key that the client
@@ -25,14 +25,17 @@ import (
 // DefaultTimeout bounds one call that is not a stream, its repetition included.
 const DefaultTimeout = 30 * time.Second
 
-// Config says where the server is and who calls. BaseURL, a certificate (Cert, or
-// CertFile and KeyFile) are required; without RootCAs and RootCAsFile the
-// system's roots verify the server.
+// Config says where the server is and who calls. BaseURL and either a certificate
+// (Cert, or CertFile and KeyFile) or BearerFile are required; without RootCAs and
+// RootCAsFile the system's roots verify the server.
 type Config struct {
-	BaseURL     string // https://host:port
-	Cert        tls.Certificate
-	CertFile    string // PEM, read when Cert is empty
-	KeyFile     string // PEM
+	BaseURL  string // https://host:port
+	Cert     tls.Certificate
+	CertFile string // PEM, read when Cert is empty
+	KeyFile  string // PEM
+	// BearerFile holds a bearer token of the OpenID provider, at most 12 KiB, and is open to
+	// its owner only. It is read for each request, so that one that was renewed counts.
+	BearerFile  string
 	RootCAs     *x509.CertPool
 	RootCAsFile string // PEM, read when RootCAs is nil
 	ServerName  string // what the server's certificate must name; empty for BaseURL's host
@@ -46,6 +49,7 @@ type Client struct {
 	http      *http.Client
 	timeout   time.Duration
 	userAgent string
+	bearer    string // file; empty for a caller with a certificate
 }
 
 // New checks a configuration, reads its files and returns a client. It does not
@@ -60,7 +64,7 @@ func New(cfg Config) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{
-		base: "https://" + base.Host, timeout: cfg.Timeout, userAgent: cfg.UserAgent,
+		base: "https://" + base.Host, timeout: cfg.Timeout, userAgent: cfg.UserAgent, bearer: cfg.BearerFile,
 		// HTTP/1.1 with a connection for each concurrent call costs both sides less than
 		// HTTP/2 for requests as small and as frequent as these.
 		http: &http.Client{
@@ -68,6 +72,7 @@ func New(cfg Config) (*Client, error) {
 				TLSClientConfig: tlsConfig, MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute,
 				TLSHandshakeTimeout: 10 * time.Second,
 			},
+			// Who calls is shown to this server only.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}
@@ -85,14 +90,9 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 func (cfg Config) tls() (*tls.Config, error) {
 	out := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: cfg.RootCAs, ServerName: cfg.ServerName}
-	cert := cfg.Cert
-	if len(cert.Certificate) == 0 {
-		var err error
-		if cert, err = tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile); err != nil {
-			return nil, fmt.Errorf("client: reading the client certificate: %w", err)
-		}
+	if err := cfg.identity(out); err != nil {
+		return nil, err
 	}
-	out.Certificates = []tls.Certificate{cert}
 	if out.RootCAs == nil && cfg.RootCAsFile != "" {
 		pem, err := os.ReadFile(cfg.RootCAsFile)
 		if err != nil {
@@ -104,4 +104,25 @@ func (cfg Config) tls() (*tls.Config, error) {
 		}
 	}
 	return out, nil
+}
+
+// identity puts the caller's certificate into out, if it is not a bearer token that says
+// who calls.
+func (cfg Config) identity(out *tls.Config) error {
+	cert := cfg.Cert
+	if cfg.BearerFile != "" {
+		if len(cert.Certificate) > 0 || cfg.CertFile != "" || cfg.KeyFile != "" {
+			return errors.New("client: a certificate or a bearer token says who calls, not both")
+		}
+		_, err := readBearer(cfg.BearerFile)
+		return err
+	}
+	if len(cert.Certificate) == 0 {
+		var err error
+		if cert, err = tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile); err != nil {
+			return fmt.Errorf("client: reading the client certificate: %w", err)
+		}
+	}
+	out.Certificates = []tls.Certificate{cert}
+	return nil
 }

@@ -45,9 +45,10 @@ func main() {
 
 // app is what every command shares.
 type app struct {
-	server, issuer, tls, as, cert, key, ca string
-	json                                   bool
-	out, err                               io.Writer
+	server, issuer, tls, as, cert, key, token, ca string
+	named                                         func(flag string) bool // on the command line
+	json                                          bool
+	out, err                                      io.Writer
 }
 
 // errUsage marks errors of the command line.
@@ -64,7 +65,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	fmt.Fprintln(stderr, "cardkms:", screen(err.Error()))
-	if h := hint(err); h != "" {
+	if h := a.hint(err); h != "" {
 		fmt.Fprintln(stderr, "hint:", h)
 	}
 	return exitCode(err)
@@ -78,9 +79,14 @@ func (a *app) root() *cobra.Command {
 		Long: `Client of the cardkms key management service.
 
 The server, who calls and the issuer come from flags or from the environment
-(CARDKMS_SERVER, CARDKMS_TLS, CARDKMS_AS, CARDKMS_ISSUER). --tls names a
-directory with ca.pem and, for each role, ROLE.pem and ROLE.key, as
-"cardkmsd init" makes it; --as chooses the role.
+(CARDKMS_SERVER, CARDKMS_TLS, CARDKMS_AS, CARDKMS_TOKEN_FILE, CARDKMS_ISSUER).
+--tls names a directory with ca.pem and, for each role, ROLE.pem and ROLE.key,
+as "cardkmsd init" makes it; --as chooses the role.
+
+People whom an OpenID provider knows show its ID token instead: --token-file
+names a file that holds it and is open to its owner only, --server the
+service's listener for people, and --tls or --ca what verifies that. The file is
+read for each request; whoever renews it puts a new one in its place.
 
 Exit status: 0 done, 1 failure, 2 usage, 3 a verification was negative,
 4 another approval is needed, 75 the service or the card cannot be reached now.`,
@@ -94,8 +100,10 @@ Exit status: 0 done, 1 failure, 2 usage, 3 a verification was negative,
 	f.StringVar(&a.as, "as", env("CARDKMS_AS", "update-server"), "`ROLE` whose certificate to use from --tls")
 	f.StringVar(&a.cert, "cert", "", "client certificate `FILE` (instead of --tls)")
 	f.StringVar(&a.key, "key-file", "", "its private key `FILE`")
+	f.StringVar(&a.token, "token-file", env("CARDKMS_TOKEN_FILE", ""), "`FILE` with an OpenID provider's ID token (instead of a certificate)")
 	f.StringVar(&a.ca, "ca", "", "CA `FILE` that verifies the server")
 	f.BoolVar(&a.json, "json", false, "print JSON")
+	a.named = f.Changed
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return errUsage{err} })
 	root.AddCommand(a.updateCommand(), a.channelCommand(), a.imageCommand(), a.cardCommand(), a.keyCommand(), a.profileCommand(), a.rotationCommand(), a.emvCommand(), a.otaCommand(), a.scriptsCommand(), a.fleetCommand(), a.auditCommand(), a.witnessCommand(),
 		a.approvalCommand(), a.officerCommand(), a.ceremonyCommand(), a.tr31Command(), a.clientCommand(), a.haltCommand(), a.healthCommand(), manCommand(root))
@@ -123,18 +131,21 @@ func env(name, otherwise string) string {
 	return otherwise
 }
 
-// client returns a client with the caller's certificate.
+// client returns a client with the caller's certificate or bearer token.
 func (a *app) client() (*client.Client, error) {
-	cfg := client.Config{BaseURL: a.server, CertFile: a.cert, KeyFile: a.key, RootCAsFile: a.ca, UserAgent: "cardkms"}
+	cfg := client.Config{BaseURL: a.server, CertFile: a.cert, KeyFile: a.key, BearerFile: a.token, RootCAsFile: a.ca, UserAgent: "cardkms"}
 	if a.tls != "" && cfg.RootCAsFile == "" {
 		cfg.RootCAsFile = filepath.Join(a.tls, "ca.pem")
 	}
-	if a.tls != "" && cfg.CertFile == "" && cfg.KeyFile == "" {
+	if a.token == "" && a.tls != "" && cfg.CertFile == "" && cfg.KeyFile == "" {
 		cfg.CertFile = filepath.Join(a.tls, a.as+".pem")
 		cfg.KeyFile = filepath.Join(a.tls, a.as+".key")
 	}
-	if cfg.CertFile == "" || cfg.KeyFile == "" {
-		return nil, errUsage{errors.New("a client certificate is needed: --tls DIR (with --as ROLE), or --cert and --key-file")}
+	switch certificate := a.named("as") || os.Getenv("CARDKMS_AS") != "" || a.cert != "" || a.key != ""; {
+	case a.token != "" && certificate: // nobody is left to guess who calls
+		return nil, errUsage{errors.New("a token says who calls: --token-file (CARDKMS_TOKEN_FILE) goes with none of --as (CARDKMS_AS), --cert and --key-file")}
+	case a.token == "" && (cfg.CertFile == "" || cfg.KeyFile == ""):
+		return nil, errUsage{errors.New("a client certificate is needed: --tls DIR (with --as ROLE), or --cert and --key-file; or a person's --token-file")}
 	}
 	c, err := client.New(cfg)
 	if err != nil { // it asked nobody yet: a flag, or a file that a flag names
@@ -238,7 +249,7 @@ func cobraUsage(err error) bool {
 var errNotVerified = errors.New("not verified")
 
 // hint says what the reader could do about an error.
-func hint(err error) string {
+func (a *app) hint(err error) string {
 	var p *api.Problem
 	var lost *cardLost
 	if errors.As(err, &lost) {
@@ -251,10 +262,23 @@ func hint(err error) string {
 	if errors.As(err, &unknown) {
 		return "does --tls (or --ca) belong to this service, or does another one listen at --server?"
 	}
+	var remote *net.OpError
+	if a.token != "" && errors.As(err, &remote) && remote.Op == "remote error" { // an alert of TLS
+		return "is --server the service's listener for people (people.listen)? The other one asks for a certificate"
+	}
 	if !errors.As(err, &p) {
 		return ""
 	}
+	if h, ok := tokenHints[p.Code]; ok && a.token != "" {
+		return h
+	}
 	return hints[p.Code]
+}
+
+// tokenHints are hints for whoever shows a bearer token, before those for everybody.
+var tokenHints = map[api.Code]string{
+	api.Unauthenticated: "have the OpenID provider give a new ID token for this service, and put it into the file; its sub must stand under people.subjects in the server's configuration",
+	api.Forbidden:       "another role, or another officer, may do this, with a token or a certificate of its own",
 }
 
 var hints = map[api.Code]string{

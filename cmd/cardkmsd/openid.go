@@ -97,13 +97,18 @@ func newPeople(c *config, logger *slog.Logger) (*people, error) {
 	}}, nil
 }
 
-// who is a server.Person. Why a token is refused stands in the log only.
+// who is a server.Person. Why a token is refused stands in the log only, but for its age,
+// which is judged behind its signature and is its holder's to mend.
 func (p *people) who(ctx context.Context, token string) (string, error) {
 	verifier, err := p.found()
 	if err != nil {
 		return "", fault.Because(fault.Unauthenticated, "the OpenID provider does not answer", err)
 	}
 	t, err := verifier.Verify(oidc.ClientContext(ctx, p.http), token)
+	var expired *oidc.TokenExpiredError
+	if errors.As(err, &expired) {
+		return "", fault.Because(fault.Unauthenticated, "the bearer token has expired", err)
+	}
 	if err != nil {
 		return "", fault.Because(fault.Unauthenticated, "the bearer token is not valid here", err)
 	}

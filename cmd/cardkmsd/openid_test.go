@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -140,6 +142,73 @@ func TestPeople(t *testing.T) {
 	s.hangup(reloaded)
 	if status, _ := checkpoint(bearer(token("grace-7", ""))); status != http.StatusUnauthorized {
 		t.Errorf("revoked: %d", status)
+	}
+}
+
+// TestPeopleCommands runs cardkms as people do who have a bearer token in a file: against
+// their listener, with the CA of the service and no certificate.
+func TestPeopleCommands(t *testing.T) {
+	issuer, ca := openID(t)
+	listen := freeAddress(t)
+	s := newSite(t, "people:", "  listen: "+listen, "  issuer: "+issuer, "  audience: cardkms", "  ca: "+ca,
+		"  subjects: {ada-1: "+devDomain+devOfficerPath+"ada, bob-2: "+devDomain+devOfficerPath+"bob, grace-7: "+devDomain+"/role/auditor/grace}")
+	c, path := web(t, ca), programs(t)
+	file := filepath.Join(t.TempDir(), "token")
+	hold := func(sub, wrong string) string {
+		_, text := fetch(t, c, issuer+"/token?"+url.Values{"sub": {sub}, "wrong": {wrong}}.Encode(), nil)
+		s.must("", os.WriteFile(file, []byte(text+"\n"), 0o600))
+		return text
+	}
+	cardkms := func(args ...string) (string, int) {
+		cmd := exec.Command(filepath.Join(path, "cardkms"), args...)
+		cmd.Env = append(os.Environ(), "CARDKMS_SERVER=https://"+listen, "CARDKMS_TLS="+filepath.Join(s.dir, "tls"), "CARDKMS_TOKEN_FILE="+file, "CARDKMS_AS=")
+		out, err := cmd.CombinedOutput()
+		if _, ended := errors.AsType[*exec.ExitError](err); err != nil && !ended {
+			t.Fatal(err)
+		}
+		return string(out), cmd.ProcessState.ExitCode()
+	}
+	expect := func(code int, want string, args ...string) string {
+		t.Helper()
+		out, got := cardkms(args...)
+		if got != code || !strings.Contains(out, want) {
+			t.Errorf("%v: %d, not %d with %q: %s", args, got, code, want, out)
+		}
+		if strings.Contains(out, "eyJ") {
+			t.Errorf("%v prints a token: %s", args, out)
+		}
+		return out
+	}
+
+	shown := []string{hold("ada-1", "")}
+	expect(0, "isd", "key", "list")
+	out := expect(0, `"proposer": "ada"`, "approval", "propose", "key.deactivate", "issuers/demo/keys/isd/versions/1", "--json")
+	var proposal struct{ ID string }
+	s.must("", json.Unmarshal([]byte(out), &proposal))
+	expect(2, "says who calls", "key", "list", "--as", "security-officer")
+	expect(1, "is --server the service's listener for people", "key", "list", "--server", s.url)
+
+	// What another officer decides he signs with his own key, whatever a token says.
+	shown = append(shown, hold("bob-2", ""))
+	officers := filepath.Join(s.dir, "officers")
+	approve := []string{"approval", "approve", proposal.ID, "--yes", "--passphrase-file", filepath.Join(officers, "passphrase"), "--key"}
+	expect(3, "proof_failed", append(approve, filepath.Join(officers, "cyd"))...)
+	expect(0, "1 of 2 approvals", append(approve, filepath.Join(officers, "bob"))...)
+
+	shown = append(shown, hold("grace-7", ""))
+	expect(1, "hint: another role", "halt", "--yes")
+	for wrong, want := range map[string]string{"expired": "the bearer token has expired", "audience": "the bearer token is not valid here", "key": "the bearer token is not valid here"} {
+		shown = append(shown, hold("ada-1", wrong))
+		expect(1, want, "key", "list")
+		expect(1, "hint: have the OpenID provider give a new ID token", "key", "list")
+	}
+	shown = append(shown, hold("ada-1", ""))
+	s.must("", os.Chmod(file, 0o644))
+	expect(2, "is open to others than its owner", "key", "list")
+	for _, token := range shown {
+		if strings.Contains(s.log.String(), token[len(token)-40:]) {
+			t.Error("the log holds a token")
+		}
 	}
 }
 
