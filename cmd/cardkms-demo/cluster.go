@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -31,7 +30,6 @@ type node struct {
 	name, address, config string
 	process               *exec.Cmd
 	ended                 chan struct{}
-	log                   bytes.Buffer // written by the process alone until it ended
 }
 
 const nodesMade = 3
@@ -119,12 +117,19 @@ func (c *cluster) makeNode(name, from string) (*node, error) {
 	return n, os.WriteFile(n.config, []byte(y), 0o600)
 }
 
+// log is the file with what all processes of the node said.
+func (n *node) log() string { return strings.TrimSuffix(n.config, ".yaml") + ".log" }
+
 // start starts a node and returns when it listens.
 func (n *node) start(bin string) error {
-	n.log.Reset()
+	log, err := os.OpenFile(n.log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Close() }()
 	n.process = exec.Command(filepath.Join(bin, "cardkmsd"), "serve", "--config", n.config) //nolint:gosec // our own program
 	n.process.Env = append(os.Environ(), "SOFTHSM2_CONF=")
-	n.process.Stderr, n.process.Stdout = &n.log, &n.log
+	n.process.Stderr, n.process.Stdout = log, log
 	n.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := n.process.Start(); err != nil {
 		return err
@@ -134,7 +139,7 @@ func (n *node) start(bin string) error {
 	for range 300 {
 		select {
 		case <-n.ended:
-			return fmt.Errorf("node %s ended:\n%s", n.name, n.log.String())
+			return fmt.Errorf("node %s ended; %s says why", n.name, n.log())
 		case <-time.After(100 * time.Millisecond):
 		}
 		if conn, err := net.Dial("tcp", n.address); err == nil {

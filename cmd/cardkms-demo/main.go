@@ -99,6 +99,10 @@ func run(ctx context.Context, args []string) (err error) {
 	d := &demo{dir: filepath.Join(dir, "kms")}
 	defer func() {
 		d.stopServer()
+		if err != nil && ctx.Err() == nil {
+			fmt.Fprintf(os.Stderr, "What is left, logs too, is in %s.\n", dir)
+			return
+		}
 		if removed := os.RemoveAll(dir); removed == nil && err == nil { // with what lies beside kms
 			fmt.Printf("%s, where all of it was, is removed.\n", dir)
 		}
