@@ -196,9 +196,10 @@ const (
 	notChecked     = "challenge:not-checked"
 )
 
-// tryLegacy is try for SCP02. Its card cryptogram is of S-ENC alone, so that only a
-// pseudo-random challenge, a MAC over the AID, says something of K-MAC.
-func (q gpQuestion) tryLegacy(ctx context.Context, s *Service, h hypothesis) (cryptogram bool, words []string, err error) {
+// underLegacy reports whether a hypothesis explains the card cryptogram of SCP02, and what
+// then says of its keys: whether it may be the right one, in further words. The cryptogram
+// is of S-ENC alone and says nothing of K-MAC.
+func (q gpQuestion) underLegacy(ctx context.Context, s *Service, h hypothesis, then func(derive.TDEAToken, scp02.Session) (bool, []string, error)) (found bool, words []string, err error) {
 	t, ok := s.cfg.Token.(derive.TDEAToken)
 	if !ok {
 		return false, nil, errNoRetail
@@ -213,11 +214,25 @@ func (q gpQuestion) tryLegacy(ctx context.Context, s *Service, h hypothesis) (cr
 	}
 	used := append(session.Keys(), static.ENC, static.MAC)
 	defer t.Release(slices.DeleteFunc(used, func(k *derive.Key) bool { return k == nil })...)
-	cryptogram, err = verified(scp02.VerifyCard(ctx, t, session, q.host, q.old))
+	cryptogram, err := verified(scp02.VerifyCard(ctx, t, session, q.host, q.old))
 	if err != nil || !cryptogram {
 		return false, nil, err
 	}
-	pseudo, err := q.pseudoRandom(ctx, t, session)
+	return then(t, session)
+}
+
+// tryLegacy is try for SCP02, where only a pseudo-random challenge, a MAC over the AID,
+// says something of K-MAC.
+func (q gpQuestion) tryLegacy(ctx context.Context, s *Service, h hypothesis) (cryptogram bool, words []string, err error) {
+	return q.underLegacy(ctx, s, h, func(t derive.TDEAToken, k scp02.Session) (bool, []string, error) {
+		return q.challengeLegacy(ctx, t, k, h)
+	})
+}
+
+// challengeLegacy says what is wrong with the challenge of a card of SCP02 whose
+// cryptogram verified.
+func (q gpQuestion) challengeLegacy(ctx context.Context, t derive.TDEAToken, k scp02.Session, h hypothesis) (found bool, words []string, err error) {
+	pseudo, err := q.pseudoRandom(ctx, t, k)
 	if err != nil {
 		return false, nil, err
 	}

@@ -36,25 +36,35 @@ type exchange struct {
 // document is a transcript from EXTERNAL AUTHENTICATE on, each line "> " and a command or
 // "< " and a response in hexadecimal. It is no parameter, because those stand in the log
 // for good, and at levels without encryption a transcript has the data of commands in clear.
-func (s *Service) macQuestionOf(ctx context.Context, c Case, kdd []byte) (q macQuestion, err error) {
-	if q.gpQuestion, err = s.gpQuestionOf(ctx, c.Proposal, kdd); err != nil {
-		return q, err
+func (s *Service) macQuestionOf(ctx context.Context, c Case, kdd []byte) (question, error) {
+	g, err := s.gpQuestionOf(ctx, c.Proposal, kdd)
+	if err != nil {
+		return nil, err
 	}
-	switch {
-	case !c.Proposal.Signs([]byte(c.Document)):
-		return q, fault.New(fault.InvalidInput, "sha256 is not the digest of the transcript")
-	case q.profile.Legacy():
-		return q, fault.New(fault.InvalidInput, "MACs of SCP02 are not explained")
+	if !c.Proposal.Signs([]byte(c.Document)) {
+		return nil, fault.New(fault.InvalidInput, "sha256 is not the digest of the transcript")
 	}
-	if q.exchanges, err = readTranscript(c.Document, kdd); err != nil {
-		return q, err
+	exchanges, err := readTranscript(c.Document, kdd)
+	if err != nil {
+		return nil, err
 	}
+	if g.profile.Legacy() {
+		return macQuestion02Of(g, exchanges)
+	}
+	return macQuestion03Of(g, exchanges)
+}
+
+// errFirst is said of a transcript of another command, and of a level that is none.
+var errFirst = fault.New(fault.InvalidInput, "a transcript begins with EXTERNAL AUTHENTICATE at a level that the card has")
+
+// macQuestion03Of looks that a transcript is one of SCP03.
+func macQuestion03Of(g gpQuestion, exchanges []exchange) (q macQuestion, err error) {
 	// [AmdD], Section 7.1.2: P1 is the security level, and the data are host cryptogram
 	// and MAC.
-	first := q.exchanges[0].command
-	q.level = scp03.Level(first.P1)
+	first := exchanges[0].command
+	q = macQuestion{g, scp03.Level(first.P1), exchanges}
 	if first.CLA&0xF0 != 0x80 || first.INS != 0x82 || len(first.Data) != 2*len(q.host) || !scp03.ValidLevel(q.level, q.answer.I) {
-		return q, fault.New(fault.InvalidInput, "a transcript begins with EXTERNAL AUTHENTICATE at a level that the card has")
+		return q, errFirst
 	}
 	for n, x := range q.exchanges {
 		if _, _, err := q.messaging(n).Received(scp03.State{}, x.command); err != nil {

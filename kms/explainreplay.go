@@ -1,7 +1,6 @@
 package kms
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -10,6 +9,9 @@ import (
 	"cardkms/kms/apdu"
 	"cardkms/kms/fault"
 )
+
+// deviation03 is one of a MAC of SCP03.
+type deviation03 = deviation[scp03.MAC]
 
 // replay is a session that goes through its transcript again.
 type replay struct {
@@ -39,16 +41,16 @@ func (r *replay) command(ctx context.Context, c apdu.Command) (explanation, erro
 		return "", err
 	}
 	ways := deviating(o,
-		[]deviation{{"key:s-rmac", func(o *scp03.MAC) { o.Key = r.Keys.RMAC }}},
+		[]deviation03{{"key:s-rmac", func(o *scp03.MAC) { o.Key = r.Keys.RMAC }}},
 		r.chainings(),
-		when(plain != nil, deviation{"data:plain", func(o *scp03.MAC) { o.Data, o.Lc = plain, c.Lc(len(plain)+int(r.Mode)) }}),
-		append(when(len(o.Data) == 0, deviation{"lc:zero", func(o *scp03.MAC) { o.Lc = []byte{0} }}),
-			deviation{"lc:without-mac", func(o *scp03.MAC) { o.Lc = c.Lc(len(o.Data)) }}),
-		append(when(c.CLA != o.Header[0], deviation{"cla:with-channel", func(o *scp03.MAC) { o.Header = c.Header() }}),
-			deviation{"cla:unsecured", func(o *scp03.MAC) { o.Header = append([]byte{o.Header[0] &^ 0x04}, o.Header[1:]...) }}),
-		when(c.Ne > 0, deviation{"le:covered", func(o *scp03.MAC) { o.After = le(c) }}),
+		when(plain != nil, deviation03{"data:plain", func(o *scp03.MAC) { o.Data, o.Lc = plain, c.Lc(len(plain)+int(r.Mode)) }}),
+		append(when(len(o.Data) == 0, deviation03{"lc:zero", func(o *scp03.MAC) { o.Lc = []byte{0} }}),
+			deviation03{"lc:without-mac", func(o *scp03.MAC) { o.Lc = c.Lc(len(o.Data)) }}),
+		append(when(c.CLA != o.Header[0], deviation03{"cla:with-channel", func(o *scp03.MAC) { o.Header = c.Header() }}),
+			deviation03{"cla:unsecured", func(o *scp03.MAC) { o.Header = append([]byte{o.Header[0] &^ 0x04}, o.Header[1:]...) }}),
+		when(c.Ne > 0, deviation03{"le:covered", func(o *scp03.MAC) { o.After = le(c) }}),
 	)
-	found, err := explain(ways, func(w way) (bool, []string, error) {
+	found, err := explain(ways, func(w way[scp03.MAC]) (bool, []string, error) {
 		var err error
 		next.Chaining, err = w.mac.Verify(ctx, r.Token)
 		ok, err := verified(err)
@@ -79,7 +81,7 @@ func (r *replay) response(ctx context.Context, a apdu.Response) (explanation, er
 	if failure && len(a.Data) == 0 {
 		return foundRight, nil
 	}
-	var ways []way
+	var ways []way[scp03.MAC]
 	undecrypted := false
 	for _, mode := range []scp03.Mode{scp03.S8, scp03.S16} {
 		some, encrypted, err := r.responded(ctx, a, mode)
@@ -100,8 +102,8 @@ func (r *replay) response(ctx context.Context, a apdu.Response) (explanation, er
 	if len(ways) == 0 {
 		return macMissing, nil
 	}
-	slices.SortStableFunc(ways, fewer)
-	found, err := explain(ways, func(w way) (bool, []string, error) {
+	slices.SortStableFunc(ways, fewer[scp03.MAC])
+	found, err := explain(ways, func(w way[scp03.MAC]) (bool, []string, error) {
 		_, err := w.mac.Verify(ctx, r.Token)
 		ok, err := verified(err)
 		return ok, w.words, err
@@ -114,7 +116,7 @@ func (r *replay) response(ctx context.Context, a apdu.Response) (explanation, er
 
 // responded returns the ways in which a card may have computed an R-MAC of this length,
 // none if the response is too short, and whether its data should decrypt and do not.
-func (r *replay) responded(ctx context.Context, a apdu.Response, mode scp03.Mode) (ways []way, undecrypted bool, err error) {
+func (r *replay) responded(ctx context.Context, a apdu.Response, mode scp03.Mode) (ways []way[scp03.MAC], undecrypted bool, err error) {
 	m := r.Messaging
 	m.Mode = mode
 	o, err := m.ResponseMAC(r.state, a)
@@ -124,11 +126,11 @@ func (r *replay) responded(ctx context.Context, a apdu.Response, mode scp03.Mode
 	encrypted := r.Level&scp03.REncryption != 0 && len(o.Data) > 0
 	plain, err := r.plain(ctx, r.state, o, encrypted)
 	return deviating(o,
-		[]deviation{{"key:s-mac", func(o *scp03.MAC) { o.Key = r.Keys.MAC }}},
+		[]deviation03{{"key:s-mac", func(o *scp03.MAC) { o.Key = r.Keys.MAC }}},
 		r.chainings(),
-		when(plain != nil, deviation{"data:plain", func(o *scp03.MAC) { o.Data = plain }}),
-		append(when(a.SW != apdu.Success, deviation{"status-word:9000", func(o *scp03.MAC) { o.After = []byte{0x90, 0x00} }}),
-			deviation{"status-word:missing", func(o *scp03.MAC) { o.After = nil }}),
+		when(plain != nil, deviation03{"data:plain", func(o *scp03.MAC) { o.Data = plain }}),
+		append(when(a.SW != apdu.Success, deviation03{"status-word:9000", func(o *scp03.MAC) { o.After = []byte{0x90, 0x00} }}),
+			deviation03{"status-word:missing", func(o *scp03.MAC) { o.After = nil }}),
 	), encrypted && plain == nil, err
 }
 
@@ -146,64 +148,14 @@ func (r *replay) plain(ctx context.Context, s scp03.State, o scp03.MAC, encrypte
 	return plain, err
 }
 
-// way is a MAC with the words in which it differs from the document's.
-type way struct {
-	words []string
-	mac   scp03.MAC
-}
-
-// deviation is one point in which programs and cards were seen to differ.
-type deviation struct {
-	word  string
-	apply func(*scp03.MAC)
-}
-
-// when returns a deviation that is possible.
-func when(possible bool, d deviation) []deviation {
-	if !possible {
-		return nil
-	}
-	return []deviation{d}
-}
-
-// deviating returns a MAC with every choice of at most one deviation of each point, in
-// the order of the points, fewest first.
-func deviating(o scp03.MAC, points ...[]deviation) []way {
-	out := []way{{mac: o}}
-	for _, point := range points {
-		for _, w := range out {
-			for _, d := range point {
-				changed := way{append(slices.Clone(w.words), d.word), w.mac}
-				d.apply(&changed.mac)
-				out = append(out, changed)
-			}
-		}
-	}
-	slices.SortStableFunc(out, fewer)
-	return out
-}
-
-func fewer(a, b way) int { return cmp.Compare(len(a.words), len(b.words)) }
-
 // chainings are the chaining values that may stand in the place of the last one.
-func (r *replay) chainings() (out []deviation) {
+func (r *replay) chainings() []deviation03 {
 	last := len(r.past) - 1
-	seen := [][16]byte{r.past[last]}
-	for _, c := range []struct {
-		word  string
-		value [16]byte
-	}{
-		{"chaining:zero", [16]byte{}},
-		{"chaining:external-authenticate", r.past[min(1, last)]},
-		{"chaining:previous", r.past[max(0, last-1)]},
-		{"chaining:truncated", truncated(r.past[last])},
-	} {
-		if !slices.Contains(seen, c.value) {
-			seen = append(seen, c.value)
-			out = append(out, deviation{c.word, func(o *scp03.MAC) { o.Chaining = c.value }})
-		}
-	}
-	return out
+	return instead(r.past[last], func(o *scp03.MAC, value [16]byte) { o.Chaining = value },
+		chained[[16]byte]{"chaining:zero", [16]byte{}},
+		chained[[16]byte]{"chaining:external-authenticate", r.past[min(1, last)]},
+		chained[[16]byte]{"chaining:previous", r.past[max(0, last-1)]},
+		chained[[16]byte]{"chaining:truncated", truncated(r.past[last])})
 }
 
 // truncated is a chaining value of which the 8 bytes were kept that S8 mode sends.

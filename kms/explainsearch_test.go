@@ -5,9 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
+	"cardkms/derive"
+	"cardkms/derive/diversify"
+	"cardkms/derive/scp02"
+	"cardkms/kms/apdu"
 	"cardkms/kms/fault"
 )
 
@@ -67,4 +72,31 @@ func FuzzTranscript(f *testing.F) {
 			t.Errorf("%q is read as %q", want, got)
 		}
 	})
+}
+
+// retailFails is a token whose retail MAC fails so.
+type retailFails struct {
+	derive.TDEAToken
+	err error
+}
+
+func (t retailFails) RetailMAC(context.Context, derive.RetailKey, []byte) ([]byte, error) {
+	return nil, t.err
+}
+
+// TestExplainWithoutRetailMAC: a token that computes no retail MAC does not say that
+// nothing explains one, and one that is away says nothing.
+func TestExplainWithoutRetailMAC(t *testing.T) {
+	ext := apdu.Command{CLA: 0x84, INS: 0x82, P1: 0x01, Data: make([]byte, 16)}
+	q := macQuestion02{level: scp02.CMAC, exchanges: []exchange{{command: ext}}}
+	q.profile.I = 0x15
+	h := hypothesis{enc: diversify.DEK, mac: diversify.MAC}
+	unable, away := fault.New(fault.TokenUnable, "unable"), fault.New(fault.TokenUnavailable, "away")
+	found, words, err := q.try(context.Background(), retailFails{err: unable}, scp02.Session{}, h)
+	if want := []string{"enc:dek", "c-mac:0", "mac:not-checked"}; !found || err != nil || !slices.Equal(words, want) {
+		t.Errorf("%t, %q, %v", found, words, err)
+	}
+	if found, words, err := q.try(context.Background(), retailFails{err: away}, scp02.Session{}, h); found || fault.CodeOf(err) != fault.TokenUnavailable {
+		t.Errorf("%t, %q, %v", found, words, err)
+	}
 }

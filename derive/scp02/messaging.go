@@ -95,45 +95,23 @@ func (m Messaging) Wrap(ctx context.Context, s State, c apdu.Command) (apdu.Comm
 	return c, next, nil
 }
 
-// sign computes the C-MAC of a command: [GPCS], Section E.4.4, retail MAC with the
-// ICV of the state.
+// sign computes the C-MAC of a command.
 func (m Messaging) sign(ctx context.Context, s State, c apdu.Command) (State, error) {
-	message := derive.Pad2(m.covered(c), 8)
-	if s.Chained && m.I&IICVEncryption != 0 {
-		// [GPCS], Section E.3.4: the ICV is encrypted with single DES under the left half
-		// of the key. That is what the MAC does to a first block, with a zero ICV.
-		message = append(s.MAC[:], message...)
-	} else {
-		subtle.XORBytes(message, message, s.MAC[:])
-	}
-	mac, blocks, err := m.mac(ctx, m.Keys.MAC, message, s.Blocks)
+	mac, blocks, err := m.mac(ctx, m.commandMAC(s, c), s.Blocks)
 	if err != nil {
 		return s, fmt.Errorf("computing a C-MAC: %w", err)
 	}
 	return State{MAC: mac, Chained: true, Blocks: blocks}, nil
 }
 
-// covered returns what the C-MAC of a command covers, not Le: the header with the
-// logical channel removed, and the data.
-func (m Messaging) covered(c apdu.Command) []byte {
-	header := []byte{c.CLA &^ 0x07, c.INS, c.P1, c.P2}
-	if m.I&IUnmodified == 0 {
-		// [GPCS], Section E.4.4: the secure messaging bit set, Lc including the MAC.
-		header[0] |= 0x04
-		header = append(header, byte(len(c.Data)+macBytes))
-	} else if len(c.Data) > 0 {
-		header = append(header, byte(len(c.Data)))
-	}
-	return append(header, c.Data...)
-}
-
-// mac computes the retail MAC and counts the blocks of its key.
-func (m Messaging) mac(ctx context.Context, k derive.RetailKey, message []byte, blocks uint32) (mac [macBytes]byte, after uint32, err error) {
+// mac computes a MAC and counts the blocks of its key.
+func (m Messaging) mac(ctx context.Context, o MAC, blocks uint32) (mac [macBytes]byte, after uint32, err error) {
+	message := o.message()
 	after = blocks + uint32(len(message)/8)
 	if after > BlocksMax {
 		return mac, blocks, fault.New(fault.ChannelClosed, "the session keys have protected as much as 3DES keys may; open a new channel")
 	}
-	out, err := m.Token.RetailMAC(ctx, k, message)
+	out, err := m.Token.RetailMAC(ctx, o.Key, message)
 	if err != nil {
 		return mac, blocks, err
 	}
@@ -151,29 +129,17 @@ func (m Messaging) Unwrap(ctx context.Context, s Responses, c apdu.Command, r ap
 	if len(r.Data) == 0 && r.SW != apdu.Success && !r.SW.Warning() {
 		return r, s, nil
 	}
-	n := len(r.Data) - macBytes
-	if n < 0 {
-		return apdu.Response{}, s, fault.Proof()
+	o, err := m.ResponseMAC(s, c, r)
+	if err != nil {
+		return apdu.Response{}, s, err
 	}
-	data, rmac := r.Data[:n], r.Data[n:]
-	message := derive.Pad2(exchanged(c, data, r.SW), 8)
-	subtle.XORBytes(message, message, s.MAC[:])
-	want, blocks, err := m.mac(ctx, m.Keys.RMAC, message, s.Blocks)
+	want, blocks, err := m.mac(ctx, o, s.Blocks)
 	if err != nil {
 		return apdu.Response{}, s, fmt.Errorf("computing an R-MAC: %w", err)
 	}
-	if subtle.ConstantTimeCompare(want[:], rmac) != 1 {
+	if subtle.ConstantTimeCompare(want[:], o.Sent) != 1 {
 		return apdu.Response{}, s, fault.Proof()
 	}
-	r.Data = bytes.Clone(data)
+	r.Data = bytes.Clone(r.Data[:len(r.Data)-macBytes])
 	return r, Responses{MAC: want, Blocks: blocks}, nil
-}
-
-// exchanged returns what an R-MAC covers: [GPCS], Section E.4.5, the plain command
-// without secure messaging, the length of the response modulo 256, its data and its
-// status.
-func exchanged(c apdu.Command, data []byte, sw apdu.SW) []byte {
-	b := []byte{c.CLA &^ 0x07, c.INS, c.P1, c.P2, byte(len(c.Data))}
-	b = append(append(b, c.Data...), byte(len(data)))
-	return append(append(b, data...), byte(sw>>8), byte(sw))
 }

@@ -4,9 +4,10 @@
 // specification itself was not at hand: layouts are those on which kaoh/globalplatform,
 // GlobalPlatformPro, pySim, openjavacard-tools and skythen/scp02 agree, section numbers
 // those that they cite, and each layout is checked against their numbers. It keeps no
-// state: the caller passes State and Responses in and takes their successors out. PUT
-// KEY blocks are in putkey.go. It leaves out BEGIN and END R-MAC SESSION, GET DATA of
-// the sequence counter, and the values of "i" that are not listed here.
+// state: the caller passes State and Responses in and takes their successors out. What
+// MACs are over is in mac.go, PUT KEY blocks in putkey.go. It leaves out BEGIN and END
+// R-MAC SESSION, GET DATA of the sequence counter, and the values of "i" that are not
+// listed here.
 //
 // The "i" parameter is not in the card's answer; the card product's profile says it:
 //
