@@ -201,7 +201,7 @@ func (s *Service) storeContent(ctx context.Context, im Image, content io.Reader)
 		sum := sha256.Sum256(block)
 		digests = append(digests, hex.EncodeToString(sum[:]))
 		if err := s.cfg.Store.Update(ctx, func(tx store.Tx) error { return tx.PutBlock(im.content(), n, block) }); err != nil {
-			return nil, fmt.Errorf("storing block %d of an image: %w", n, err)
+			return nil, fmt.Errorf("storing block %d of an image: %w", n, ledger.Away(err))
 		}
 	}
 	return digests, seen.Check(im.Meta)
@@ -243,7 +243,7 @@ func (rd *reader) load(ctx context.Context, n int64) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("reading block %d of an image: %w", n, err)
+		return fmt.Errorf("reading block %d of an image: %w", n, ledger.Away(err))
 	}
 	rd.n = n
 	sum := sha256.Sum256(rd.block)

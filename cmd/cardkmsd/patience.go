@@ -17,9 +17,8 @@ import (
 	"cardkms/kms/vault"
 )
 
-// openPatiently opens a node. It waits for a Vault or a database that is away when the
-// node asks for it, for as long as it takes (a database lost in the middle of a transaction
-// of the start ends it), and stays sealed with a PIN that the token refused until somebody stops the
+// openPatiently opens a node. It waits for a Vault or a database that is away, for as long
+// as it takes (unless the answer to a COMMIT was lost, which ends the start), and stays sealed with a PIN that the token refused until somebody stops the
 // process: neither a probe nor whatever starts it again may use up the tries of the token.
 // Without a node and without an error, the process was stopped while it waited.
 func openPatiently(ctx context.Context, cfg *config, d *sealedDoor, logger *slog.Logger) (*node, error) {

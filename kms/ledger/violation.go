@@ -73,13 +73,21 @@ func (l *Ledger) report(v *Violation) {
 func (l *Ledger) detect(err error) error {
 	var v *Violation
 	if !errors.As(err, &v) {
-		return err
+		return Away(err)
 	}
 	l.report(v)
 	if v.Ref == (store.Ref{}) {
 		return sealed(v)
 	}
 	return tampered(v)
+}
+
+// Away makes the error of a database that does not answer one for the service.
+func Away(err error) error {
+	if errors.Is(err, store.ErrAway) && fault.CodeOf(err) == fault.Internal {
+		return fault.Because(fault.AuditUnavailable, "the database does not answer, so nothing happened", err)
+	}
+	return err
 }
 
 // refused says why nothing is answered any more, nil if the ledger is not sealed.

@@ -26,8 +26,8 @@ var (
 	ErrVersion = errors.New("store: the row's version is not the expected one")
 	// ErrFull: there is no room; nothing was changed.
 	ErrFull = errors.New("store: no room is left")
-	// ErrAway: the server of the database does not answer. No change of rows was begun;
-	// of a schema's migrations some may be done.
+	// ErrAway: the server of the database does not answer. No row was changed; of a
+	// schema's migrations some may be done.
 	ErrAway = errors.New("store: the database does not answer")
 )
 

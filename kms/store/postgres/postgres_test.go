@@ -132,6 +132,37 @@ func TestAway(t *testing.T) {
 	}
 }
 
+// TestLostInTransaction: a connection that ends before COMMIT is a database that is away,
+// for reads and for writes, and the next transaction has another one.
+func TestLostInTransaction(t *testing.T) {
+	ctx := context.Background()
+	name := database(t, t.Name())
+	db, err := postgres.Open(ctx, postgres.Config{URL: cluster.URL(name)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	ref := store.Ref{Kind: "card", ID: "lost"}
+	for what, transact := range map[string]func(context.Context, func(store.Tx) error) error{"read": db.View, "write": db.Update} {
+		err := transact(ctx, func(tx store.Tx) error {
+			if _, err := tx.Get(ref); !errors.Is(err, store.ErrNotFound) {
+				return err
+			}
+			if _, err := cluster.SQL(ctx, "postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '"+name+"'"); err != nil {
+				t.Error(err)
+			}
+			_, err := tx.Get(ref)
+			return err
+		})
+		if !errors.Is(err, store.ErrAway) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if err := db.View(ctx, func(tx store.Tx) error { _, err := tx.Get(ref); return err }); !errors.Is(err, store.ErrNotFound) {
+		t.Error(err)
+	}
+}
+
 func TestCheckURL(t *testing.T) {
 	for url, ok := range map[string]bool{
 		"postgres:///cardkms?host=/run/postgresql":                                           true,

@@ -40,10 +40,14 @@ func (db *DB) transact(ctx context.Context, begin string, writes bool, f func(*r
 			rollback(ctx, conn)
 		}
 	}()
-	if err := f(tx); err != nil {
-		return err
+	err = f(tx)
+	if err == nil {
+		err = errors.Join(tx.Err(), ctx.Err())
 	}
-	if err := errors.Join(tx.Err(), ctx.Err()); err != nil {
+	if err != nil {
+		if gone(ctx, tx.Err()) {
+			return fmt.Errorf("%w: %w", store.ErrAway, err) // before a COMMIT nothing was changed
+		}
 		return err
 	}
 	if !writes {
@@ -92,18 +96,24 @@ func lost(err error) bool {
 	return strings.HasPrefix(e.Code, "57P0") || e.Code == "53300" || strings.HasPrefix(e.Code, "08")
 }
 
-// away adds store.ErrAway to the error of a server that is, unless the caller went away.
-// A server that cannot prove who it is, or that refuses our certificate, is there.
+// away adds store.ErrAway to the error of a server that is.
 func away(ctx context.Context, err error) error {
+	if gone(ctx, err) {
+		return fmt.Errorf("%w: %w", store.ErrAway, err)
+	}
+	return err
+}
+
+// gone reports whether an error says that the server does not answer, and not that the
+// caller went away. A server that cannot prove who it is, or that refuses our certificate,
+// is there.
+func gone(ctx context.Context, err error) bool {
 	var sent *pgconn.PgError
 	var network net.Error
 	var other *tls.CertificateVerificationError
 	var alert tls.AlertError
-	gone := errors.As(err, &sent) || errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
-	if !gone || !lost(err) || errors.As(err, &other) || errors.As(err, &alert) || errors.Is(err, errCredentials) || ctx.Err() != nil {
-		return err
-	}
-	return fmt.Errorf("%w: %w", store.ErrAway, err)
+	silent := errors.As(err, &sent) || errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+	return silent && lost(err) && !errors.As(err, &other) && !errors.As(err, &alert) && !errors.Is(err, errCredentials) && ctx.Err() == nil
 }
 
 var errCredentials = errors.New("postgres: no user and password")
