@@ -220,9 +220,10 @@ func await(t *testing.T, n *atomic.Int64) {
 	}
 }
 
-// TestDatabaseAwayAtStart: a node that starts while PostgreSQL does not answer says so,
-// waits, presents no PIN, and goes on by itself. A database that refuses it ends the start.
-func TestDatabaseAwayAtStart(t *testing.T) {
+// TestDatabaseAway: a node that starts while PostgreSQL does not answer says so, waits,
+// presents no PIN, and goes on by itself; one that serves answers 503 meanwhile. A database
+// that refuses it ends the start.
+func TestDatabaseAway(t *testing.T) {
 	ctx := context.Background()
 	cluster := newCluster(t)
 	s := newSite(t)
@@ -233,12 +234,13 @@ func TestDatabaseAwayAtStart(t *testing.T) {
 	cluster.Kill()
 	login := slices.Index(faulty.Functions, "C_Login")
 	before := module.Calls(login)
+	card := s.card(1, 1024)
 	ready := n.launch()
 	n.eventually("it is sealed", n.answers("/readyz", http.StatusServiceUnavailable, `"state":"database-down"`))
 	if status, body := n.probe("/healthz"); status != http.StatusOK {
 		t.Errorf("healthz: %d %s", status, body)
 	}
-	if _, err := n.proves(n.client("update-server"), n.card(1, 1024)); codeOf(err) != api.AuditUnavailable {
+	if _, err := n.proves(n.client("update-server"), card); codeOf(err) != api.AuditUnavailable {
 		t.Errorf("a request meanwhile: %v", err)
 	}
 	if logins := module.Calls(login) - before; logins != 0 {
@@ -251,9 +253,17 @@ func TestDatabaseAwayAtStart(t *testing.T) {
 	if logins := module.Calls(login) - before; logins != 1 {
 		t.Errorf("%d logins", logins)
 	}
-	if _, err := n.proves(n.client("update-server"), n.card(1, 1024)); err != nil {
+	if _, err := n.proves(n.client("update-server"), card); err != nil {
 		t.Error(err)
 	}
+	cluster.Kill() // and now it is away for longer than a transaction is tried again
+	_, reads := n.client("update-server").Card(ctx, devIssuer, fmt.Sprintf("%020X", 1))
+	_, writes := n.proves(n.client("update-server"), card)
+	if codeOf(reads) != api.AuditUnavailable || codeOf(writes) != api.AuditUnavailable {
+		t.Errorf("a read and a write while the database is away: %v; %v", reads, writes)
+	}
+	s.must("", cluster.Restart(ctx))
+	n.until("it goes on by itself", func() bool { _, err := n.proves(n.client("update-server"), card); return err == nil })
 	n.stop()
 	n.configure(func(text string) string { return strings.Replace(text, "/postgres", "/nowhere", 1) })
 	if out, err := n.cardkmsd("", "serve", "--config", n.config()); exitStatus(err) != exitFailure {
