@@ -1,12 +1,18 @@
 package main
 
 import (
+	"crypto/ed25519"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/goccy/go-yaml"
+
+	"cardkms/audit"
 )
 
 func TestExampleConfiguration(t *testing.T) {
@@ -223,6 +229,50 @@ const (
 // withVault has a configuration take the PIN from Vault.
 func withVault(s string) string {
 	return strings.Replace(s, "file:/etc/cardkms/pin", `"vault:kv/cardkms/hsm#pin"`, 1) + vaultSection
+}
+
+// TestVaultPageConfiguration puts the configuration of deploy/vault/README.md into the example for
+// production, with each way to log in.
+func TestVaultPageConfiguration(t *testing.T) {
+	example, err := os.ReadFile("../../deploy/cardkms.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	vkey, err := audit.CosignerKey("kms.example.com/audit/vault", make(ed25519.PublicKey, ed25519.PublicKeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := strings.Replace(fenced(t, "../../deploy/vault/README.md", "Configuration", "```yaml")[0], "kms.example.com/audit/vault+…", vkey, 1)
+	approle := regexp.MustCompile(`(?m)^ *approle: .*\n`).FindString(page)
+	others := regexp.MustCompile(`(?m)^ *# or: (.*\n)`).FindAllStringSubmatch(page, -1)
+	if approle == "" || len(others) != 2 {
+		t.Fatalf("the page has other ways to log in: %q, %q", approle, others)
+	}
+	for _, login := range []string{approle, "    " + others[0][1], "    " + others[1][1]} {
+		merged := map[string]any{}
+		for _, text := range []string{string(example), strings.Replace(page, approle, login, 1)} {
+			section := map[string]any{}
+			if err := yaml.Unmarshal([]byte(text), &section); err != nil {
+				t.Fatal(err)
+			}
+			if token, ok := merged["token"].(map[string]any); ok { // the page has its PIN only
+				maps.Copy(token, section["token"].(map[string]any))
+				section["token"] = token
+			}
+			maps.Copy(merged, section)
+		}
+		text, err := yaml.Marshal(merged)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(t.TempDir(), "cardkms.yaml")
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := load(path); err != nil {
+			t.Errorf("with %s: %v", strings.TrimSpace(login), err)
+		}
+	}
 }
 
 // TestVaultConfiguration changes one thing at a time in a configuration that is right.

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -102,6 +103,62 @@ func TestBackupDrill(t *testing.T) {
 	}
 }
 
+// TestNodesPage runs the commands of deploy/NODES.md as one session with the quick start and
+// the simulated card of CEREMONY.md before them. In the end the card proves itself to
+// both nodes. Only the place of the programs and addresses that this machine has free are put in.
+func TestNodesPage(t *testing.T) {
+	cluster := newCluster(t)
+	if err := cluster.Passwords(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	script := fenced(t, "../../README.md", "Try it by hand", "```")[0] +
+		fenced(t, "../../deploy/CEREMONY.md", "A simulated card", "```sh")[0] + commands(t, "../../deploy/NODES.md") +
+		`for port in 8443 8444; do
+    cardkms channel run --server https://127.0.0.1:$port --as update-server --key sim --card tcp:127.0.0.1:9000 80CA006600
+done
+kill $n1 $n2; wait $n1 $n2
+cardkmsd serve --config site/cardkms.yaml 2> /dev/null || echo "the old database ends with $?"
+`
+	n1, n2 := freeAddress(t), freeAddress(t)
+	port := func(address string) string { return address[strings.LastIndex(address, ":")+1:] }
+	typed := strings.NewReplacer(
+		"make build\n", "", "dist/", "", "init ./site\n", "init ./site --listen "+n1+"\n",
+		"8443", port(n1), "8444", port(n2), "127.0.0.1:9000", freeAddress(t),
+	).Replace(script)
+	dir := t.TempDir()
+	if err := os.CopyFS(filepath.Join(dir, "deploy"), os.DirFS("../../deploy")); err != nil {
+		t.Fatal(err)
+	}
+	out, err := session(t, dir, typed, "CARDKMS_SERVER=https://"+n1, "PGHOST="+cluster.Dir(), "PGUSER=cardkms")
+	if err != nil {
+		for _, name := range []string{"n1.log", "n2.log"} {
+			said, _ := os.ReadFile(filepath.Join(dir, "site", name))
+			t.Logf("%s:\n%s", name, said)
+		}
+		t.Fatalf("%v\n%s\n%s", err, typed, out)
+	}
+	for want, times := range map[string]int{
+		"compared them with the signed log": 1, `(?m)^n1\.[0-9a-f]{32} 8050`: 2, `(?m)^n2\.[0-9a-f]{32} 8050`: 1,
+		" 0 failed": 1, "the old database ends with 3": 1, "complete and unchanged": 3, "660B730906072A864886FC6B019000": 3, // once in the quick start
+	} {
+		if n := len(regexp.MustCompile(want).FindAllString(out, -1)); n != times {
+			t.Errorf("%d times %q, expected %d:\n%s", n, want, times, out)
+		}
+	}
+}
+
+// session runs what somebody types in one shell, with these variables.
+func session(t *testing.T, dir, typed string, env ...string) (string, error) {
+	t.Helper()
+	const preamble = `trap 'kill $(jobs -p) || true; wait' EXIT
+`
+	cmd := exec.Command("bash", "-euo", "pipefail", "-c", preamble+typed)
+	cmd.Dir = dir
+	cmd.Env = append(append(os.Environ(), "PATH="+programs(t)+":"+os.Getenv("PATH"), "SOFTHSM2_CONF="), env...)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
 // TestReadme runs what the README tells a newcomer to type, from the first set-up to a new
 // master key and a script for a card, as one session; then what VERIFY.md does with the log
 // that this leaves, and the simulated card of CEREMONY.md. Only the place of the programs
@@ -125,12 +182,7 @@ func TestReadme(t *testing.T) {
 		"make build\n", "", "dist/", "", "init ./site\n", "init ./site\nsed -i 's/^listen: .*/listen: \""+service+"\"/' site/cardkms.yaml\n",
 		"emv verify transaction.json", "emv verify transaction.json || true", "127.0.0.1:9000", card,
 	).Replace(script.String())
-	const preamble = `trap 'kill $(jobs -p) || true; wait' EXIT
-`
-	cmd := exec.Command("bash", "-euo", "pipefail", "-c", preamble+typed)
-	cmd.Dir = t.TempDir()
-	cmd.Env = append(os.Environ(), "PATH="+programs(t)+":"+os.Getenv("PATH"), "CARDKMS_SERVER=https://"+service, "SOFTHSM2_CONF=")
-	out, err := cmd.CombinedOutput()
+	out, err := session(t, t.TempDir(), typed, "CARDKMS_SERVER=https://"+service)
 	if err != nil {
 		t.Fatalf("%v\n%s\n%s", err, typed, out)
 	}
@@ -138,7 +190,7 @@ func TestReadme(t *testing.T) {
 		"issuers/demo/keys/isd/versions/1", "8050000008", "complete and unchanged", "1 card in the file, 1 of them new", "suspended",
 		"1 card in the file, 0 of them without a script", "not_found", "verified: the entry is in the log", "660B730906072A864886FC6B019000",
 	} {
-		if !strings.Contains(string(out), want) {
+		if !strings.Contains(out, want) {
 			t.Errorf("nothing says %q:\n%s", want, out)
 		}
 	}

@@ -293,7 +293,8 @@ func TestAllOfVault(t *testing.T) {
 }
 
 // TestVaultWitnessRemembers puts everything of the host back to an earlier time, database,
-// anchors and token. Only the witness whose memory is in Vault knows better.
+// anchors and token. Only the witness whose memory is in Vault knows better, until an
+// administrator has it forget.
 func TestVaultWitnessRemembers(t *testing.T) {
 	s := newVaultSite(t, "Witness")
 	s.witness()
@@ -326,6 +327,12 @@ func TestVaultWitnessRemembers(t *testing.T) {
 	if !strings.Contains(s.log.String(), "the witness vault has cosigned") {
 		t.Errorf("it was found in another way:\n%s", s.log)
 	}
+	s.stop()
+	s.vault.Setup(nil, "Forget")
+	s.deliver()
+	s.serve()
+	s.works()
+	s.eventually("it cosigns again", func() bool { return fmt.Sprint(s.vault.Read("kv/metadata/cardkms/witness")["current_version"]) != "0" })
 }
 
 // pki has the node serve with a certificate of Vault, and its clients trust Vault's PKI.

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -122,13 +121,8 @@ func TestStrangers(t *testing.T) {
 func TestCertificateLogin(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "PIN")
-	w.Write("sys/auth/cert", map[string]any{"type": "cert"})
 	ca := w.CA() // its own authority, and its own key: a certificate as good as any
-	text, err := os.ReadFile(ca)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.Write("auth/cert/certs/cardkms", map[string]any{"certificate": string(text), "token_no_default_policy": true, "token_period": "1h", "token_policies": "cardkms-login,cardkms-pin"})
+	w.Setup(map[string]string{"NODES_CA": ca}, "Client certificate")
 	w.cfg.Auth = &vault.Certificate{Mount: "cert", Role: "cardkms", Cert: ca, Key: filepath.Join(filepath.Dir(ca), "key.pem")}
 	w.open()
 	w.reads()
@@ -141,10 +135,10 @@ func TestCertificateLogin(t *testing.T) {
 // TestKubernetesLogin: Vault's own method asks a stand-in for the API server of
 // Kubernetes who the bearer of a token is.
 func TestKubernetesLogin(t *testing.T) {
-	jwt := func(name string) string {
-		claims, err := json.Marshal(map[string]string{
-			"iss": "kubernetes/serviceaccount", "kubernetes.io/serviceaccount/namespace": "cardkms",
-			"kubernetes.io/serviceaccount/service-account.name": name, "kubernetes.io/serviceaccount/service-account.uid": "1",
+	jwt := func(audience string) string {
+		claims, err := json.Marshal(map[string]any{
+			"iss": "kubernetes/serviceaccount", "aud": []string{audience}, "kubernetes.io/serviceaccount/namespace": "cardkms",
+			"kubernetes.io/serviceaccount/service-account.name": "cardkms", "kubernetes.io/serviceaccount/service-account.uid": "1",
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -152,7 +146,7 @@ func TestKubernetesLogin(t *testing.T) {
 		b := base64.RawURLEncoding
 		return b.EncodeToString([]byte(`{"alg":"RS256"}`)) + "." + b.EncodeToString(claims) + "." + b.EncodeToString([]byte("signature"))
 	}
-	good := jwt("cardkms")
+	good, another := jwt("vault"), jwt("https://kubernetes.default.svc")
 	t.Parallel()
 	kube := httptest.NewTLSServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		var review struct{ Spec struct{ Token string } }
@@ -160,21 +154,23 @@ func TestKubernetesLogin(t *testing.T) {
 		rw.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(rw).Encode(map[string]any{
 			"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
-			"status": map[string]any{"authenticated": review.Spec.Token == good, "user": map[string]any{"username": "system:serviceaccount:cardkms:cardkms", "uid": "1"}},
+			"status": map[string]any{"authenticated": review.Spec.Token == good || review.Spec.Token == another, "audiences": []string{"vault"}, "user": map[string]any{"username": "system:serviceaccount:cardkms:cardkms", "uid": "1"}},
 		})
 	}))
 	defer kube.Close()
 	w := newWorld(t, "PIN")
-	w.Write("sys/auth/kubernetes", map[string]any{"type": "kubernetes"})
 	authority := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: kube.Certificate().Raw})
-	w.Write("auth/kubernetes/config", map[string]any{"kubernetes_host": kube.URL, "kubernetes_ca_cert": string(authority), "token_reviewer_jwt": good, "disable_local_ca_jwt": true})
-	w.Write("auth/kubernetes/role/cardkms", map[string]any{"bound_service_account_names": "cardkms", "bound_service_account_namespaces": "cardkms", "token_no_default_policy": true, "token_period": "1h", "token_policies": "cardkms-login,cardkms-pin"})
+	w.Setup(map[string]string{
+		"KUBERNETES_HOST": kube.URL, "KUBERNETES_CA": w.File("kube.pem", string(authority)), "REVIEWER_JWT": w.File("reviewer", good),
+	}, "Kubernetes")
 	w.cfg.Auth = &vault.Kubernetes{Mount: "kubernetes", Role: "cardkms", Token: w.File("jwt", good+"\n")}
 	w.open()
 	w.reads()
-	w.cfg.Auth = &vault.Kubernetes{Mount: "kubernetes", Role: "cardkms", Token: w.File("jwt", jwt("cardkms")+"x")}
-	if _, err := vault.Open(context.Background(), w.cfg); err == nil || strings.Contains(err.Error(), good[:40]) {
-		t.Errorf("with a token that Kubernetes does not know: %v", err)
+	for name, token := range map[string]string{"that Kubernetes does not know": good + "x", "for Kubernetes itself": another} {
+		w.cfg.Auth = &vault.Kubernetes{Mount: "kubernetes", Role: "cardkms", Token: w.File("jwt", token)}
+		if _, err := vault.Open(context.Background(), w.cfg); err == nil || strings.Contains(err.Error(), token[:40]) {
+			t.Errorf("with a token %s: %v", name, err)
+		}
 	}
 }
 

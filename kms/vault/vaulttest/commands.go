@@ -11,8 +11,8 @@ import (
 )
 
 // Setup runs the commands of sections of deploy/vault/README.md: those in blocks marked
-// sh. values replace the variables in them.
-func (s *Server) Setup(values map[string]string, sections ...string) {
+// sh. values replace the variables in them. It returns what they print under -field.
+func (s *Server) Setup(values map[string]string, sections ...string) (printed []string) {
 	s.t.Helper()
 	root, err := Root()
 	s.must(err)
@@ -20,18 +20,19 @@ func (s *Server) Setup(values map[string]string, sections ...string) {
 	text, err := os.ReadFile(filepath.Join(dir, "README.md"))
 	s.must(err)
 	for _, name := range sections {
-		_, after, ok := strings.Cut(string(text), "\n## "+name+"\n")
-		section, _, _ := strings.Cut(after, "\n## ")
+		_, after, ok := strings.Cut(string(text), "# "+name+"\n")
+		section, _, _ := strings.Cut(after, "\n##")
 		if _, block, found := strings.Cut(section, "\n```sh\n"); ok && found {
 			block, _, _ = strings.Cut(block, "\n```")
-			s.run(dir, block, values)
+			printed = append(printed, s.run(dir, block, values)...)
 			continue
 		}
 		s.t.Fatalf("deploy/vault/README.md has no commands in a section %q", name)
 	}
+	return printed
 }
 
-func (s *Server) run(dir, block string, values map[string]string) {
+func (s *Server) run(dir, block string, values map[string]string) (printed []string) {
 	s.t.Helper()
 	block = strings.ReplaceAll(block, "\\\n", " ")
 	for _, line := range strings.Split(block, "\n") {
@@ -42,10 +43,15 @@ func (s *Server) run(dir, block string, values map[string]string) {
 			}
 			return v
 		}))
-		if err := s.command(dir, args); err != nil {
+		out, err := s.command(dir, args)
+		if err != nil {
 			s.t.Fatalf("%s: %v", line, err)
 		}
+		if out != "" {
+			printed = append(printed, out)
+		}
 	}
+	return printed
 }
 
 // words splits a command as a shell does that knows double quotes and nothing else.
@@ -63,12 +69,17 @@ func words(line string) (out []string) {
 	return out
 }
 
-// command does what the program vault does with these arguments.
-func (s *Server) command(dir string, args []string) error {
-	what, rest := args[1], args[2:]
-	if what != "write" {
-		what, rest = what+" "+rest[0], rest[1:]
+// command does what the program vault does with these arguments, and returns what it
+// prints under -field.
+func (s *Server) command(dir string, args []string) (string, error) {
+	n := 3 // vault, and two words
+	switch {
+	case args[1] == "read" || args[1] == "write":
+		n = 2
+	case args[2] == "metadata":
+		n = 4
 	}
+	what, rest := strings.Join(args[1:n], " "), args[n:]
 	flags := map[string]string{}
 	for len(rest) > 0 && strings.HasPrefix(rest[0], "-") {
 		name, value, _ := strings.Cut(strings.TrimLeft(rest[0], "-"), "=")
@@ -77,19 +88,42 @@ func (s *Server) command(dir string, args []string) error {
 	}
 	path, rest := rest[0], rest[1:]
 	switch what {
+	case "read":
+		got, err := s.root.Logical().Read(path)
+		return field(got, flags["field"]), err
 	case "write":
 		data, err := parameters(dir, rest)
 		if err != nil {
-			return err
+			return "", err
 		}
-		_, err = s.root.Logical().Write(path, data)
-		return err
+		got, err := s.wrapping(flags["wrap-ttl"]).Logical().Write(path, data)
+		return field(got, flags["field"]), err
 	case "policy write":
 		rules, err := os.ReadFile(filepath.Join(dir, rest[0]))
 		if err != nil {
-			return err
+			return "", err
 		}
-		return s.root.Sys().PutPolicy(path, string(rules))
+		return "", s.root.Sys().PutPolicy(path, string(rules))
+	}
+	return "", s.administer(what, path, flags, rest)
+}
+
+// field returns what the program prints under -field: a field of the data of an answer,
+// or its wrapping token.
+func field(got *api.Secret, name string) string {
+	switch {
+	case got == nil || name == "":
+		return ""
+	case name == "wrapping_token" && got.WrapInfo != nil:
+		return got.WrapInfo.Token
+	}
+	text, _ := got.Data[name].(string)
+	return text
+}
+
+// administer does the commands that print nothing and read no file beside the page.
+func (s *Server) administer(what, path string, flags map[string]string, rest []string) error {
+	switch what {
 	case "auth enable":
 		return s.root.Sys().EnableAuthWithOptions(path, &api.EnableAuthOptions{Type: path})
 	case "audit enable":
@@ -106,6 +140,10 @@ func (s *Server) command(dir string, args []string) error {
 		return err
 	case "kv put":
 		return s.put(path, strings.TrimPrefix(rest[0], "@"))
+	case "kv metadata delete":
+		mount, secret, _ := strings.Cut(path, "/")
+		_, err := s.root.Logical().Delete(mount + "/metadata/" + secret)
+		return err
 	}
 	return fmt.Errorf("the tests do not know the command %q", what)
 }
@@ -131,7 +169,10 @@ func parameters(dir string, args []string) (map[string]any, error) {
 	for _, a := range args {
 		name, value, _ := strings.Cut(a, "=")
 		if file, ok := strings.CutPrefix(value, "@"); ok {
-			b, err := os.ReadFile(filepath.Join(dir, file))
+			if !filepath.IsAbs(file) {
+				file = filepath.Join(dir, file)
+			}
+			b, err := os.ReadFile(file)
 			if err != nil {
 				return nil, err
 			}

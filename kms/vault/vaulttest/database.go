@@ -8,9 +8,6 @@ import (
 	"cardkms/kms/store/postgres/throwaway"
 )
 
-// hba has the users that Vault makes show their passwords.
-const hba = "local all cardkms trust\nlocal all all scram-sha-256\n"
-
 // Database starts a PostgreSQL with the owner of deploy/vault/owner.sql, and has Vault
 // make its users.
 func (s *Server) Database() *throwaway.Cluster {
@@ -19,12 +16,12 @@ func (s *Server) Database() *throwaway.Cluster {
 	c, err := throwaway.Start(ctx)
 	s.must(err)
 	s.t.Cleanup(func() { _ = c.Close() })
-	s.must(os.WriteFile(filepath.Join(c.Dir(), "data", "pg_hba.conf"), []byte(hba), 0o600))
+	s.must(c.Passwords(ctx)) // the users that Vault makes show theirs
 	root, err := Root()
 	s.must(err)
 	owner, err := os.ReadFile(filepath.Join(root, "deploy", "vault", "owner.sql"))
 	s.must(err)
-	_, err = c.SQL(ctx, "postgres", "SELECT pg_reload_conf(); "+string(owner))
+	_, err = c.SQL(ctx, "postgres", string(owner))
 	s.must(err)
 	s.Setup(map[string]string{"DATABASE_URL": c.URL("postgres")}, "Database")
 	return c

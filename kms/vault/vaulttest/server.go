@@ -14,6 +14,7 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -181,11 +182,20 @@ func (s *Server) List(path string) []any {
 // Wrapped writes as the administrator and returns the wrapping token of the answer.
 func (s *Server) Wrapped(path string, data map[string]any) string {
 	s.t.Helper()
-	c := s.as(s.state.RootToken)
-	c.SetWrappingLookupFunc(func(string, string) string { return "5m" })
-	got, err := c.Logical().Write(path, data)
+	got, err := s.wrapping("5m").Logical().Write(path, data)
 	s.must(err)
 	return got.WrapInfo.Token
+}
+
+// wrapping returns a client that may do everything and has answers wrapped for so long;
+// an empty ttl is not at all.
+func (s *Server) wrapping(ttl string) *api.Client {
+	if ttl == "" {
+		return s.root
+	}
+	c := s.as(s.state.RootToken)
+	c.SetWrappingLookupFunc(func(string, string) string { return ttl })
+	return c
 }
 
 // Unwrap opens a wrapping token, as a thief would.
@@ -195,17 +205,20 @@ func (s *Server) Unwrap(token string) {
 	s.must(err)
 }
 
-// SecretID returns a wrapping token with a new secret id of the role cardkms.
-func (s *Server) SecretID() string {
-	s.t.Helper()
-	return s.Wrapped("auth/approle/role/cardkms/secret-id", nil)
-}
+// SecretID returns a wrapping token with a new secret id of the role cardkms, by the
+// page's commands.
+func (s *Server) SecretID() string { s.t.Helper(); return s.login()[1] }
 
-// RoleID returns the role id of the role cardkms.
-func (s *Server) RoleID() string {
+// RoleID returns the role id of the role cardkms, by the page's commands.
+func (s *Server) RoleID() string { s.t.Helper(); return s.login()[0] }
+
+func (s *Server) login() []string {
 	s.t.Helper()
-	id, _ := s.Read("auth/approle/role/cardkms/role-id")["role_id"].(string)
-	return id
+	printed := s.Setup(nil, "Secret id")
+	if len(printed) != 2 {
+		s.t.Fatalf("the commands for a secret id print %d values", len(printed))
+	}
+	return printed
 }
 
 // Accessors returns the accessors of the living tokens that logins gave.
@@ -240,7 +253,8 @@ func (s *Server) AuditHash(value string) string {
 	return h
 }
 
-// certificate makes a certificate for 127.0.0.1 that is its own authority.
+// certificate makes a certificate for 127.0.0.1 that is its own authority, and as good for
+// a node.
 func (s *Server) certificate() {
 	s.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -250,6 +264,7 @@ func (s *Server) certificate() {
 	n, _ := new(big.Int).SetString(hex.EncodeToString(serial), 16)
 	template := &x509.Certificate{
 		SerialNumber: n, Subject: pkix.Name{CommonName: "vault"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		URIs:      []*url.URL{{Scheme: "spiffe", Host: "example.com", Path: "/node/n1"}},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},

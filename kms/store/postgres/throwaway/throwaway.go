@@ -113,6 +113,18 @@ func (c *Cluster) URL(database string) string {
 // Dir returns the directory of the socket.
 func (c *Cluster) Dir() string { return c.dir }
 
+// hba has every user but the administrator show a password.
+const hba = "local all cardkms trust\nlocal all all scram-sha-256\n"
+
+// Passwords has the server ask every user for a password, but not the administrator, cardkms.
+func (c *Cluster) Passwords(ctx context.Context) error {
+	if err := os.WriteFile(filepath.Join(c.data(), "pg_hba.conf"), []byte(hba), 0o600); err != nil {
+		return err
+	}
+	_, err := c.SQL(ctx, "postgres", "SELECT pg_reload_conf()")
+	return err
+}
+
 // SQL runs statements in a database, as the operator would with psql, and returns what
 // it prints.
 func (c *Cluster) SQL(ctx context.Context, database, statements string) (string, error) {
