@@ -29,9 +29,9 @@ type ImportedCard struct {
 	Counter uint64
 }
 
-// ImportCards takes cards of a key into the registry and returns how many were not there.
-// Cards that are there stay as they are, so that the same list, sent again, goes on where
-// it broke off; of an ota key a greater counter is taken, because that repeats nothing. A
+// ImportCards takes cards of a key into the registry and returns how many were not there,
+// or had their counter of an ota key raised, which repeats nothing. Other cards that are
+// there stay as they are, so that the same list, sent again, goes on where it broke off. A
 // card whose KVN no version has is refused by its place in the list, and then nothing
 // happens.
 func (s *Service) ImportCards(ctx context.Context, r Request, issuer, name string, cards []ImportedCard) (added int64, err error) {
@@ -72,8 +72,8 @@ func (s *Service) ImportCards(ctx context.Context, r Request, issuer, name strin
 // counterEnd is the last counter of cards whose keys are of a usage.
 func counterEnd(u key.Usage) uint64 {
 	switch u {
-	case key.OTA:
-		return scp80.CounterMax
+	case key.OTA: // no packet has the last one
+		return scp80.CounterMax - 1
 	case key.GPSCP02:
 		return scp02.CounterMax
 	}
@@ -155,12 +155,15 @@ func (c newCard) add(tx store.Rows) (added bool, err error) {
 	return true, put(tx, c.ref, n, before)
 }
 
-// importBatch puts cards that are not there into the registry, in one transaction.
+// importBatch puts cards that are not there into the registry, and raises counters over
+// the air, in one transaction. The entry says of counters how many rose, and the highest.
 func (s *Service) importBatch(ctx context.Context, e event, name string, batch []newCard) (added int64, err error) {
 	e.detail = map[string]string{"cards": fmt.Sprint(len(batch))}
 	var fresh int64
 	err = s.log(ctx, &e, func(tx store.Rows) error {
 		fresh = 0
+		var raised int
+		var highest uint64
 		counts := map[int]int64{}
 		for _, c := range batch {
 			added, err := c.add(tx)
@@ -172,8 +175,16 @@ func (s *Service) importBatch(ctx context.Context, e event, name string, batch [
 			}
 			if c.ota == nil {
 				counts[c.version]++
+			} else {
+				raised, highest = raised+1, max(highest, c.ota.Counter)
 			}
 			fresh++
+		}
+		if raised > 0 {
+			e.detail["counters"], e.detail["ota_counter"] = fmt.Sprint(raised), fmt.Sprintf("%010X", highest)
+		}
+		if highest >= otaAlarm {
+			e.detail["counter"] = "ending"
 		}
 		return countCards(tx, e.issuer, name, counts)
 	})

@@ -18,7 +18,8 @@ import (
 //
 //   - The sequence counter gives the session keys, and a card raises it only when it took
 //     EXTERNAL AUTHENTICATE. So a counter may come twice, as that command may be lost;
-//     but one channel alone secures commands under it.
+//     but one channel alone secures commands under it, beside a prepared script that does
+//     not encrypt.
 //   - Whoever can spoil encrypted commands and see the card refuse them reads a secret
 //     that is sent again and again ([AF] Avoine and Ferreira, TCHES 2018(2), 149-170). So
 //     a card whose sessions are aborted waits, and after a few in a row goes into

@@ -56,7 +56,8 @@ type Prepared struct {
 // their key version, sequence counter and AID. No counter serves two scripts, and none
 // that a card has proved serves one; a card must be in the registry, so that this is
 // known. What the card did with a script, its next authentication says: the counter
-// that it proves then is above that of every script which it ran.
+// that it proves then is above that of every script which it ran. A card with implicit
+// initiation never says it.
 //
 // Each card has a result of its own, and an entry. If the process dies in between,
 // a card whose entry is durable has used its counter.

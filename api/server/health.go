@@ -29,7 +29,7 @@ func (s *server) registerHealth(a huma.API) {
 		}
 		halted, err := s.svc.Halted(ctx)
 		if err != nil {
-			return nil, s.notReady(ctx, kms.Health{Err: err})
+			return nil, s.notReady(ctx, kms.Health{Sealed: []kms.Sealed{kms.DatabaseDown}, Err: err})
 		}
 		out := healthOf(h.Tokens, s.degraded())
 		if halted { // 200 all the same: another node is halted too, and officers need this one

@@ -179,7 +179,7 @@ func (v verdict) text() string {
 		text += fmt.Sprintf("\nfirst officer: %s  %s  %s", o.Name, o.Fingerprint, o.Identity)
 	}
 	if v.FirstOfficers != nil {
-		text += fmt.Sprintf("\nof the first officers %d approve; compare them with the minutes", v.FirstK)
+		text += fmt.Sprintf("\n%d of the first officers must approve; compare them with the minutes", v.FirstK)
 	}
 	if v.Signed > 0 {
 		text += fmt.Sprintf("\nceremonies and restorations: %d, all signed by enough officers", v.Signed)

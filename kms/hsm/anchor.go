@@ -60,7 +60,7 @@ func (a *Anchor) Newest(ctx context.Context) ([][]byte, error) {
 // Keep replaces what is kept. If the process dies in between, the old and the new
 // value are both there.
 func (a *Anchor) Keep(ctx context.Context, value []byte) error {
-	return a.token.alone(ctx, func(s pkcs11.SessionHandle) error {
+	return a.token.alone(ctx, func(_ context.Context, s pkcs11.SessionHandle) error {
 		old, err := a.token.findUpTo(s, a.named(), anchorsMax)
 		if err != nil {
 			return err
@@ -80,7 +80,7 @@ func (a *Anchor) Keep(ctx context.Context, value []byte) error {
 // Destroy removes the secret key of this label from the token for good and looks
 // that it is gone. Nothing that followed from it can be made again.
 func (t *Token) Destroy(ctx context.Context, label string) error {
-	return t.alone(ctx, func(s pkcs11.SessionHandle) error {
+	return t.alone(ctx, func(_ context.Context, s pkcs11.SessionHandle) error {
 		h, err := t.find(s, label, pkcs11.CKO_SECRET_KEY)
 		if err != nil {
 			return err

@@ -1,6 +1,7 @@
 package hsm
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"runtime/debug"
@@ -12,6 +13,7 @@ import (
 
 	"cardkms/derive"
 	"cardkms/kms/fault"
+	"cardkms/kms/secret"
 )
 
 // life is the lock of a library: shared by its operations, and held alone by whoever
@@ -42,7 +44,10 @@ func (l *life) RLock(ctx context.Context) error {
 func (l *life) RUnlock() { l.shares.Release(1) }
 
 func (l *life) Lock(ctx context.Context) error {
-	if l.hung.Load() > 0 && !l.shares.TryAcquire(allShares) {
+	if l.hung.Load() > 0 {
+		if ctx.Err() == nil && l.shares.TryAcquire(allShares) {
+			return nil
+		}
 		return errHangs
 	}
 	ctx, cancel := context.WithTimeout(ctx, aloneWait)
@@ -109,20 +114,30 @@ func hand[T any](ctx context.Context, t *Token, wait time.Duration, f func(conte
 		return *new(T), givenUp(ctx)
 	}
 	done := make(chan result, 1)
+	var settled atomic.Bool // the result is there, or given up: whichever was first
 	go func() {
 		late := time.AfterFunc(wait, func() { t.life.hung.Add(1) })
 		var r result
-		r.out, r.err = f(ctx)
+		func() {
+			defer t.caught(&r.err)
+			r.out, r.err = f(ctx)
+		}()
 		if !late.Stop() {
 			t.life.hung.Add(-1)
 		}
 		<-t.calls
-		done <- r
+		if settled.CompareAndSwap(false, true) {
+			done <- r
+		}
 	}()
 	select {
 	case r := <-done:
 		return r.out, r.err
 	case <-ctx.Done():
+		if !settled.CompareAndSwap(false, true) {
+			r := <-done
+			return r.out, r.err
+		}
 		return *new(T), givenUp(ctx)
 	}
 }
@@ -151,7 +166,11 @@ func answerWithin[T any](ctx context.Context, t *Token, wait time.Duration, k *d
 // fails to make a token object while another session searches (its issue 573).
 // The context of f ends when nobody waits for its result any more.
 func ceremony[T any](ctx context.Context, t *Token, f func(context.Context, pkcs11.SessionHandle) (T, error)) (T, error) {
-	return hand(ctx, t, t.slowly(), func(ctx context.Context) (out T, err error) {
+	return ceremonyWithin(ctx, t, t.slowly(), f)
+}
+
+func ceremonyWithin[T any](ctx context.Context, t *Token, wait time.Duration, f func(context.Context, pkcs11.SessionHandle) (T, error)) (T, error) {
+	return hand(ctx, t, wait, func(ctx context.Context) (out T, err error) {
 		if err := t.life.Lock(ctx); err != nil {
 			return out, err
 		}
@@ -164,7 +183,6 @@ func ceremony[T any](ctx context.Context, t *Token, f func(context.Context, pkcs
 			return out, report(failed("C_OpenSession", err))
 		}
 		defer func() { _ = t.ctx.CloseSession(s) }()
-		defer t.caught(&err)
 		out, err = f(ctx, s)
 		return out, report(err)
 	})
@@ -174,9 +192,45 @@ func ceremony[T any](ctx context.Context, t *Token, f func(context.Context, pkcs
 type nothing = struct{}
 
 // alone is ceremony for what has no result.
-func (t *Token) alone(ctx context.Context, f func(pkcs11.SessionHandle) error) error {
-	_, err := ceremony(ctx, t, func(_ context.Context, s pkcs11.SessionHandle) (nothing, error) { return nothing{}, f(s) })
+func (t *Token) alone(ctx context.Context, f func(context.Context, pkcs11.SessionHandle) error) error {
+	_, err := ceremony(ctx, t, func(ctx context.Context, s pkcs11.SessionHandle) (nothing, error) { return nothing{}, f(ctx, s) })
 	return err
+}
+
+// unheard takes back the objects that a ceremony made if nobody waits for its result any
+// more: their names would stay taken.
+func (t *Token) unheard(ctx context.Context, s pkcs11.SessionHandle, made ...pkcs11.ObjectHandle) error {
+	if ctx.Err() == nil {
+		return nil
+	}
+	for _, h := range made {
+		_ = t.ctx.DestroyObject(s, h)
+	}
+	return givenUp(ctx)
+}
+
+// lent is a copy of a secret value for a call that may be given up: who gave the value
+// wipes it, and frees its memory, as soon as he is told so.
+type lent struct {
+	value secret.Bytes
+	taken atomic.Bool
+}
+
+func lend(value []byte) *lent { return &lent{value: secret.New(bytes.Clone(value))} }
+
+// take gives the value to the call, which wipes it; not any more after back.
+func (l *lent) take() error {
+	if l.taken.Swap(true) {
+		return errHangs
+	}
+	return nil
+}
+
+// back wipes a copy that no call has taken.
+func (l *lent) back() {
+	if !l.taken.Swap(true) {
+		l.value.Wipe()
+	}
 }
 
 var errPanic = errors.New("hsm: a token operation ended in a panic")

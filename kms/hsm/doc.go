@@ -60,8 +60,9 @@
 // BUG: a call that hangs inside the module cannot be cancelled. It holds its
 // session, and whoever waits for its answer or for a session gets
 // fault.TokenUnavailable in the end. While one hangs nobody can finalise the library or
-// make token objects (Keep, Generate, Destroy): those fail at once. When no call comes
-// back a supervisor has to restart the process.
+// make token objects (Keep, Generate, Destroy): those fail, at once from when the call is
+// late. When no call comes back a supervisor has to restart the process. Open waits
+// for its calls.
 //
 // BUG: SoftHSM2 and NSS let whoever has the PIN derive an extractable key from a
 // never-extractable one. There the boundary is kept by this package, not by the

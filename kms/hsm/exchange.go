@@ -20,14 +20,17 @@ import (
 // GenerateExchange makes a P-256 pair for one import. A label that is in use is
 // fault.Conflict.
 func (t *Token) GenerateExchange(ctx context.Context, label string) (*ecdh.PublicKey, error) {
-	err := t.alone(ctx, func(s pkcs11.SessionHandle) error {
+	err := t.alone(ctx, func(ctx context.Context, s pkcs11.SessionHandle) error {
 		if err := t.unused(s, label); err != nil {
 			return err
 		}
 		public, private := exchangePairTemplates(label)
 		m := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_EC_KEY_PAIR_GEN, nil)}
-		_, _, err := t.ctx.GenerateKeyPair(s, m, public, private)
-		return failed("C_GenerateKeyPair", err)
+		pub, priv, err := t.ctx.GenerateKeyPair(s, m, public, private)
+		if err != nil {
+			return failed("C_GenerateKeyPair", err)
+		}
+		return t.unheard(ctx, s, pub, priv)
 	})
 	if err != nil {
 		return nil, err
@@ -109,7 +112,7 @@ func (t *Token) Exchange(ctx context.Context, label string, peer *ecdh.PublicKey
 
 // DestroyExchange removes a pair for good, as far as it is there.
 func (t *Token) DestroyExchange(ctx context.Context, label string) error {
-	return t.alone(ctx, func(s pkcs11.SessionHandle) error { return t.destroyPair(s, label) })
+	return t.alone(ctx, func(_ context.Context, s pkcs11.SessionHandle) error { return t.destroyPair(s, label) })
 }
 
 func (t *Token) destroyPair(s pkcs11.SessionHandle, label string) error {

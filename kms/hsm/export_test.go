@@ -53,7 +53,7 @@ func (t *Token) WithObject(k *derive.Key, f func(pkcs11.SessionHandle, pkcs11.Ob
 
 // WithFound runs f with the one object that has these attributes.
 func (t *Token) WithFound(at []*pkcs11.Attribute, f func(pkcs11.SessionHandle, pkcs11.ObjectHandle) error) error {
-	return t.alone(context.Background(), func(s pkcs11.SessionHandle) error {
+	return t.alone(context.Background(), func(_ context.Context, s pkcs11.SessionHandle) error {
 		hs, err := t.findAll(s, at)
 		if err != nil || len(hs) != 1 {
 			return errors.Join(err, errors.New("not one object"))
@@ -165,6 +165,9 @@ func (t *Token) SetLeaseWait(d time.Duration) func() {
 // Panic runs an operation that panics, and one that has the token to itself.
 func (t *Token) Panic(ctx context.Context) (operation, alone error) {
 	_, operation = answer(ctx, t, nil, func(context.Context, pkcs11.SessionHandle, *object) (nothing, error) { panic("a bug") })
-	alone = t.alone(ctx, func(pkcs11.SessionHandle) error { panic("a bug") })
+	alone = t.alone(ctx, func(context.Context, pkcs11.SessionHandle) error { panic("a bug") })
 	return operation, alone
 }
+
+// Hung returns how many calls take longer than whoever asked waits.
+func (t *Token) Hung() int { return int(t.life.hung.Load()) }

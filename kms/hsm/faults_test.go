@@ -68,22 +68,30 @@ func TestFaults(t *testing.T) {
 	t.Logf("%d faults", ran)
 }
 
-func newPatient(t *testing.T) *patient {
+// faultyToken returns how to open the token through a module that can fail.
+func faultyToken(t *testing.T) (hsm.Config, *faulty.Module) {
 	t.Helper()
 	cfg, err := testtoken.SoftHSMConfig()
 	must(t, err)
 	headers, err := faulty.Headers(ctx)
 	must(t, err)
-	p := &patient{t: t}
-	p.module, err = faulty.Build(ctx, t.TempDir(), cfg.Module, headers)
+	module, err := faulty.Build(ctx, t.TempDir(), cfg.Module, headers)
 	must(t, err)
-	cfg.Module, cfg.Logger = p.module.Path, quiet
+	cfg.Module, cfg.Logger = module.Path, quiet
+	return cfg, module
+}
+
+func newPatient(t *testing.T) *patient {
+	t.Helper()
+	cfg, module := faultyToken(t)
+	p := &patient{t: t, module: module}
 	p.Token = openToken(t, cfg)
 	p.work = newWorkload(t, p.Token, 4)
 	soft := new(derivetest.Token)
 	master := importRoot(t, p.Token, soft, "master", key.AES128, derive.Static)
 	p.dek = cardKey(t, master, 1, diversify.DEK, derive.DataEncryption)
 	p.new = cardKey(t, master, 2, diversify.ENC, derive.Transport)
+	var err error
 	p.root, err = p.Generate(ctx, unique(t, "root"), key.AES256, derive.SessionMAC)
 	must(t, err)
 	return p

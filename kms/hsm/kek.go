@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"time"
 
 	"github.com/miekg/pkcs11"
 
@@ -112,7 +113,7 @@ func (t *Token) UnwrapRoot(ctx context.Context, label string, a key.Algorithm, c
 	if err := w.Check(a); err != nil {
 		return derive.Root{}, err
 	}
-	root, err := t.create(ctx, label, a, c, w.KCV, func(s pkcs11.SessionHandle, p plan) (pkcs11.ObjectHandle, error) {
+	root, err := t.create(ctx, label, a, c, w.KCV, nil, func(s pkcs11.SessionHandle, p plan) (pkcs11.ObjectHandle, error) {
 		kek, err := t.findKEK(s, w.KEK, w.Method.Algorithm())
 		if err != nil {
 			return 0, err
@@ -177,12 +178,18 @@ func (t *Token) ImportKEK(ctx context.Context, label string, value secret.Bytes)
 	if value.Len() != key.AES256.Size() {
 		return fault.New(fault.InvalidInput, "a key-encryption key is an AES-256 key of 32 bytes")
 	}
-	_, err := ceremony(ctx, t, func(ctx context.Context, s pkcs11.SessionHandle) (none nothing, err error) {
+	copied := lend(value.Reveal())
+	defer copied.back()
+	return t.alone(ctx, func(ctx context.Context, s pkcs11.SessionHandle) error {
+		if err := copied.take(); err != nil {
+			return err
+		}
+		defer copied.value.Wipe()
 		if err := t.unused(s, label); err != nil {
-			return none, err
+			return err
 		}
 		make := func(p plan) (pkcs11.ObjectHandle, error) {
-			h, err := t.ctx.CreateObject(s, p.templateOf(kekRole(), key.AES256, true, append(name(label), pkcs11.NewAttribute(pkcs11.CKA_VALUE, value.Reveal()))...))
+			h, err := t.ctx.CreateObject(s, p.templateOf(kekRole(), key.AES256, true, append(name(label), pkcs11.NewAttribute(pkcs11.CKA_VALUE, copied.value.Reveal()))...))
 			return h, failed("C_CreateObject", err)
 		}
 		h, err := make(t.plan)
@@ -190,25 +197,25 @@ func (t *Token) ImportKEK(ctx context.Context, label string, value secret.Bytes)
 			h, err = make(t.plan.withoutOptional()) // see create
 		}
 		if err != nil {
-			return none, err
+			return err
 		}
-		if err = t.plan.verifyKEK(t.ctx, s, h); err == nil && ctx.Err() != nil {
-			err = givenUp(ctx) // and the value may be wiped already
-		}
-		if err != nil {
+		if err := t.plan.verifyKEK(t.ctx, s, h); err != nil {
 			_ = t.ctx.DestroyObject(s, h)
+			return err
 		}
-		return none, err
+		return t.unheard(ctx, s, h)
 	})
-	return err
 }
+
+// rsaWait is how long a token may look for the primes of a KEK.
+const rsaWait = 5 * time.Minute
 
 // GenerateKEK makes an RSA-3072 KEK and returns its public half, for whoever sends
 // keys. A token that cannot unwrap RSA-OAEP with SHA-256 is fault.TokenUnable and
 // keeps no pair: it is never done with SHA-1 instead. SoftHSM2 2.6.1 is such a one,
 // it answers CKR_ARGUMENTS_BAD.
 func (t *Token) GenerateKEK(ctx context.Context, label string) (*rsa.PublicKey, error) {
-	return ceremony(ctx, t, func(_ context.Context, s pkcs11.SessionHandle) (*rsa.PublicKey, error) {
+	return ceremonyWithin(ctx, t, rsaWait, func(ctx context.Context, s pkcs11.SessionHandle) (*rsa.PublicKey, error) {
 		if err := t.unused(s, label); err != nil {
 			return nil, err
 		}
@@ -225,6 +232,9 @@ func (t *Token) GenerateKEK(ctx context.Context, label string) (*rsa.PublicKey, 
 		if err == nil {
 			err = t.tryOAEP(s, hpriv, public)
 		}
+		if err == nil && ctx.Err() != nil {
+			err = givenUp(ctx)
+		}
 		if err != nil {
 			_, _ = t.ctx.DestroyObject(s, hpub), t.ctx.DestroyObject(s, hpriv)
 		}
@@ -235,7 +245,7 @@ func (t *Token) GenerateKEK(ctx context.Context, label string) (*rsa.PublicKey, 
 // DestroyKEK removes a KEK for good. What has not the attributes of a KEK is refused,
 // whatever its label.
 func (t *Token) DestroyKEK(ctx context.Context, label string) error {
-	return t.alone(ctx, func(s pkcs11.SessionHandle) error {
+	return t.alone(ctx, func(_ context.Context, s pkcs11.SessionHandle) error {
 		h, err := t.findKEK(s, label, key.AES256)
 		if err == nil {
 			return failed("C_DestroyObject", t.ctx.DestroyObject(s, h))

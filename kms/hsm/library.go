@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"sync"
 	"unsafe"
 
 	"github.com/miekg/pkcs11"
@@ -31,9 +30,9 @@ type library struct {
 // libraries are those that have open tokens, by path. The lock is held while a token
 // joins or leaves.
 var libraries = struct {
-	sync.Mutex
+	turn
 	loaded map[string]*library
-}{loaded: map[string]*library{}}
+}{turn: newTurn(), loaded: map[string]*library{}}
 
 // ErrModule: a file is no PKCS#11 module that this machine can load.
 var ErrModule = errors.New("hsm: it cannot be loaded as a PKCS#11 module")
@@ -44,8 +43,10 @@ func join(ctx context.Context, cfg Config, t *Token) error {
 	if err != nil {
 		path = cfg.Module // the loader has search paths of its own
 	}
-	libraries.Lock()
-	defer libraries.Unlock()
+	if err := libraries.take(ctx); err != nil {
+		return err
+	}
+	defer libraries.pass()
 	l := libraries.loaded[path]
 	if l == nil {
 		l = &library{path: path, args: cfg.InitArgs, life: newLife(), ctx: pkcs11.New(cfg.Module)}
@@ -64,8 +65,10 @@ func join(ctx context.Context, cfg Config, t *Token) error {
 
 // leave closes the sessions of a token; the last one ends the library.
 func (l *library) leave(ctx context.Context, t *Token) error {
-	libraries.Lock()
-	defer libraries.Unlock()
+	if err := libraries.take(ctx); err != nil {
+		return err
+	}
+	defer libraries.pass()
 	if err := l.life.Lock(ctx); err != nil {
 		return err
 	}

@@ -111,7 +111,9 @@ func OpenAny(ctx context.Context, cfg Config) (*Token, error) {
 	}
 	t := &Token{cfg: cfg, calls: make(chan struct{}, callsMax)}
 	t.objects.init(cfg.Objects)
-	t.roots.finder = newTurn()
+	for i := range t.roots.finders {
+		t.roots.finders[i] = newTurn()
+	}
 	if err := join(ctx, cfg, t); err != nil {
 		return nil, fmt.Errorf("opening the token %q: %w", cfg.Label, err)
 	}
@@ -205,12 +207,24 @@ func (t *Token) Ready(ctx context.Context) error {
 }
 
 // Close waits for operations to end and logs out. With the last token of a module the
-// library is finalised and unloaded. Where a call hangs nothing of that is done.
+// library is finalised and unloaded. Where a call hangs that is tried again behind the
+// caller's back, so that the token can be opened again once the call came back.
 func (t *Token) Close() {
-	_, err := hand(context.Background(), t, t.cfg.CallWait, func(ctx context.Context) (nothing, error) { return nothing{}, t.leave(ctx, t) })
-	if err != nil {
-		t.cfg.Logger.Error("the token could not be closed", "token", t.cfg.Label, "error", err)
+	err := t.close()
+	if err == nil {
+		return
 	}
+	t.cfg.Logger.Error("the token could not be closed; trying again", "token", t.cfg.Label, "error", err)
+	go func() {
+		for t.close() != nil {
+			time.Sleep(backOff)
+		}
+	}()
+}
+
+func (t *Token) close() error {
+	_, err := hand(context.Background(), t, t.cfg.CallWait, func(ctx context.Context) (nothing, error) { return nothing{}, t.leave(ctx, t) })
+	return err
 }
 
 // openSessions finds the token and logs in. What was opened is closed again where it
@@ -332,10 +346,10 @@ func (t *Token) reconnect(ctx context.Context, epoch uint64, why error) error {
 }
 
 // forgetAll wipes what is known of live objects. The objects themselves end with
-// the library.
+// the library. Roots first: whoever finds one that is forgotten leaves no garbage.
 func (t *Token) forgetAll() {
-	t.objects.forgetAll()
 	t.roots.forget()
+	t.objects.forgetAll()
 }
 
 // lease takes an operation session until give. It waits at most LeaseWait, and

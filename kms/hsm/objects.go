@@ -119,13 +119,25 @@ func (tb *table) littered() bool {
 	return len(tb.garbage) > 0
 }
 
-// takeGarbage returns the handles to destroy; the caller destroys them.
-func (tb *table) takeGarbage() []pkcs11.ObjectHandle {
+// discard has an object destroyed that was never in the table.
+func (tb *table) discard(o *object) {
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
-	g := tb.garbage
-	tb.garbage = nil
-	return g
+	tb.destroyLocked(o)
+}
+
+// takeGarbage returns a handle to destroy; the caller destroys it. One at a time: a call
+// that hangs keeps no other object alive.
+func (tb *table) takeGarbage() (pkcs11.ObjectHandle, bool) {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	last := len(tb.garbage) - 1
+	if last < 0 {
+		return 0, false
+	}
+	h := tb.garbage[last]
+	tb.garbage = tb.garbage[:last]
+	return h, true
 }
 
 // forgetChain removes k and every key it follows from.
@@ -202,7 +214,7 @@ func (t *Token) tidy() {
 // sweep destroys what left the table. A handle that the token does not know is
 // gone already.
 func (t *Token) sweep(s *session) {
-	for _, h := range t.objects.takeGarbage() {
+	for h, more := t.objects.takeGarbage(); more; h, more = t.objects.takeGarbage() {
 		_ = t.ctx.DestroyObject(s.handle, h)
 	}
 }

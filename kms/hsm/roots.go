@@ -23,10 +23,12 @@ import (
 // roots knows the token objects that were found in this life of the library,
 // and the session objects that a vector run imported.
 type roots struct {
-	mu     sync.Mutex
-	found  map[string]*object // by label
-	twins  map[string]*derive.Key
-	finder turn // one search at a time: C_FindObjects is slow
+	mu    sync.Mutex
+	found map[string]*object // by label
+	twins map[string]*derive.Key
+	// finders are turns to search, by label: one search at a time for a root, because
+	// C_FindObjects is slow, and not one for all of them, because it may hang.
+	finders [16]turn
 }
 
 func (r *roots) forget() {
@@ -88,10 +90,11 @@ func (t *Token) root(ctx context.Context, s pkcs11.SessionHandle, k *derive.Key)
 		}
 		return o, nil
 	}
-	if err := t.roots.finder.take(ctx); err != nil {
+	finder := t.roots.finders[rootID(r.Label)[0]%16]
+	if err := finder.take(ctx); err != nil {
 		return nil, err
 	}
-	defer t.roots.finder.pass()
+	defer finder.pass()
 	if o := t.roots.get(r.Label); o != nil && o.key.ID() == k.ID() {
 		return o, nil
 	}
@@ -254,7 +257,7 @@ func (t *Token) Generate(ctx context.Context, label string, a key.Algorithm, c d
 	case key.TDEA3:
 		mech = pkcs11.CKM_DES3_KEY_GEN
 	}
-	return t.create(ctx, label, a, c, key.KCV{}, func(s pkcs11.SessionHandle, p plan) (pkcs11.ObjectHandle, error) {
+	return t.create(ctx, label, a, c, key.KCV{}, nil, func(s pkcs11.SessionHandle, p plan) (pkcs11.ObjectHandle, error) {
 		template := p.template(c, a, true, append(name(label), size(a)...)...)
 		h, err := t.ctx.GenerateKey(s, []*pkcs11.Mechanism{pkcs11.NewMechanism(mech, nil)}, template)
 		return h, failed("C_GenerateKey", err)
@@ -271,8 +274,10 @@ func (t *Token) Import(ctx context.Context, label string, a key.Algorithm, c der
 	if a.TDEA() && weakTDEA(value.Reveal()) {
 		return derive.Root{}, fault.New(fault.InvalidInput, "this 3DES key has equal or weak parts and protects no more than DES does")
 	}
-	return t.create(ctx, label, a, c, key.KCV{}, func(s pkcs11.SessionHandle, p plan) (pkcs11.ObjectHandle, error) {
-		v := pkcs11.NewAttribute(pkcs11.CKA_VALUE, value.Reveal())
+	copied := lend(value.Reveal())
+	defer copied.back()
+	return t.create(ctx, label, a, c, key.KCV{}, copied, func(s pkcs11.SessionHandle, p plan) (pkcs11.ObjectHandle, error) {
+		v := pkcs11.NewAttribute(pkcs11.CKA_VALUE, copied.value.Reveal())
 		h, err := t.ctx.CreateObject(s, p.template(c, a, true, append(name(label), v)...))
 		return h, failed("C_CreateObject", err)
 	})
@@ -282,14 +287,21 @@ func (t *Token) Import(ctx context.Context, label string, a key.Algorithm, c der
 type maker func(s pkcs11.SessionHandle, p plan) (pkcs11.ObjectHandle, error)
 
 // create makes a root and computes its check value. One that differs from the stated
-// one, if that is not empty, is destroyed like one whose attributes are wrong.
-func (t *Token) create(ctx context.Context, label string, a key.Algorithm, c derive.Class, stated key.KCV, make maker) (derive.Root, error) {
+// one, if that is not empty, is destroyed like one whose attributes are wrong. copied is
+// the value that make reads, nil for none.
+func (t *Token) create(ctx context.Context, label string, a key.Algorithm, c derive.Class, stated key.KCV, copied *lent, make maker) (derive.Root, error) {
 	root := derive.Root{Label: label, Algorithm: a, Class: c}
 	if c == derive.Transport {
 		return root, fault.New(fault.InvalidInput, "a key of this class cannot be a root")
 	}
 	return ceremony(ctx, t, func(ctx context.Context, s pkcs11.SessionHandle) (derive.Root, error) {
 		root := root
+		if copied != nil {
+			if err := copied.take(); err != nil {
+				return root, err
+			}
+			defer copied.value.Wipe()
+		}
 		if err := t.unused(s, label); err != nil {
 			return root, err
 		}
@@ -373,9 +385,10 @@ func (t *Token) ImportVolatile(ctx context.Context, label string, a key.Algorith
 	label = fmt.Sprintf("%s.%d", label, volatiles.Add(1))
 	root := derive.FromRoot(derive.Root{Label: label, Algorithm: a, Class: c})
 	twin := derive.FromRoot(derive.Root{Label: label + "#twin", Algorithm: a, Class: derive.Static})
+	own := bytes.Clone(value) // which the caller may wipe while a call that he gave up goes on
 	objects, err := answer(ctx, t, nil, func(ctx context.Context, _ pkcs11.SessionHandle, _ *object) (made []*object, err error) {
 		for _, k := range []*derive.Key{root, twin} {
-			o, err := t.volatile(ctx, k, value)
+			o, err := t.volatile(ctx, k, own)
 			if err != nil {
 				return made, err
 			}
@@ -387,6 +400,7 @@ func (t *Token) ImportVolatile(ctx context.Context, label string, a key.Algorith
 		t.dropVolatile(objects)
 		return nil, nil, err
 	}
+	clear(own)
 	t.roots.mu.Lock()
 	defer t.roots.mu.Unlock()
 	if t.roots.twins == nil {
@@ -402,8 +416,8 @@ func (t *Token) volatile(ctx context.Context, k *derive.Key, value []byte) (*obj
 	if err := w.take(ctx); err != nil {
 		return nil, err
 	}
+	defer w.pass()
 	h, err := t.ctx.CreateObject(w.handle, template)
-	w.pass()
 	if err != nil {
 		return nil, failed("C_CreateObject", err)
 	}
@@ -413,13 +427,7 @@ func (t *Token) volatile(ctx context.Context, k *derive.Key, value []byte) (*obj
 }
 
 func (t *Token) dropVolatile(objects []*object) {
-	if t.life.RLock(context.Background()) != nil {
-		return
-	}
-	defer t.life.RUnlock()
-	if t.usable() != nil {
-		return
-	}
+	defer t.tidy()
 	t.roots.mu.Lock()
 	defer t.roots.mu.Unlock()
 	for _, o := range objects {
@@ -428,11 +436,7 @@ func (t *Token) dropVolatile(objects []*object) {
 		}
 		delete(t.roots.found, o.key.Root().Label)
 		delete(t.roots.twins, o.key.Root().Label)
-		o.oracle.wipe()
-		if o.owner.take(context.Background()) == nil {
-			_ = t.ctx.DestroyObject(o.owner.handle, o.handle)
-			o.owner.pass()
-		}
+		t.objects.discard(o) // while nobody forgets the roots, and then the garbage
 	}
 }
 

@@ -102,7 +102,7 @@ func (t *Token) keyPair(s pkcs11.SessionHandle, a key.Algorithm, label string, t
 
 // tryKeyPair signs with a throw-away pair and verifies outside the token.
 func (t *Token) tryKeyPair(ctx context.Context, a key.Algorithm) error {
-	return t.alone(ctx, func(s pkcs11.SessionHandle) error {
+	return t.alone(ctx, func(_ context.Context, s pkcs11.SessionHandle) error {
 		pub, priv, err := t.keyPair(s, a, "cardkms-probe-sign", false)
 		if err != nil {
 			return err
@@ -168,12 +168,15 @@ func (t *Token) signWith(s pkcs11.SessionHandle, h pkcs11.ObjectHandle, a key.Al
 // GenerateSigning makes a signing key pair as token objects. A label that is in
 // use is fault.Conflict.
 func (t *Token) GenerateSigning(ctx context.Context, label string, a key.Algorithm) (*SigningKey, error) {
-	err := t.alone(ctx, func(s pkcs11.SessionHandle) error {
+	err := t.alone(ctx, func(ctx context.Context, s pkcs11.SessionHandle) error {
 		if err := t.unused(s, label); err != nil {
 			return err
 		}
-		_, _, err := t.keyPair(s, a, label, true)
-		return err
+		pub, priv, err := t.keyPair(s, a, label, true)
+		if err != nil {
+			return err
+		}
+		return t.unheard(ctx, s, pub, priv)
 	})
 	if err != nil {
 		return nil, err

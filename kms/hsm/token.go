@@ -72,9 +72,7 @@ func (t *Token) deriveObject(ctx context.Context, s pkcs11.SessionHandle, base *
 		return nil, err
 	}
 	template := t.plan.template(step.Class, step.Algorithm, false, size(step.Algorithm)...)
-	used := w.handle
-	h, err := t.ctx.DeriveKey(used, []*pkcs11.Mechanism{mech}, base.handle, template)
-	w.pass()
+	used, h, err := t.deriveIn(w, base, mech, template)
 	if err != nil {
 		err = failed("C_DeriveKey", err)
 		if r := remedyFor(err); r == newSession {
@@ -87,6 +85,13 @@ func (t *Token) deriveObject(ctx context.Context, s pkcs11.SessionHandle, base *
 		return nil, err
 	}
 	return &object{handle: h, key: k, owner: w}, nil
+}
+
+// deriveIn makes an object in a session that ownerFor took.
+func (t *Token) deriveIn(w *owner, base *object, mech *pkcs11.Mechanism, template []*pkcs11.Attribute) (in pkcs11.SessionHandle, h pkcs11.ObjectHandle, err error) {
+	defer w.pass()
+	h, err = t.ctx.DeriveKey(w.handle, []*pkcs11.Mechanism{mech}, base.handle, template)
+	return w.handle, h, err
 }
 
 // ownerFor takes a session that nobody derives in, if there is one: a call that hangs
