@@ -196,7 +196,7 @@ type Token interface {
 	// pseudo-random card challenge of 8 or 16 bytes. It returns no other bytes.
 	Matches(ctx context.Context, base *Key, s Step, value []byte) (bool, error)
 	// Release has the objects of these keys destroyed, now and not when room is
-	// needed, and does not wait for it. A released key may be used again and is then
+	// needed, and does not wait for it; nil ones are passed over. A released key may be used again and is then
 	// derived again.
 	Release(keys ...*Key)
 }

@@ -212,8 +212,7 @@ func (q gpQuestion) underLegacy(ctx context.Context, s *Service, h hypothesis, t
 	if err != nil {
 		return false, nil, err
 	}
-	used := append(session.Keys(), static.ENC, static.MAC)
-	defer t.Release(slices.DeleteFunc(used, func(k *derive.Key) bool { return k == nil })...)
+	defer t.Release(append(session.Keys(), static.ENC, static.MAC)...)
 	cryptogram, err := verified(scp02.VerifyCard(ctx, t, session, q.host, q.old))
 	if err != nil || !cryptogram {
 		return false, nil, err

@@ -257,16 +257,22 @@ func TestExplainMAC(t *testing.T) {
 			kdd := [10]byte{0xE1, 0xE2, 0xE3, 9: 5}
 			w := h.record(tt.level, kdd, func(c *cardsim.Config) { c.I = i })
 			tt.change(w)
-			done, err := h.execute(h.approved(h.explainingMAC(w, w.transcript())))
-			if err != nil || done.Found != tt.want {
-				t.Errorf("%q, %v; want %q", done.Found, err, tt.want)
-			}
-			if e := h.lastEntry(); e.Operation != approval.CardExplain || e.Detail["found"] != tt.want || e.Card == "" {
-				t.Errorf("%+v", e)
-			}
-			h.logHoldsNone(append([][]byte{kdd[:], w.sENC, w.sMAC, w.sRMAC, w.chaining[1]}, w.commands...)...)
+			h.finds(h.explainingMAC(w, w.transcript()), tt.want, append([][]byte{kdd[:], w.sENC, w.sMAC, w.sRMAC, w.chaining[1]}, w.commands...)...)
 		})
 	}
+}
+
+// finds has a question answered, and looks that the log holds the answer and no value.
+func (h *harness) finds(question kms.ProposeInput, want string, values ...[]byte) {
+	h.t.Helper()
+	done, err := h.execute(h.approved(question))
+	if err != nil || done.Found != want {
+		h.t.Errorf("%q, %v; want %q", done.Found, err, want)
+	}
+	if e := h.lastEntry(); e.Operation != approval.CardExplain || e.Detail["found"] != want || e.Card == "" {
+		h.t.Errorf("%+v", e)
+	}
+	h.logHoldsNone(values...)
 }
 
 // logHoldsNone looks for values in the log.

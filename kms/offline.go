@@ -3,7 +3,6 @@ package kms
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sync"
 
 	"cardkms/derive"
@@ -221,7 +220,6 @@ func (s *Service) offlineSCP02(ctx context.Context, job preparation, at CardAt) 
 	}
 	o := scp02.Offline{Keys: static, HostChallenge: host, KVN: job.KVN, Counter: uint16(at.Counter), AID: job.profile.AID, I: job.profile.SCP02}
 	session, commands, err := o.Prepare(ctx, job.tdea, job.script)
-	used := append(session.Keys(), static.ENC, static.MAC, static.DEK)
-	s.cfg.Token.Release(slices.DeleteFunc(used, func(k *derive.Key) bool { return k == nil })...)
+	s.cfg.Token.Release(append(session.Keys(), static.ENC, static.MAC, static.DEK)...)
 	return encode(commands), err
 }

@@ -114,7 +114,6 @@ func hand[T any](ctx context.Context, t *Token, wait time.Duration, f func(conte
 		return *new(T), givenUp(ctx)
 	}
 	done := make(chan result, 1)
-	var settled atomic.Bool // the result is there, or given up: whichever was first
 	go func() {
 		late := time.AfterFunc(wait, func() { t.life.hung.Add(1) })
 		var r result
@@ -126,18 +125,17 @@ func hand[T any](ctx context.Context, t *Token, wait time.Duration, f func(conte
 			t.life.hung.Add(-1)
 		}
 		<-t.calls
-		if settled.CompareAndSwap(false, true) {
-			done <- r
-		}
+		done <- r
 	}()
 	select {
 	case r := <-done:
 		return r.out, r.err
 	case <-ctx.Done():
-		if !settled.CompareAndSwap(false, true) {
-			r := <-done
-			return r.out, r.err
-		}
+	}
+	select {
+	case r := <-done: // both were ready
+		return r.out, r.err
+	default:
 		return *new(T), givenUp(ctx)
 	}
 }
@@ -200,11 +198,19 @@ func (t *Token) alone(ctx context.Context, f func(context.Context, pkcs11.Sessio
 // unheard takes back the objects that a ceremony made if nobody waits for its result any
 // more: their names would stay taken.
 func (t *Token) unheard(ctx context.Context, s pkcs11.SessionHandle, made ...pkcs11.ObjectHandle) error {
+	err := heard(ctx)
+	if err != nil {
+		for _, h := range made {
+			_ = t.ctx.DestroyObject(s, h)
+		}
+	}
+	return err
+}
+
+// heard says that nobody waits for a result any more, nil if somebody does.
+func heard(ctx context.Context) error {
 	if ctx.Err() == nil {
 		return nil
-	}
-	for _, h := range made {
-		_ = t.ctx.DestroyObject(s, h)
 	}
 	return givenUp(ctx)
 }

@@ -232,8 +232,8 @@ func (t *Token) GenerateKEK(ctx context.Context, label string) (*rsa.PublicKey, 
 		if err == nil {
 			err = t.tryOAEP(s, hpriv, public)
 		}
-		if err == nil && ctx.Err() != nil {
-			err = givenUp(ctx)
+		if err == nil {
+			err = heard(ctx)
 		}
 		if err != nil {
 			_, _ = t.ctx.DestroyObject(s, hpub), t.ctx.DestroyObject(s, hpriv)

@@ -322,8 +322,8 @@ func (t *Token) create(ctx context.Context, label string, a key.Algorithm, c der
 		if err == nil && stated != (key.KCV{}) {
 			err = matches(root.KCV, stated)
 		}
-		if err == nil && ctx.Err() != nil {
-			err = givenUp(ctx)
+		if err == nil {
+			err = heard(ctx)
 		}
 		if err != nil {
 			// Nobody learns the check value of this object, so nobody can ever use
