@@ -169,5 +169,5 @@ func (t *Token) Panic(ctx context.Context) (operation, alone error) {
 	return operation, alone
 }
 
-// Hung returns how many calls take longer than whoever asked waits.
-func (t *Token) Hung() int { return int(t.life.hung.Load()) }
+// Hung returns how many calls of a module take longer than whoever asked waits.
+func Hung(module string) int { return int(libraryOf(module).life.hung.Load()) }

@@ -30,6 +30,7 @@ var troubles = []uint{
 // ofRecovery are functions that are only called when something was lost before.
 var ofRecovery = []string{
 	"C_Login", "C_OpenSession", "C_CloseSession", "C_GetSessionInfo", "C_FindObjectsInit", "C_FindObjects", "C_FindObjectsFinal", "C_GetAttributeValue",
+	"C_Initialize", "C_GetSlotList",
 }
 
 // patient is a token whose library fails on purpose.

@@ -1,7 +1,9 @@
 package hsm_test
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -10,21 +12,24 @@ import (
 
 	"cardkms/derive"
 	"cardkms/derive/diversify"
+	"cardkms/kms/fault"
 	"cardkms/kms/hsm"
 	"cardkms/kms/key"
+	"cardkms/kms/secret"
 	"cardkms/softhsm/faulty"
 )
 
 func numberOf(function string) int { return slices.Index(faulty.Functions, function) }
 
-// given waits until a call hangs that somebody gave up.
-func given(t *testing.T, tok *hsm.Token) {
+// hangs waits until a call of a module hangs that somebody gave up, or until none does.
+func hangs(t *testing.T, module string, want bool) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); tok.Hung() == 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("no call hangs")
+	eventually(t, fmt.Sprint("a call hangs: ", want), func() error {
+		if n := hsm.Hung(module); n > 0 != want {
+			return fmt.Errorf("%d calls hang", n)
 		}
-	}
+		return nil
+	})
 }
 
 // eventually tries until it works.
@@ -60,14 +65,9 @@ func TestHangs(t *testing.T) {
 		if random(tok)() == nil {
 			t.Error("a call that hangs was answered")
 		}
-		given(t, tok)
+		hangs(t, cfg.Module, true)
 		module.Hang(-1, 0)
-		eventually(t, "it comes back", func() error {
-			if module.Hits() == 0 {
-				return errors.New("it hangs")
-			}
-			return nil
-		})
+		hangs(t, cfg.Module, false)
 		eventually(t, "it is connected again", random(tok))
 		eventually(t, "it makes objects", func() error { return tok.Anchor("hang").Keep(ctx, []byte("one")) })
 	})
@@ -80,7 +80,7 @@ func TestHangs(t *testing.T) {
 		must(t, mac())
 		module.Hang(numberOf("C_DestroyObject"), 1)
 		forget()
-		given(t, tok)
+		hangs(t, cfg.Module, true)
 		must(t, random(tok)())
 		if err := tok.Anchor("hang").Keep(ctx, []byte("two")); err == nil {
 			t.Error("an object was made beside a call that hangs")
@@ -108,11 +108,89 @@ func TestHangs(t *testing.T) {
 		if random(tok)() == nil {
 			t.Error("a call that hangs was answered")
 		}
-		given(t, tok)
+		hangs(t, cfg.Module, true)
 		tok.Close()
 		module.Heal()
 		eventually(t, "it can be opened again", func() (err error) { tok, err = hsm.Open(ctx, cfg); return err })
 		must(t, random(tok)())
 		tok.Close()
 	})
+}
+
+// TestOpeningHangs: an opening whose call hangs is given up, and presents no PIN when the
+// call comes back. One that hangs with the PIN says so, and wipes it when it comes back.
+func TestOpeningHangs(t *testing.T) {
+	if !inChild(t) {
+		return
+	}
+	cfg, module := faultyToken(t)
+	cfg.CallWait = 100 * time.Millisecond
+	pin, given := cfg.PIN.Reveal(), []byte(nil)
+	cfg.PINSource = func() (secret.Bytes, error) {
+		given = bytes.Clone(pin)
+		return secret.New(given), nil
+	}
+	login := numberOf("C_Login")
+	var tok *hsm.Token
+	for _, function := range []string{"C_Initialize", "C_GetSlotList", "C_OpenSession", "C_Login"} {
+		before, mayPresent := module.Calls(login), 0
+		if function == "C_Login" {
+			mayPresent = 1
+		}
+		module.Hang(numberOf(function), 1)
+		for try := range 2 {
+			_, err := hsm.Open(ctx, cfg)
+			presented := try == 0 && mayPresent == 1
+			if fault.CodeOf(err) != fault.TokenUnavailable || hsm.PINRefused(err) || hsm.PINUnanswered(err) != presented {
+				t.Errorf("%s, try %d: %v", function, try, err)
+			}
+		}
+		if mayPresent == 1 && !bytes.Equal(given, pin) {
+			t.Error("the PIN was wiped while the call that has it hangs")
+		}
+		module.Heal()
+		hangs(t, cfg.Module, false)
+		if n := module.Calls(login) - before; n != mayPresent || bytes.Equal(given, pin) {
+			t.Errorf("%s: the PIN was presented %d times, and is %x", function, n, given)
+		}
+		eventually(t, "it can be opened", func() (err error) { tok, err = hsm.Open(ctx, cfg); return err })
+		must(t, tok.Ready(ctx))
+		tok.Close()
+	}
+}
+
+// TestLoginHangsAgain: a login that hangs when a token is connected again is given up; if
+// it comes back well the token serves, and if not its PIN is presented no more.
+func TestLoginHangsAgain(t *testing.T) {
+	if !inChild(t) {
+		return
+	}
+	cfg, module := faultyToken(t)
+	cfg.CallWait = 100 * time.Millisecond
+	tok := openToken(t, cfg)
+	login := numberOf("C_Login")
+	lose := func(ckr uint) {
+		t.Helper()
+		tok.ForgiveLoss()
+		must(t, tok.LoseSessions())
+		if ckr != pkcs11.CKR_OK {
+			module.Fail(login, faulty.Before, ckr, 1)
+		}
+		module.Hang(login, 1)
+		wantCode(t, "a login that hangs", tok.Ready(ctx), fault.TokenUnavailable)
+		hangs(t, cfg.Module, true)
+		module.Hang(-1, 0)
+		hangs(t, cfg.Module, false)
+	}
+	before := module.Calls(login)
+	lose(pkcs11.CKR_OK)
+	eventually(t, "it serves", func() error { return tok.Ready(ctx) })
+	lose(pkcs11.CKR_DEVICE_ERROR)
+	for range 20 {
+		tok.ForgiveLoss()
+		wantCode(t, "after the login failed", tok.Ready(ctx), fault.TokenUnavailable)
+	}
+	if n := module.Calls(login) - before; n != 2 {
+		t.Errorf("%d logins", n)
+	}
 }

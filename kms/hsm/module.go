@@ -22,7 +22,9 @@ type Config struct {
 	Module   string       // path of the PKCS#11 module
 	InitArgs string       // reserved string of C_Initialize; only NSS softokn needs it
 	Label    string       // CKA label of the token; slot numbers change, labels do not
-	PIN      secret.Bytes // User PIN, presented once per (re)connection
+	// PIN is the User PIN, presented once per (re)connection. It stays with the token:
+	// nobody wipes it, and not even after an opening that was given up.
+	PIN secret.Bytes
 	// PINSource is asked for the User PIN at each (re)connection instead, and bounds
 	// itself. What it returned is wiped after the login.
 	PINSource func() (secret.Bytes, error)
@@ -32,7 +34,8 @@ type Config struct {
 	// context may end earlier. A token whose calls hang holds its sessions, and
 	// callers must hear of it.
 	LeaseWait time.Duration
-	// CallWait bounds how long an operation waits for its answer, default 5 s.
+	// CallWait bounds how long an operation waits for its answer, default 5 s; Open waits
+	// six times as long.
 	CallWait time.Duration
 	Logger   *slog.Logger // default slog.Default()
 }
@@ -47,6 +50,8 @@ type Token struct {
 	// ctx is the library's, counted: it hides the plain one.
 	ctx *counted
 	cfg Config
+	// opening says how far Open came, and whether anybody waits for it still.
+	opening atomic.Int32
 
 	slot   uint
 	anchor pkcs11.SessionHandle // holds the login; never carries an operation
@@ -69,6 +74,14 @@ type Token struct {
 	lastLost time.Time     // guarded by life
 	pause    time.Duration // before the next attempt to reconnect; guarded by life
 }
+
+// Values of Token.opening.
+const (
+	waitedFor int32 = iota
+	presented       // the PIN was, and who waits has not heard what became of it
+	joined          // the token is open
+	abandoned       // nobody waits: no PIN is presented any more, and what was opened is closed
+)
 
 // session is one PKCS#11 session for operations.
 type session struct{ handle pkcs11.SessionHandle }
@@ -109,12 +122,12 @@ func OpenAny(ctx context.Context, cfg Config) (*Token, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	t := &Token{cfg: cfg, calls: make(chan struct{}, callsMax)}
+	t := &Token{library: libraryOf(cfg.Module), cfg: cfg, calls: make(chan struct{}, callsMax)}
 	t.objects.init(cfg.Objects)
 	for i := range t.roots.finders {
 		t.roots.finders[i] = newTurn()
 	}
-	if err := join(ctx, cfg, t); err != nil {
+	if err := t.join(ctx); err != nil {
 		return nil, fmt.Errorf("opening the token %q: %w", cfg.Label, err)
 	}
 	if err := t.detect(ctx); err != nil {
@@ -124,9 +137,31 @@ func OpenAny(ctx context.Context, cfg Config) (*Token, error) {
 	return t, nil
 }
 
+// join opens the sessions of a token, and waits for that as for any operation. What comes
+// back after it was given up closes what it opened, and presents no PIN if it had not yet.
+func (t *Token) join(ctx context.Context) error {
+	heard, err := hand(ctx, t, t.slowly(), func(ctx context.Context) (error, error) { return t.add(ctx, t), nil })
+	if err == nil {
+		return heard
+	}
+	switch t.opening.Swap(abandoned) {
+	case joined:
+		return nil // at the last moment
+	case presented:
+		return fmt.Errorf("%w: %w", errUnanswered, err)
+	}
+	return err
+}
+
 // PINRefused reports whether an error of Open says that the token refused its PIN: then
 // another attempt could lock it.
 func PINRefused(err error) bool { return remedyFor(err) == stop }
+
+// PINUnanswered reports whether an error of Open says that the token was given its PIN and
+// has not answered: whether it refused it is not known, and another attempt could lock it.
+func PINUnanswered(err error) bool { return errors.Is(err, errUnanswered) }
+
+var errUnanswered = errors.New("the token has not answered to its PIN")
 
 // Away reports whether an error of Open says that the token is not there now.
 func Away(err error) bool { return errors.Is(err, errNoToken) || remedyFor(err) == reconnect }
@@ -265,7 +300,9 @@ func (t *Token) openSessions() (err error) {
 	return nil
 }
 
-// login presents the PIN once: a token may lock after a few wrong ones.
+// login presents the PIN once: a token may lock after a few wrong ones. So what the token
+// was too late to say, unless it is yes, is as good as a refusal: whoever waited has
+// given up, and does not know how often the PIN was tried.
 func (t *Token) login() error {
 	pin := t.cfg.PIN
 	if t.cfg.PINSource != nil {
@@ -273,11 +310,20 @@ func (t *Token) login() error {
 		if pin, err = t.cfg.PINSource(); err != nil {
 			return fmt.Errorf("getting the PIN: %w", err)
 		}
-		defer pin.Wipe()
+		defer pin.Wipe() // when C_Login came back, however late
 	}
+	t.opening.CompareAndSwap(waitedFor, presented)
+	if t.opening.Load() == abandoned {
+		return errHangs
+	}
+	began := time.Now()
 	err := failed("C_Login", t.ctx.Login(t.anchor, pkcs11.CKU_USER, string(pin.Reveal())))
-	if err != nil && remedyFor(err) == stop {
+	switch {
+	case err == nil:
+	case remedyFor(err) == stop:
 		t.sealed = fault.Because(fault.TokenUnavailable, "the token refused its PIN", err)
+	case time.Since(began) > t.cfg.CallWait:
+		t.sealed = fault.Because(fault.TokenUnavailable, "the token did not answer to its PIN in time, which is not presented again before a restart", err)
 	}
 	return err
 }
