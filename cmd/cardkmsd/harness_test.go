@@ -36,6 +36,9 @@ func TestMain(m *testing.M) {
 		if every, err := time.ParseDuration(os.Getenv("CARDKMSD_TEST_FILES_EVERY")); err == nil {
 			filesEvery = every
 		}
+		if wait, err := time.ParseDuration(os.Getenv("CARDKMSD_TEST_CALL_WAIT")); err == nil {
+			callWait = wait
+		}
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		endProfile := startProfile()
 		code := run(ctx, os.Args[1:])
