@@ -117,6 +117,27 @@ func TestHangs(t *testing.T) {
 	})
 }
 
+// TestSweepHangs: an operation that has an object destroyed which left the table answers
+// before it does.
+func TestSweepHangs(t *testing.T) {
+	if !inChild(t) {
+		return
+	}
+	cfg, module := faultyToken(t)
+	cfg.Objects, cfg.CallWait = 1, 500*time.Millisecond
+	tok := openToken(t, cfg)
+	w := newWorkload(t, tok, 2)
+	for n := range 6 { // each makes the key of the one before leave
+		if n == 2 { // the masters are known: nothing else is destroyed
+			settled(t, tok, -1)
+			module.Hang(numberOf("C_DestroyObject"), 1)
+			defer module.Heal()
+		}
+		must(t, w.one(tok, 4*n))
+	}
+	hangs(t, cfg.Module, true)
+}
+
 // TestOpeningHangs: an opening whose call hangs is given up, and presents no PIN when the
 // call comes back. One that hangs with the PIN says so, and wipes it when it comes back.
 func TestOpeningHangs(t *testing.T) {

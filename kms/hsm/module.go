@@ -255,7 +255,7 @@ func (t *Token) give(s *session, err error) {
 			s.handle = h
 		}
 	}
-	t.sweep(s)
+	t.sweep(s.handle)
 	t.inUse.Add(-1)
 	t.ops <- s
 }
