@@ -117,6 +117,26 @@ func TestHangs(t *testing.T) {
 	})
 }
 
+// TestSearchHangs: nobody waits for a search of another that hangs, also for the same root.
+func TestSearchHangs(t *testing.T) {
+	if !inChild(t) {
+		return
+	}
+	cfg, module := faultyToken(t)
+	cfg.CallWait = 500 * time.Millisecond
+	tok := openToken(t, cfg)
+	root, err := tok.Generate(ctx, "searched", key.AES256, derive.SessionMAC)
+	must(t, err)
+	k := derive.FromRoot(root)
+	module.Hang(numberOf("C_FindObjectsInit"), 1)
+	defer module.Heal()
+	_, err = tok.MAC(ctx, k, message)
+	wantCode(t, "a search that hangs", err, fault.TokenUnavailable)
+	_, err = tok.MAC(ctx, k, message)
+	must(t, err)
+	hangs(t, cfg.Module, true)
+}
+
 // TestSweepHangs: an operation that has an object destroyed which left the table answers
 // before it does.
 func TestSweepHangs(t *testing.T) {

@@ -53,9 +53,6 @@ func OpenAny(ctx context.Context, cfg Config) (*Token, error) {
 	}
 	t := &Token{library: libraryOf(cfg.Module), cfg: cfg, calls: make(chan struct{}, callsMax)}
 	t.objects.init(cfg.Objects)
-	for i := range t.roots.finders {
-		t.roots.finders[i] = newTurn()
-	}
 	if err := t.join(ctx); err != nil {
 		return nil, fmt.Errorf("opening the token %q: %w", cfg.Label, err)
 	}
