@@ -16,7 +16,6 @@ import (
 	"cardkms/kms/hsm"
 	"cardkms/kms/key"
 	"cardkms/softhsm/faulty"
-	"cardkms/softhsm/testtoken"
 )
 
 // troubles are the return values of a token in trouble, of RELIABILITY: a fault is one of
@@ -72,13 +71,12 @@ func TestFaults(t *testing.T) {
 // faultyToken returns how to open the token through a module that can fail.
 func faultyToken(t *testing.T) (hsm.Config, *faulty.Module) {
 	t.Helper()
-	cfg, err := testtoken.SoftHSMConfig()
-	must(t, err)
+	cfg := softHSM(t)
 	headers, err := faulty.Headers(ctx)
 	must(t, err)
 	module, err := faulty.Build(ctx, t.TempDir(), cfg.Module, headers)
 	must(t, err)
-	cfg.Module, cfg.Logger = module.Path, quiet
+	cfg.Module = module.Path
 	return cfg, module
 }
 
