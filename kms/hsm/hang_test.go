@@ -15,6 +15,7 @@ import (
 	"cardkms/kms/fault"
 	"cardkms/kms/hsm"
 	"cardkms/kms/key"
+	"cardkms/kms/kmstest"
 	"cardkms/kms/secret"
 	"cardkms/softhsm/faulty"
 )
@@ -35,15 +36,8 @@ func hangs(t *testing.T, module string, want bool) {
 // eventually tries until it works.
 func eventually(t *testing.T, what string, f func() error) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
-		err := f()
-		if err == nil {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("not within a minute: %s: %v", what, err)
-		}
-	}
+	var err error
+	kmstest.Until(t, what, func() bool { err = f(); return err == nil }, func() string { return fmt.Sprint(err) })
 }
 
 // TestHangs: calls that hang, and come back with an error, or after their token was
