@@ -121,13 +121,18 @@ func handEarly[T any](ctx context.Context, t *Token, wait time.Duration, f func(
 	}
 	done := make(chan result, 2) // what is told early is told again
 	go func() {
-		late := time.AfterFunc(wait, func() { t.life.hung.Add(1) })
+		var ended atomic.Bool // or late
+		late := time.AfterFunc(wait, func() {
+			if t.life.hung.Add(1); ended.Swap(true) {
+				t.life.hung.Add(-1)
+			}
+		})
 		var r result
 		func() {
 			defer t.caught(&r.err)
 			r.out, r.err = f(ctx, func(out T) { done <- result{out: out} })
 		}()
-		if !late.Stop() {
+		if late.Stop(); ended.Swap(true) {
 			t.life.hung.Add(-1)
 		}
 		<-t.calls
@@ -160,7 +165,11 @@ func (t *Token) slowly() time.Duration { return 6 * t.cfg.CallWait }
 func answerWithin[T any](ctx context.Context, t *Token, wait time.Duration, k *derive.Key, f func(context.Context, pkcs11.SessionHandle, *object) (T, error)) (T, error) {
 	return handEarly(ctx, t, wait, func(ctx context.Context, tell func(T)) (out T, err error) {
 		err = t.do(ctx, k, func(ctx context.Context, s pkcs11.SessionHandle, o *object) (err error) {
-			if out, err = f(ctx, s, o); err == nil {
+			func() {
+				defer t.objects.release(o)
+				out, err = f(ctx, s, o)
+			}()
+			if err == nil {
 				tell(out)
 			}
 			return err

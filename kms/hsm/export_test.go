@@ -110,14 +110,13 @@ func (t *Token) LoseSessions() error {
 	return t.ctx.CloseAllSessions(t.slot)
 }
 
-// SpoilSessions leaves an operation active in every idle operation session.
+// SpoilSessions leaves an operation active in every operation session.
 func (t *Token) SpoilSessions(k *derive.Key) error {
 	return t.WithObject(k, func(_ pkcs11.SessionHandle, h pkcs11.ObjectHandle) error {
-		for range cap(t.ops) {
-			s := <-t.ops
-			err := t.ctx.SignInit(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_CMAC, nil)}, h)
-			t.ops <- s
-			if err != nil {
+		held, give := t.holdSessions()
+		defer give()
+		for _, s := range held {
+			if err := t.ctx.SignInit(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_CMAC, nil)}, h); err != nil {
 				return err
 			}
 		}
@@ -137,11 +136,15 @@ func (t *Token) CloseOwners() {
 
 // HoldSessions leases every operation session until give is called.
 func (t *Token) HoldSessions() (give func()) {
-	var held []*session
+	_, give = t.holdSessions()
+	return give
+}
+
+func (t *Token) holdSessions() (held []*session, give func()) {
 	for range cap(t.ops) {
 		held = append(held, <-t.ops)
 	}
-	return func() {
+	return held, func() {
 		for _, s := range held {
 			t.ops <- s
 		}

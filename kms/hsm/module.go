@@ -205,7 +205,7 @@ func (t *Token) reconnect(ctx context.Context, epoch uint64, why error) error {
 	}
 	t.lastLost = time.Now()
 	t.cfg.Logger.Warn("token lost, connecting again", "token", t.cfg.Label, "why", why, "epoch", epoch)
-	_ = t.restart() // what became of this token is in away
+	_ = t.restart(ctx) // what became of this token is in away
 	if t.away != nil {
 		t.pause = min(max(2*t.pause, backOff), backOffMax)
 		return fault.Because(fault.TokenUnavailable, "the token is lost", t.away)
@@ -264,8 +264,8 @@ func (t *Token) give(s *session, err error) {
 // A token that closed every session needs all three, one after the other.
 const attempts = 4
 
-// do runs f with a session and the object of k, and applies the remedies of
-// errors.go. f may run several times.
+// do runs f with a session and the object of k, which f releases, and applies the remedies
+// of errors.go. f may run several times.
 func (t *Token) do(ctx context.Context, k *derive.Key, f func(context.Context, pkcs11.SessionHandle, *object) error) error {
 	var err error
 	for range attempts {
@@ -321,7 +321,6 @@ func (t *Token) try(ctx context.Context, k *derive.Key, f func(context.Context, 
 		if o, err = t.acquire(ctx, s.handle, k); err != nil {
 			return t.epoch, err
 		}
-		defer t.objects.release(o)
 	}
 	return t.epoch, f(ctx, s.handle, o)
 }

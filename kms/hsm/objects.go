@@ -77,9 +77,9 @@ func (tb *table) put(o *object) *object {
 }
 
 // release drops one reference. Roots are not counted: they live as long as the
-// library.
+// library. nil is no object.
 func (tb *table) release(o *object) {
-	if o.key.Parent() == nil {
+	if o == nil || o.key.Parent() == nil {
 		return
 	}
 	tb.mu.Lock()
