@@ -1,0 +1,69 @@
+package derivetest
+
+import (
+	"context"
+	"crypto/ecdh"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"cardkms/derive"
+	"cardkms/kms/key"
+)
+
+// Ephemeral implements derive.Agreer.
+func (t *Token) Ephemeral(context.Context, string) (*derive.Key, *ecdh.PublicKey, error) {
+	k, err := ecdh.P256().GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	return t.AddPair(k), k.PublicKey(), nil
+}
+
+// AddPair makes an Agreeing key of this value.
+func (t *Token) AddPair(k *ecdh.PrivateKey) *derive.Key {
+	return t.volatile(key.ECP256, derive.Agreeing, k.Bytes())
+}
+
+func (t *Token) volatile(alg key.Algorithm, class derive.Class, value []byte) *derive.Key {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.roots == nil {
+		t.roots = map[string][]byte{}
+	}
+	label := fmt.Sprintf("volatile-%d", len(t.roots))
+	t.roots[label] = value
+	return derive.FromRoot(derive.Root{Label: label, Algorithm: alg, Class: class, Volatile: true})
+}
+
+// Agree implements derive.Agreer.
+func (t *Token) Agree(_ context.Context, ours [2]*derive.Key, peers [2]*ecdh.PublicKey) (*derive.Key, error) {
+	var z []byte
+	for i, k := range ours {
+		if k.Class() != derive.Agreeing {
+			panic(fmt.Sprintf("derivetest: a key of class %d agrees", k.Class()))
+		}
+		private, err := ecdh.P256().NewPrivateKey(t.Value(k))
+		if err != nil {
+			return nil, err
+		}
+		shared, err := private.ECDH(peers[i])
+		if err != nil {
+			return nil, err
+		}
+		z = append(z, shared...)
+	}
+	return t.volatile("", derive.Agreed, z), nil
+}
+
+// X963 computes the first bytes of the key derivation function of [X9.63] ANSI
+// X9.63-2011, Section 5.6.3, with SHA-256.
+func X963(z, sharedInfo []byte, bytes int) (out []byte) {
+	for n := uint32(1); len(out) < bytes; n++ {
+		sum := sha256.Sum256(append(binary.BigEndian.AppendUint32(slices.Clone(z), n), sharedInfo...))
+		out = append(out, sum[:]...)
+	}
+	return out[:bytes]
+}
