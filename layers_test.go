@@ -45,6 +45,10 @@ var policy = map[string][]string{
 	// without touching the other.
 	"derive/scp02": {"derive", "kms/apdu", "kms/fault", "kms/key"},
 
+	// It authenticates otherwise, and then secures messages as SCP03 does: that is not
+	// written twice.
+	"derive/scp11": {"derive", "derive/scp03", "kms/apdu", "kms/fault", "kms/key"},
+
 	"derive/emv": {"derive", "kms/apdu", "kms/fault", "kms/key"},
 	// What a packet carries is nothing to it: it knows no APDU.
 	"derive/scp80": {"derive", "kms/fault", "kms/key"},
