@@ -56,8 +56,8 @@ var policy = map[string][]string{
 	// derivetest holds plain keys: only tests may import it, see below.
 	"derive/derivetest": {"derive", "kms/apdu", "kms/key"},
 
-	// One state machine for both protocols: what may follow what is the same in them.
-	"kms/channel":  {"derive", "derive/scp02", "derive/scp03", "kms/apdu", "kms/fault"},
+	// One state machine for all protocols: what may follow what is the same in them.
+	"kms/channel":  {"derive", "derive/scp02", "derive/scp03", "derive/scp11", "kms/apdu", "kms/fault"},
 	"kms/approval": {"kms/fault"},
 	// An officer's key is a file or an agent: what it signs is not its business.
 	"kms/approval/officerkey": {},
