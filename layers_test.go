@@ -66,7 +66,7 @@ var policy = map[string][]string{
 	// A card profile is what a channel and a package need to know of a card, and its known
 	// answers are run by the code that serves cards: so it sees the protocols and the
 	// channel, and no row, log or clock.
-	"kms/profile": {"derive", "derive/diversify", "derive/scp02", "derive/scp03", "kms/apdu", "kms/channel", "kms/fault", "kms/key", "kms/update"},
+	"kms/profile": {"derive", "derive/diversify", "derive/scp02", "derive/scp03", "derive/scp11", "kms/apdu", "kms/channel", "kms/fault", "kms/key", "kms/update"},
 	// crashtest is tests and nothing else.
 	"kms/ledger/crashtest": {},
 	"kms/ledger":           {"audit", "audit/durable", "audit/statemap", "audit/witness", "kms/fault", "kms/store"},

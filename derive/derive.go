@@ -268,6 +268,7 @@ type Wrapper interface {
 type VectorToken interface {
 	TDEAToken
 	Wrapper
+	Agreer
 	// ImportVolatile makes a root key of a known value that ends with forget.
 	ImportVolatile(ctx context.Context, label string, a key.Algorithm, c Class, value []byte) (k *Key, forget func(), err error)
 }
