@@ -71,7 +71,7 @@ var policy = map[string][]string{
 	"kms/ledger/crashtest": {},
 	"kms/ledger":           {"audit", "audit/durable", "audit/statemap", "audit/witness", "kms/fault", "kms/store"},
 
-	"kms": {"audit", "derive", "derive/diversify", "derive/emv", "derive/scp02", "derive/scp03", "derive/scp80", "kms/apdu", "kms/approval", "kms/channel",
+	"kms": {"audit", "derive", "derive/diversify", "derive/emv", "derive/scp02", "derive/scp03", "derive/scp11", "derive/scp80", "kms/apdu", "kms/approval", "kms/channel",
 		"kms/fault", "kms/key", "kms/ledger", "kms/profile", "kms/report", "kms/store", "kms/update"},
 
 	// probe runs published answers through the code that serves cards, so it sees

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	"cardkms/derive"
 	"cardkms/kms/key"
@@ -27,14 +28,17 @@ func (t *Token) AddPair(k *ecdh.PrivateKey) *derive.Key {
 	return t.volatile(key.ECP256, derive.Agreeing, k.Bytes())
 }
 
+// AddRootPair makes an Agreeing key of this value that lives in the token.
+func (t *Token) AddRootPair(label string, k *ecdh.PrivateKey) *derive.Key {
+	t.put(label, k.Bytes())
+	return derive.FromRoot(derive.Root{Label: label, Algorithm: key.ECP256, Class: derive.Agreeing, KCV: derive.PairKCV(k.PublicKey())})
+}
+
+var volatiles atomic.Int64
+
 func (t *Token) volatile(alg key.Algorithm, class derive.Class, value []byte) *derive.Key {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.roots == nil {
-		t.roots = map[string][]byte{}
-	}
-	label := fmt.Sprintf("volatile-%d", len(t.roots))
-	t.roots[label] = value
+	label := fmt.Sprintf("volatile-%d", volatiles.Add(1))
+	t.put(label, value)
 	return derive.FromRoot(derive.Root{Label: label, Algorithm: alg, Class: class, Volatile: true})
 }
 

@@ -28,13 +28,17 @@ type Token struct {
 
 // Add makes a root key of this value and class and returns its reference.
 func (t *Token) Add(label string, alg key.Algorithm, class derive.Class, value []byte) *derive.Key {
+	t.put(label, value)
+	return derive.FromRoot(derive.Root{Label: label, Algorithm: alg, Class: class, KCV: KCV(alg, value)})
+}
+
+func (t *Token) put(label string, value []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.roots == nil {
 		t.roots = map[string][]byte{}
 	}
 	t.roots[label] = value
-	return derive.FromRoot(derive.Root{Label: label, Algorithm: alg, Class: class, KCV: KCV(alg, value)})
 }
 
 // Value computes the value of a key. Only tests may ask.

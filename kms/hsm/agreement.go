@@ -29,7 +29,7 @@ func (t *Token) Agree(ctx context.Context, ours [2]*derive.Key, peers [2]*ecdh.P
 			return nil, err
 		}
 	}
-	z := fleetingRoot("cardkms-agreed", "", derive.Agreed)
+	z := fleetingRoot(ours[0].Token(), "cardkms-agreed", "", derive.Agreed)
 	_, err := answer(ctx, t, nil, func(ctx context.Context, s pkcs11.SessionHandle, _ *object) (nothing, error) {
 		d := deriver{t: t, s: s}
 		defer d.end()

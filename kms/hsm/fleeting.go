@@ -67,9 +67,10 @@ func (f *fleeting) live() int {
 	return len(f.found)
 }
 
-// fleetingRoot names a volatile root that nothing else is named like.
-func fleetingRoot(label string, a key.Algorithm, c derive.Class) *derive.Key {
-	return derive.FromRoot(derive.Root{Label: fmt.Sprintf("%s.%d", label, volatiles.Add(1)), Algorithm: a, Class: c, Volatile: true})
+// fleetingRoot names a volatile root that nothing else is named like, in the token that its
+// caller calls so.
+func fleetingRoot(token, label string, a key.Algorithm, c derive.Class) *derive.Key {
+	return derive.FromRoot(derive.Root{Token: token, Label: fmt.Sprintf("%s.%d", label, volatiles.Add(1)), Algorithm: a, Class: c, Volatile: true})
 }
 
 // keepFleeting reads back what protects an object that was made just now, and keeps it. It is

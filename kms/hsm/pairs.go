@@ -30,12 +30,12 @@ func (t *Token) agrees() error {
 }
 
 // Ephemeral implements derive.Agreer. The public object is destroyed at once: one call made
-// both halves. Which token it is, whoever has several of them says.
-func (t *Token) Ephemeral(ctx context.Context, _ string) (k *derive.Key, public *ecdh.PublicKey, err error) {
+// both halves. What the token is called is its caller's to say.
+func (t *Token) Ephemeral(ctx context.Context, token string) (k *derive.Key, public *ecdh.PublicKey, err error) {
 	if err := t.agrees(); err != nil {
 		return nil, nil, err
 	}
-	k = fleetingRoot("cardkms-ephemeral", key.ECP256, derive.Agreeing)
+	k = fleetingRoot(token, "cardkms-ephemeral", key.ECP256, derive.Agreeing)
 	public, err = answer(ctx, t, nil, func(ctx context.Context, s pkcs11.SessionHandle, _ *object) (*ecdh.PublicKey, error) {
 		var pub pkcs11.ObjectHandle
 		w, priv, err := t.inOwner(ctx, k, func(own pkcs11.SessionHandle) (priv pkcs11.ObjectHandle, err error) {
@@ -76,7 +76,7 @@ func (t *Token) importPair(ctx context.Context, label string, scalar []byte) (k 
 	if _, err := ecdh.P256().NewPrivateKey(scalar); err != nil {
 		return nil, nil, fault.New(fault.InvalidInput, "this is no private key of P-256")
 	}
-	k = fleetingRoot(label, key.ECP256, derive.Agreeing)
+	k = fleetingRoot("", label, key.ECP256, derive.Agreeing)
 	_, err = answer(ctx, t, nil, func(ctx context.Context, s pkcs11.SessionHandle, _ *object) (nothing, error) {
 		w, h, err := t.inOwner(ctx, k, func(own pkcs11.SessionHandle) (pkcs11.ObjectHandle, error) {
 			h, err := t.ctx.CreateObject(own, importedPair(scalar))
