@@ -260,6 +260,9 @@ func (s *Service) OpenChannel(ctx context.Context, r Request, in OpenChannelInpu
 	if err != nil {
 		return out, err
 	}
+	if in.Key == "" && len(in.Certificates) == 0 {
+		return out, fault.New(fault.InvalidInput, "a channel needs a key, or the certificates of a card of SCP11b")
+	}
 	p, err := s.profile(ctx, in.Issuer, in.Profile)
 	if err != nil {
 		return out, s.refuse(ctx, e, err)

@@ -96,6 +96,9 @@ func (s *Service) proveHost(ctx context.Context, o *openChannel, peer *channel.P
 		}
 		return nil
 	}
+	if o.key == "" {
+		return fault.New(fault.InvalidInput, "scp11a and scp11c prove the host, which needs a key of gp-scp11")
+	}
 	if err := o.profile.Certificates.HostValid(s.cfg.Now()); err != nil {
 		return err
 	}

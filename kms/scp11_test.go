@@ -252,7 +252,7 @@ func TestAgreedRefusedAtOpening(t *testing.T) {
 		"the authority's":          {scp11.B, func(in *kms.OpenChannelInput) { in.Certificates[0] = w.cardRoot.Raw }, fault.ProfileMismatch},
 		"a KVN out of the profile": {scp11.B, func(in *kms.OpenChannelInput) { in.KVN = 4 }, fault.ProfileMismatch},
 		"a key under b":            {scp11.B, func(in *kms.OpenChannelInput) { in.Key = "oce" }, fault.InvalidInput},
-		"no key under a":           {scp11.A, func(in *kms.OpenChannelInput) { in.Key = "" }, fault.NotFound},
+		"no key under a":           {scp11.A, func(in *kms.OpenChannelInput) { in.Key = "" }, fault.InvalidInput},
 		"a key of another usage":   {scp11.A, func(in *kms.OpenChannelInput) { in.Key = "isd" }, fault.NotFound},
 		"certificates under SCP03": {scp11.A, func(in *kms.OpenChannelInput) { in.Key, in.Profile = "isd", "" }, fault.InvalidInput},
 	} {
