@@ -15,17 +15,17 @@ import (
 )
 
 // Ephemeral implements derive.Agreer.
-func (t *Token) Ephemeral(context.Context, string) (*derive.Key, *ecdh.PublicKey, error) {
+func (t *Token) Ephemeral(_ context.Context, token string) (*derive.Key, *ecdh.PublicKey, error) {
 	k, err := ecdh.P256().GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, nil, err
 	}
-	return t.AddPair(k), k.PublicKey(), nil
+	return t.volatile(token, key.ECP256, derive.Agreeing, k.Bytes()), k.PublicKey(), nil
 }
 
 // AddPair makes an Agreeing key of this value.
 func (t *Token) AddPair(k *ecdh.PrivateKey) *derive.Key {
-	return t.volatile(key.ECP256, derive.Agreeing, k.Bytes())
+	return t.volatile("", key.ECP256, derive.Agreeing, k.Bytes())
 }
 
 // AddRootPair makes an Agreeing key of this value that lives in the token.
@@ -36,10 +36,10 @@ func (t *Token) AddRootPair(label string, k *ecdh.PrivateKey) *derive.Key {
 
 var volatiles atomic.Int64
 
-func (t *Token) volatile(alg key.Algorithm, class derive.Class, value []byte) *derive.Key {
+func (t *Token) volatile(token string, alg key.Algorithm, class derive.Class, value []byte) *derive.Key {
 	label := fmt.Sprintf("volatile-%d", volatiles.Add(1))
 	t.put(label, value)
-	return derive.FromRoot(derive.Root{Label: label, Algorithm: alg, Class: class, Volatile: true})
+	return derive.FromRoot(derive.Root{Token: token, Label: label, Algorithm: alg, Class: class, Volatile: true})
 }
 
 // Agree implements derive.Agreer.
@@ -59,7 +59,7 @@ func (t *Token) Agree(_ context.Context, ours [2]*derive.Key, peers [2]*ecdh.Pub
 		}
 		z = append(z, shared...)
 	}
-	return t.volatile("", derive.Agreed, z), nil
+	return t.volatile(ours[0].Token(), "", derive.Agreed, z), nil
 }
 
 // X963 computes the first bytes of the key derivation function of [X9.63] ANSI
