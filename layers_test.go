@@ -19,7 +19,7 @@ import (
 //	front doors     api/server               api/client                softhsm  softhsm/cardsim
 //	service         kms  kms/probe
 //	state machines  kms/update   kms/channel   kms/approval   kms/ledger   kms/report   kms/profile
-//	specifications  derive/scp03 derive/scp02 derive/diversify → derive             audit/tiles audit/witness → audit
+//	specifications  derive/scp11 → derive/scp03 derive/scp02 derive/diversify → derive    audit/tiles audit/witness → audit
 //	vocabulary      kms/apdu → kms/fault   kms/key   kms/secret   kms/store   api
 //	adapters        kms/hsm  kms/tokens  kms/vault  kms/store/sqlite  kms/store/postgres: vocabulary and the interfaces that they satisfy
 var policy = map[string][]string{

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"fmt"
 
+	"cardkms/audit"
 	"cardkms/derive"
 	"cardkms/derive/scp03"
 	"cardkms/derive/scp11"
@@ -37,7 +38,7 @@ func (s *Service) agreeing() (channel.Token, error) {
 
 // newChannelSCP11 is newChannel for a profile of SCP11. It returns the commands for the card.
 func (s *Service) newChannelSCP11(ctx context.Context, r Request, in OpenChannelInput, p cardProfile) (*openChannel, []apdu.Command, error) {
-	o := &openChannel{id: s.newChannelID(), caller: r.Caller.ID, issuer: in.Issuer, key: in.Key, profile: p}
+	o := &openChannel{id: s.newChannelID(), caller: r.Caller.ID, issuer: in.Issuer, key: in.Key, profile: p, algorithm: audit.Approved}
 	peer, err := s.peer(in, p)
 	if err != nil {
 		return o, nil, err
@@ -116,7 +117,7 @@ func (s *Service) proveHost(ctx context.Context, o *openChannel, peer *channel.P
 			why = fault.New(fault.ProfileMismatch, "no version of the key has the public key of the host's certificate in the card profile")
 			continue
 		}
-		o.version, o.algorithm = v.ID.String(), algorithmOf(v)
+		o.version = v.ID.String()
 		peer.Static, peer.Token = derive.FromRoot(Root(v, key.Master)), v.Token
 		return serves(v, key.Protect, s.cfg.Now())
 	}

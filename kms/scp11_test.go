@@ -22,6 +22,8 @@ import (
 	"cardkms/kms/approval"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
+	"cardkms/kms/store/sqlite"
+	"cardkms/kms/store/storetest"
 	"cardkms/softhsm/cardsim"
 	"cardkms/softhsm/testtoken"
 )
@@ -467,6 +469,53 @@ func TestAgreedUnable(t *testing.T) {
 	if got := w.outcomes(2); !slices.Contains(got, "key.create="+string(fault.TokenUnable)) {
 		t.Errorf("the log says %v", got)
 	}
+}
+
+// TestAgreedTwoWayFailures fails every write of an opening, an authentication and a wrap once
+// before and once after its effect: nothing usable leaves without its entry, and no pair and
+// no secret stays for a channel that nobody has.
+func TestAgreedTwoWayFailures(t *testing.T) {
+	for _, mode := range []storetest.Failure{storetest.NotApplied, storetest.AnswerLost} {
+		for at := 1; at <= 3; at++ {
+			var faulty *storetest.Faulty
+			w := newAgreed(t, func(h *harness) {
+				db, err := sqlite.Open(h.ctx, h.path)
+				h.must(err)
+				faulty = storetest.NewFaulty(db)
+				h.db = faulty
+			})
+			w.register(w.document(scp11.B))
+			card := w.agreedCard()
+			before, objects := w.ledger.Size(), w.token.LiveObjects()
+			faulty.Fail(at, mode)
+			got := w.openAndWrap(card)
+			entries := w.ledger.Size() - before
+			if fault.CodeOf(got) == fault.OK && entries != 3 {
+				t.Errorf("%v at write %d: a success with %d entries", mode, at, entries)
+			}
+			if mode == storetest.NotApplied && fault.CodeOf(got) != fault.AuditUnavailable {
+				t.Errorf("write %d not applied: %v", at, got)
+			}
+			if n := w.token.LiveObjects(); got != nil && n != objects {
+				t.Errorf("%v at write %d: %d objects stay", mode, at, n-objects)
+			}
+			w.must(w.openAndWrap(card)) // and the next one works, without a restart
+		}
+	}
+}
+
+func (w *agreed) openAndWrap(c *simulated) error {
+	o, err := w.service.OpenChannel(w.ctx, w.req(), w.opening(scp11.B, c))
+	if err != nil {
+		return err
+	}
+	answer, err := c.Transmit(o.Agreement[0])
+	w.must(err)
+	if _, err := w.prove(o.ID, answer); err != nil {
+		return err
+	}
+	_, err = w.wrapOn(o.ID, selectFile)
+	return err
 }
 
 // TestAgreedLost: what the token forgot ends the channel and nothing else.

@@ -123,6 +123,9 @@ func TestAgreedChannels(t *testing.T) {
 	if !strings.Contains(out, fmt.Sprintf("%X", "CARDSIM")) || !strings.HasSuffix(strings.TrimSpace(out), "9000") {
 		t.Errorf("the card says %s", out)
 	}
+	s.stop()
+	s.serve() // which looks at every object of every token
+	cardkms(0, append(in, "--card-profile", "scp11a", "--key", "oce", "80CA9F7F00")...)
 	out = cardkms(1, append(in, "--card-profile", "scp11b", "80CA9F7F00")...)
 	if !strings.Contains(out, "CKM_CONCATENATE_BASE_AND_KEY") || !strings.Contains(out, string(api.TokenUnable)) {
 		t.Errorf("SoftHSM2 is not the reason: %s", out)

@@ -2,8 +2,8 @@
 //
 // It follows [AmdF] GlobalPlatform Card Technology, Secure Channel Protocol '11', Card
 // Specification v2.3 – Amendment F. The specification itself was not at hand: layouts are
-// those on which yubikit (which names version 1.3 of it) and kaoh/globalplatform agree, and
-// no section of it is cited. Host and card agree on two secrets on P-256; AES-128 keys
+// those on which yubikit (which names versions 1.3 and 1.4 of it) and kaoh/globalplatform
+// agree, and no section of it is cited. Host and card agree on two secrets on P-256; AES-128 keys
 // follow from both, and a receipt proves that the card has them:
 //
 //	Z       = ECDH(eSK.OCE, ePK.SD) | ECDH(SK.OCE, PK.SD)     SCP11b: eSK.OCE in both
@@ -57,7 +57,7 @@ type Variant byte
 const (
 	A Variant = 'a' // both sides prove themselves
 	B Variant = 'b' // the card proves itself
-	C Variant = 'c' // as a; the card uses its static key in both agreements
+	C Variant = 'c' // as a; the card may use its static key in both agreements
 )
 
 // HostProven reports whether the host proves itself to the card, which needs a pair of its

@@ -5,9 +5,12 @@ import (
 	"context"
 	"crypto/ecdh"
 	"crypto/rand"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/miekg/pkcs11"
 
 	"cardkms/derive"
 	"cardkms/derive/derivetest"
@@ -138,6 +141,11 @@ func TestAgreementMisused(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer forget()
+	as := func(k *derive.Key, c derive.Class) *derive.Key {
+		r := k.Root()
+		r.Class, r.Algorithm = c, key.AES128
+		return derive.FromRoot(r)
+	}
 	piece := pieces(z)[0].Step()
 	late, wide := piece, piece
 	late.Offset, wide.Algorithm = 24, key.AES256
@@ -147,6 +155,7 @@ func TestAgreementMisused(t *testing.T) {
 		"a piece of an AES key": aes.Derive(piece), "another function": z.Derive(ecb),
 		"a piece across two values": z.Derive(late), "a piece that is too long": z.Derive(wide), "a pair": ephemeral.Derive(piece),
 		"the secret itself": z, "the pair itself": ephemeral,
+		"the secret under another class": as(z, derive.SessionMAC), "the pair under another class": as(ephemeral, derive.SessionMAC),
 	} {
 		if _, err := tok.MAC(ctx, k, nil); err == nil {
 			t.Errorf("%s computes a MAC", name)
@@ -161,6 +170,37 @@ func TestAgreementMisused(t *testing.T) {
 	if _, err := tok.Public(ctx, aes.Root()); err == nil {
 		t.Error("an AES key has a public half")
 	}
+}
+
+// TestAgreementValuesStay: no object of an agreement gives out its value, and none is left of
+// those on the way.
+func TestAgreementValuesStay(t *testing.T) {
+	tok := testtoken.NSS(t)
+	raw, _ := tok.Raw()
+	settled(t, tok, 0)
+	ephemeral, _, err := tok.Ephemeral(ctx, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	z, err := tok.Agree(ctx, [2]*derive.Key{ephemeral, ephemeral}, [2]*ecdh.PublicKey{pair(t).PublicKey(), pair(t).PublicKey()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := append(pieces(z)[:4], z, ephemeral)
+	for i, k := range all {
+		err := tok.WithObject(k, func(s pkcs11.SessionHandle, h pkcs11.ObjectHandle) error {
+			_, err := raw.GetAttributeValue(s, h, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_VALUE, nil)})
+			return err
+		})
+		if !errors.Is(err, pkcs11.Error(pkcs11.CKR_ATTRIBUTE_SENSITIVE)) {
+			t.Errorf("object %d: CKA_VALUE: %v", i, err)
+		}
+	}
+	if n, err := tok.SessionObjects(); err != nil || n != 5 { // the pair is no secret key
+		t.Errorf("%d secret keys, %v", n, err)
+	}
+	tok.Release(all...)
+	settled(t, tok, 0)
 }
 
 // TestAgreementUnable: a token that could derive nothing from an agreement makes no pairs.

@@ -85,7 +85,7 @@ func rootID(label string) []byte {
 func (t *Token) root(ctx context.Context, s pkcs11.SessionHandle, k *derive.Key) (*object, error) {
 	r := k.Root()
 	if r.Volatile {
-		if o := t.fleeting.get(r.Label); o != nil {
+		if o := t.fleeting.get(r.Label); o != nil && o.key.ID() == k.ID() {
 			return o, nil
 		}
 		return nil, errEnded
