@@ -285,7 +285,9 @@ func (s *Service) OpenChannel(ctx context.Context, r Request, in OpenChannelInpu
 		return out, s.refuse(ctx, e, err)
 	}
 	if err := s.log(ctx, &e, nil); err != nil {
+		o.mu.Lock() // the process may be closing all channels
 		s.end(o)
+		o.mu.Unlock()
 		return out, err
 	}
 	out = OpenedChannel{ID: o.id, KDD: o.kdd, ExpiresAt: s.cfg.Now().Add(s.cfg.Limits.AnswerWithin)}
