@@ -51,6 +51,7 @@ type attempt struct {
 	// counter that anybody can write must not lock a card out.
 	counts bool
 	legacy bool // by SCP02
+	agreed bool // by SCP11: the card's certificate vouches for its key, and version is the host's
 	most   int  // failed proofs in a row that quarantine the card
 	err    error
 }

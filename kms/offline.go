@@ -107,6 +107,8 @@ func (s *Service) preparation(ctx context.Context, in PrepareInput) (job prepara
 	}
 	var able bool
 	switch {
+	case job.profile.Agreed():
+		return job, fault.New(fault.InvalidInput, "no scripts are prepared for cards of SCP11")
 	case !job.profile.Legacy():
 		if job.challenger, able = s.cfg.Token.(derive.Challenger); !able {
 			return job, fault.New(fault.TokenUnable, "the token does not give out card challenges")

@@ -113,15 +113,16 @@ func (t *Token) LoseSessions() error {
 // SpoilSessions leaves an operation active in every idle operation session.
 func (t *Token) SpoilSessions(k *derive.Key) error {
 	return t.WithObject(k, func(_ pkcs11.SessionHandle, h pkcs11.ObjectHandle) error {
+		var all []*session // at the same time: what tidies up takes one in between
 		for range cap(t.ops) {
-			s := <-t.ops
-			err := t.ctx.SignInit(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_CMAC, nil)}, h)
-			t.ops <- s
-			if err != nil {
-				return err
-			}
+			all = append(all, <-t.ops)
 		}
-		return nil
+		var err error
+		for _, s := range all {
+			err = errors.Join(err, t.ctx.SignInit(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_CMAC, nil)}, h))
+			t.ops <- s
+		}
+		return err
 	})
 }
 
