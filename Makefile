@@ -137,7 +137,7 @@ package: setup ## the Debian package, with manual pages and a bill of materials
 	$(GO) run ./deploy/sbom $(PACKAGE)/cardkmsd $(PACKAGE)/cardkms > $(PACKAGE)/cardkms.cdx.json
 	ARCH=$$(dpkg --print-architecture) VERSION=$(VERSION) $(TOOL) nfpm package --config deploy/package/nfpm.yaml --packager deb --target $(BIN)/
 
-test-package: package build ## the package in a fresh Debian root: installed, one update done, removed (root)
+test-package: package build ## the package in a fresh Debian root: installed, its unit run by systemd, one update done, removed (root)
 	$(call install,debootstrap lintian systemd)
 	deploy/package/test.sh $(BIN)/cardkms_$(VERSION)_$$(dpkg --print-architecture).deb $(BIN)/cardkms-demo
 

@@ -19,7 +19,7 @@ import (
 //	front doors     api/server               api/client                softhsm  softhsm/cardsim
 //	service         kms  kms/probe
 //	state machines  kms/update   kms/channel   kms/approval   kms/ledger   kms/report   kms/profile
-//	specifications  derive/scp03 derive/scp02 derive/diversify → derive             audit/tiles audit/witness → audit
+//	specifications  derive/scp11 → derive/scp03 derive/scp02 derive/diversify → derive    audit/tiles audit/witness → audit
 //	vocabulary      kms/apdu → kms/fault   kms/key   kms/secret   kms/store   api
 //	adapters        kms/hsm  kms/tokens  kms/vault  kms/store/sqlite  kms/store/postgres: vocabulary and the interfaces that they satisfy
 var policy = map[string][]string{
@@ -45,6 +45,10 @@ var policy = map[string][]string{
 	// without touching the other.
 	"derive/scp02": {"derive", "kms/apdu", "kms/fault", "kms/key"},
 
+	// It authenticates otherwise, and then secures messages as SCP03 does: that is not
+	// written twice.
+	"derive/scp11": {"derive", "derive/scp03", "kms/apdu", "kms/fault", "kms/key"},
+
 	"derive/emv": {"derive", "kms/apdu", "kms/fault", "kms/key"},
 	// What a packet carries is nothing to it: it knows no APDU.
 	"derive/scp80": {"derive", "kms/fault", "kms/key"},
@@ -52,8 +56,8 @@ var policy = map[string][]string{
 	// derivetest holds plain keys: only tests may import it, see below.
 	"derive/derivetest": {"derive", "kms/apdu", "kms/key"},
 
-	// One state machine for both protocols: what may follow what is the same in them.
-	"kms/channel":  {"derive", "derive/scp02", "derive/scp03", "kms/apdu", "kms/fault"},
+	// One state machine for all protocols: what may follow what is the same in them.
+	"kms/channel":  {"derive", "derive/scp02", "derive/scp03", "derive/scp11", "kms/apdu", "kms/fault"},
 	"kms/approval": {"kms/fault"},
 	// An officer's key is a file or an agent: what it signs is not its business.
 	"kms/approval/officerkey": {},
@@ -62,14 +66,14 @@ var policy = map[string][]string{
 	// A card profile is what a channel and a package need to know of a card, and its known
 	// answers are run by the code that serves cards: so it sees the protocols and the
 	// channel, and no row, log or clock.
-	"kms/profile": {"derive", "derive/diversify", "derive/scp02", "derive/scp03", "kms/apdu", "kms/channel", "kms/fault", "kms/key", "kms/update"},
+	"kms/profile": {"derive", "derive/diversify", "derive/scp02", "derive/scp03", "derive/scp11", "kms/apdu", "kms/channel", "kms/fault", "kms/key", "kms/update"},
 	// crashtest is tests and nothing else.
 	"kms/ledger/crashtest": {},
 	// kmstest watches what goes on beside a test, and knows nothing of it.
 	"kms/kmstest": {},
 	"kms/ledger":  {"audit", "audit/durable", "audit/statemap", "audit/witness", "kms/fault", "kms/store"},
 
-	"kms": {"audit", "derive", "derive/diversify", "derive/emv", "derive/scp02", "derive/scp03", "derive/scp80", "kms/apdu", "kms/approval", "kms/channel",
+	"kms": {"audit", "derive", "derive/diversify", "derive/emv", "derive/scp02", "derive/scp03", "derive/scp11", "derive/scp80", "kms/apdu", "kms/approval", "kms/channel",
 		"kms/fault", "kms/key", "kms/ledger", "kms/profile", "kms/report", "kms/store", "kms/update"},
 
 	// probe runs published answers through the code that serves cards, so it sees

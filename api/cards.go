@@ -36,15 +36,16 @@ type Key struct {
 	Key             string         `json:"key"`
 	Version         int            `json:"version"`
 	Token           string         `json:"token,omitempty" doc:"Name of the token that holds it; absent for the main one."`
-	Usage           string         `json:"usage" doc:"gp-scp03, gp-scp02, card-update, emv-ac, emv-smi, emv-smc or ota."`
-	Algorithm       string         `json:"algorithm" doc:"Of the master."`
-	CardAlgorithm   string         `json:"cardAlgorithm" doc:"Of the card keys derived from it."`
+	Usage           string         `json:"usage" doc:"gp-scp03, gp-scp02, gp-scp11, card-update, emv-ac, emv-smi, emv-smc or ota."`
+	Algorithm       string         `json:"algorithm" doc:"Of the master, or of the pair."`
+	CardAlgorithm   string         `json:"cardAlgorithm" doc:"Of the card keys derived from it; empty for a pair."`
 	Diversification string         `json:"diversification"`
-	KVN             HexByte        `json:"kvn" format:"hex" doc:"Key Version Number on the cards; derivation key index of EMV."`
+	KVN             HexByte        `json:"kvn" format:"hex" doc:"Key Version Number on the cards; derivation key index of EMV; 00 for a pair."`
 	State           string         `json:"state" doc:"SP 800-57 life-cycle state."`
 	Created         time.Time      `json:"created,omitzero" doc:"Begin of the cryptoperiod."`
 	Ends            time.Time      `json:"ends,omitzero" doc:"End of the cryptoperiod: from then on the version only moves its cards."`
 	LegacyUntil     time.Time      `json:"legacyUntil,omitzero" doc:"End of the exception under which a gp-scp02 version serves; absent for none, and then it serves nothing."`
+	PublicKey       Hex            `json:"publicKey,omitempty" format:"hex" doc:"SubjectPublicKeyInfo of a gp-scp11 version in DER: what an authority certifies."`
 	DestroyAt       time.Time      `json:"destroyAt,omitzero" doc:"When its objects leave the token."`
 	KCVs            map[string]KCV `json:"kcvs" doc:"Key check values by part: master, or enc, mac and dek."`
 }

@@ -13,7 +13,7 @@ type PrepareScripts struct {
 // CardAt is a card with the sequence counter that it will have when the script runs.
 type CardAt struct {
 	KDD     Hex    `json:"kdd" format:"hex" minLength:"20" maxLength:"20" doc:"Key diversification data."`
-	Counter uint32 `json:"counter" maximum:"16777215" doc:"Sequence counter, above every one that the card proved or that served a script."`
+	Counter uint32 `json:"counter" maximum:"16777215" doc:"Sequence counter, above every one that the card proved or that served another script; the same request has the same script again."`
 }
 
 // PreparedScripts are the scripts, in the order of the cards.

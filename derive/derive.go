@@ -13,7 +13,7 @@
 // returns the value of a key.
 //
 // The sub-packages each follow one document: diversify (card keys from masters),
-// scp03 and scp02 (session keys and secure messaging). derivetest computes the same over
+// scp03, scp02 and scp11 (session keys and secure messaging). derivetest computes the same over
 // plain keys, for tests only.
 //
 // Keys are immutable and may be shared by goroutines.
@@ -24,6 +24,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"strconv"
 
 	"cardkms/kms/key"
 )
@@ -54,10 +55,15 @@ const (
 	SessionRetail
 	// SessionRetailLeft computes the blocks before the last one.
 	SessionRetailLeft
+	// Agreeing keys are private halves of pairs that agree on secrets and do nothing
+	// else, see Agreer.
+	Agreeing
+	// Agreed secrets only derive, by X963.
+	Agreed
 )
 
 // Derives reports whether keys of the class are there to derive others.
-func (c Class) Derives() bool { return c == Static || c == StaticCBC }
+func (c Class) Derives() bool { return c == Static || c == StaticCBC || c == Agreed }
 
 // Function is the pseudo-random function of a Step.
 type Function byte
@@ -79,13 +85,18 @@ const (
 	// XOR is the exclusive or of a 3DES key with Messages[0], of the same length, which
 	// changes no more than the last two bytes of each part of the key, see Step.Counts.
 	XOR
+	// X963 is the key derivation function of [X9.63] ANSI X9.63-2011, Section 5.6.3,
+	// with SHA-256, of an Agreed secret Z: H(1) | H(2) | …, where H(n) is
+	// SHA-256(Z | n as 4 bytes | After). The key is what begins at Offset.
+	X963
 )
 
 // Step derives one key from another. All its fields are public values.
 type Step struct {
 	Function      Function
-	Before, After []byte   // CMACCounter
+	Before, After []byte   // CMACCounter; After alone, X963
 	Messages      [][]byte // CMACTwoBlocks, ECB, CBC, XOR
+	Offset        byte     // X963: bytes of the output before the key
 	Class         Class
 	Algorithm     key.Algorithm // of the derived key
 }
@@ -97,6 +108,9 @@ type Root struct {
 	Algorithm key.Algorithm
 	Class     Class
 	KCV       key.KCV // compared whenever the object is found again
+	// Volatile: an object that ends with the library's life, or when it is released, and
+	// cannot be made again. Its label is not used twice.
+	Volatile bool
 }
 
 // Key refers to a key inside a token.
@@ -113,7 +127,7 @@ func FromRoot(r Root) *Key {
 	// Every field counts: an object that was checked as one class or algorithm
 	// must not serve a reference to another.
 	writeFields(h.Write, []byte("root"), []byte(r.Token), []byte(r.Label), []byte(r.Algorithm), []byte{byte(r.Class)},
-		[]byte(r.KCV.Method), []byte(r.KCV.Value))
+		[]byte(r.KCV.Method), []byte(r.KCV.Value), []byte(strconv.FormatBool(r.Volatile)))
 	k := &Key{root: r}
 	h.Sum(k.id[:0])
 	return k
@@ -123,7 +137,7 @@ func FromRoot(r Root) *Key {
 // hash; the caller must not change the step's slices afterwards.
 func (k *Key) Derive(s Step) *Key {
 	h := sha256.New()
-	fields := append([][]byte{k.id[:], {byte(s.Function), byte(s.Class)}, []byte(s.Algorithm), s.Before, s.After}, s.Messages...)
+	fields := append([][]byte{k.id[:], {byte(s.Function), byte(s.Class)}, []byte(s.Algorithm), s.Before, s.After, {s.Offset}}, s.Messages...)
 	writeFields(h.Write, fields...)
 	child := &Key{parent: k, step: s}
 	h.Sum(child.id[:0])
@@ -197,7 +211,7 @@ type Token interface {
 	Matches(ctx context.Context, base *Key, s Step, value []byte) (bool, error)
 	// Release has the objects of these keys destroyed, now and not when room is
 	// needed, and does not wait for it; nil ones are passed over. A released key may be used again and is then
-	// derived again.
+	// derived again; a volatile root may not.
 	Release(keys ...*Key)
 }
 
@@ -254,6 +268,7 @@ type Wrapper interface {
 type VectorToken interface {
 	TDEAToken
 	Wrapper
+	Agreer
 	// ImportVolatile makes a root key of a known value that ends with forget.
 	ImportVolatile(ctx context.Context, label string, a key.Algorithm, c Class, value []byte) (k *Key, forget func(), err error)
 }

@@ -30,6 +30,7 @@ func TestRootIdentity(t *testing.T) {
 		"class":      func(r *derive.Root) { r.Class = derive.SessionMAC },
 		"kcv value":  func(r *derive.Root) { r.KCV.Value = "504A78" },
 		"kcv method": func(r *derive.Root) { r.KCV.Method = key.KCVCMAC },
+		"volatile":   func(r *derive.Root) { r.Volatile = true },
 		// A byte that moves from one field to its neighbour.
 		"boundary": func(r *derive.Root) { r.Label, r.Algorithm = r.Label+"a", key.AES128[1:] },
 	} {
@@ -76,6 +77,7 @@ func TestStepIdentity(t *testing.T) {
 		{"algorithm", root, with(func(s *derive.Step) { s.Algorithm = key.AES256 })},
 		{"before", root, with(func(s *derive.Step) { s.Before = []byte{1, 3} })},
 		{"after", root, with(func(s *derive.Step) { s.After = []byte{4} })},
+		{"offset", root, with(func(s *derive.Step) { s.Offset = 16 })},
 		{"boundary before|after", root, with(func(s *derive.Step) { s.Before, s.After = []byte{1}, []byte{2, 3} })},
 		{"all in before", root, with(func(s *derive.Step) { s.Before, s.After = []byte{1, 2, 3}, nil })},
 		{"after in messages", root, with(func(s *derive.Step) { s.After, s.Messages = nil, [][]byte{{3}} })},

@@ -25,8 +25,10 @@ type Card struct {
 	// name of the key version: a card counts for each of its key sets.
 	Counters map[string]uint32 `json:"counters,omitempty"`
 	// Prepared are the highest sequence counters for which a script was made, in the
-	// same way: none of them serves another one.
+	// same way, and Scripts the digests of these scripts: none of the counters serves
+	// another script, and the highest one the same again.
 	Prepared map[string]uint32 `json:"prepared,omitempty"`
+	Scripts  map[string]string `json:"scripts,omitempty"`
 	// SCP02 is what is known beside of key versions of gp-scp02, by resource name.
 	SCP02 map[string]SCP02 `json:"scp02,omitempty"`
 	// Proven are the newest versions that proved the card, by the name of the key: a card
@@ -51,6 +53,7 @@ type attempt struct {
 	// counter that anybody can write must not lock a card out.
 	counts bool
 	legacy bool // by SCP02
+	agreed bool // by SCP11: the card's certificate vouches for its key, and version is the host's
 	most   int  // failed proofs in a row that quarantine the card
 	err    error
 }
@@ -94,8 +97,8 @@ func (c *Card) rises(t attempt, now time.Time) error {
 
 // with returns a copy of a map in which a key has this value: a row is compared with
 // what it was before.
-func with[V any](m map[string]V, k string, v V) map[string]V {
-	out := make(map[string]V, len(m)+1)
+func with[K comparable, V any](m map[K]V, k K, v V) map[K]V {
+	out := make(map[K]V, len(m)+1)
 	maps.Copy(out, m)
 	out[k] = v
 	return out

@@ -1,6 +1,7 @@
 package kms
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -26,10 +27,11 @@ type openChannel struct {
 	id      string
 	caller  string
 	issuer  string
-	key     string      // name of the gp-scp03 or gp-scp02 key
+	key     string      // name of the gp-scp03, gp-scp02 or gp-scp11 key; empty under SCP11b
 	profile cardProfile // of the moment when it opened
 	ch      *channel.Channel
-	version string    // resource name of the key version that proved the card
+	version string    // resource name of the key version that proved the card, or that proves the host of SCP11a and c
+	kdd     []byte    // SCP11: the card's name, by its certificate
 	alias   string    // pseudonym of the card, once it is proved
 	card    store.Ref // the card's row, once it is proved
 	// algorithm is the status of the algorithms behind version.
@@ -229,23 +231,37 @@ func (s *Service) end(o *openChannel) {
 // OpenChannelInput says which card keys to use.
 type OpenChannelInput struct {
 	Issuer  string
-	Key     string // name of a gp-scp03 key, or gp-scp02 as the profile says
-	KVN     byte   // 00: the card's default
+	Key     string // name of a key of the usage that the profile says; empty under scp11b
+	KVN     byte   // 00: the card's default, or the first of a profile of SCP11
 	Profile string // name of a card profile; empty for "default"
+	// Certificates are those of a card of SCP11 in DER, its own first; none of others.
+	Certificates [][]byte
 }
 
-// OpenedChannel is a channel with the command to send to the card.
+// OpenedChannel is a channel with what to send to the card.
 type OpenedChannel struct {
 	ID               string
 	InitializeUpdate []byte
-	ExpiresAt        time.Time // for the card's answer
+	// Agreement, in its place under SCP11, are the host's certificates and then the command
+	// whose answer counts, and KDD the card's name by its certificate.
+	Agreement [][]byte
+	KDD       []byte
+	ExpiresAt time.Time // for the card's answer
 }
 
-// OpenChannel starts a channel with a host challenge of the token.
+// OpenChannel starts a channel with a host challenge of the token, or with a pair that it
+// makes.
 func (s *Service) OpenChannel(ctx context.Context, r Request, in OpenChannelInput) (out OpenedChannel, err error) {
-	e, err := s.start(ctx, r, ChannelOpen, in.Issuer, "keys/"+in.Key)
+	object := "keys/" + in.Key
+	if in.Key == "" { // scp11b
+		object = "profiles/" + cmp.Or(in.Profile, defaultProfile)
+	}
+	e, err := s.start(ctx, r, ChannelOpen, in.Issuer, object)
 	if err != nil {
 		return out, err
+	}
+	if in.Key == "" && len(in.Certificates) == 0 {
+		return out, fault.New(fault.InvalidInput, "a channel needs a key, or the certificates of a card of SCP11b")
 	}
 	p, err := s.profile(ctx, in.Issuer, in.Profile)
 	if err != nil {
@@ -254,21 +270,46 @@ func (s *Service) OpenChannel(ctx context.Context, r Request, in OpenChannelInpu
 	if p.Legacy() {
 		e.algorithm = audit.Legacy // which key it will be, the card says
 	}
-	o, cmd, err := s.newChannel(ctx, r, in, p)
+	o, commands, err := s.opening(ctx, r, in, p)
+	if o != nil {
+		e.card = o.kdd
+	}
 	if err != nil {
 		return out, s.refuse(ctx, e, err)
 	}
-	e.object, e.detail = o.object(), map[string]string{"kvn": fmt.Sprintf("%02X", in.KVN)}
+	e.object, e.key, e.detail = o.object(), o.version, map[string]string{"kvn": fmt.Sprintf("%02X", in.KVN)}
 	p.named(e.detail)
 	e.digest = p.digest
 	if err := s.channels.add(o, r.Caller.ChannelsMax); err != nil {
+		o.ch.Close(s.cfg.Token)
 		return out, s.refuse(ctx, e, err)
 	}
 	if err := s.log(ctx, &e, nil); err != nil {
-		s.channels.remove(o)
+		o.mu.Lock() // the process may be closing all channels
+		s.end(o)
+		o.mu.Unlock()
 		return out, err
 	}
-	return OpenedChannel{ID: o.id, InitializeUpdate: cmd.Bytes(), ExpiresAt: s.cfg.Now().Add(s.cfg.Limits.AnswerWithin)}, nil
+	out = OpenedChannel{ID: o.id, KDD: o.kdd, ExpiresAt: s.cfg.Now().Add(s.cfg.Limits.AnswerWithin)}
+	if p.Agreed() {
+		out.Agreement = encode(commands)
+	} else {
+		out.InitializeUpdate = commands[0].Bytes()
+	}
+	return out, nil
+}
+
+// opening makes a channel of the profile's protocol, and the commands for the card. Of a card
+// that is known when it is refused, the channel says which.
+func (s *Service) opening(ctx context.Context, r Request, in OpenChannelInput, p cardProfile) (*openChannel, []apdu.Command, error) {
+	switch {
+	case p.Agreed():
+		return s.newChannelSCP11(ctx, r, in, p)
+	case len(in.Certificates) > 0:
+		return nil, nil, fault.New(fault.InvalidInput, "certificates are of cards of SCP11, and the card profile says another protocol")
+	}
+	o, cmd, err := s.newChannel(ctx, r, in, p)
+	return o, []apdu.Command{cmd}, err
 }
 
 func (s *Service) newChannel(ctx context.Context, r Request, in OpenChannelInput, p cardProfile) (*openChannel, apdu.Command, error) {
@@ -297,7 +338,7 @@ func (s *Service) newChannel(ctx context.Context, r Request, in OpenChannelInput
 	return o, cmd, nil
 }
 
-// AuthenticateInput is the card's answer to INITIALIZE UPDATE.
+// AuthenticateInput is the card's answer to INITIALIZE UPDATE, or to the last command of SCP11.
 type AuthenticateInput struct {
 	Issuer, Channel string
 	Response        []byte       // R-APDU
@@ -306,7 +347,7 @@ type AuthenticateInput struct {
 
 // AuthenticatedChannel is a channel whose card is proved.
 type AuthenticatedChannel struct {
-	ExternalAuthenticate []byte // C-APDU to send to the card
+	ExternalAuthenticate []byte // C-APDU to send to the card; nil under SCP11, whose card waits for none
 	KDD                  []byte
 	KVN, I               byte
 	Counter              *uint32
@@ -316,7 +357,7 @@ type AuthenticatedChannel struct {
 }
 
 // Authenticate verifies the card and returns EXTERNAL AUTHENTICATE. Three wrong
-// card cryptograms in a row, or as many as the profile says, quarantine the card. Whatever fails ends the channel;
+// card cryptograms or receipts in a row, or as many as the profile says, quarantine the card. Whatever fails ends the channel;
 // an unknown Key Version Number and a wrong cryptogram look the same.
 func (s *Service) Authenticate(ctx context.Context, r Request, in AuthenticateInput) (out AuthenticatedChannel, err error) {
 	e, err := s.start(ctx, r, ChannelAuthenticate, in.Issuer, "channels/"+in.Channel)
@@ -343,7 +384,7 @@ func (s *Service) Authenticate(ctx context.Context, r Request, in AuthenticateIn
 	wrongKVN := err
 	if !r.Caller.Cards.Holds(answer.KDD) {
 		s.end(o)
-		return out, s.refuse(ctx, e, fault.New(fault.Forbidden, "this card is not in your card range"))
+		return out, s.refuse(ctx, e, errRange)
 	}
 	if wrongKVN != nil {
 		s.end(o)
@@ -362,15 +403,18 @@ func (s *Service) Authenticate(ctx context.Context, r Request, in AuthenticateIn
 	if proof == nil {
 		s.counterEnds(&e, o, answer.Counter)
 	}
-	o.card, err = s.book(ctx, &e, attempt{answer: answer, version: o.version, counts: counts, legacy: legacy, most: o.profile.Attempts, err: proof})
+	o.card, err = s.book(ctx, &e, attempt{answer: answer, version: o.version, counts: counts, legacy: legacy, agreed: o.profile.Agreed(), most: o.profile.Attempts, err: proof})
 	if err != nil {
 		s.end(o)
 		return out, err
 	}
 	o.alias = e.alias
 	out = AuthenticatedChannel{
-		ExternalAuthenticate: cmd.Bytes(), KDD: answer.KDD, KVN: answer.KVN, I: answer.I,
+		KDD: answer.KDD, KVN: answer.KVN, I: answer.I,
 		Level: level, DataMax: o.ch.DataMax(o.profile.Extended), KeyVersion: o.version,
+	}
+	if !o.profile.Agreed() {
+		out.ExternalAuthenticate = cmd.Bytes()
 	}
 	if answer.CounterIncluded {
 		out.Counter = &answer.Counter
@@ -378,8 +422,13 @@ func (s *Service) Authenticate(ctx context.Context, r Request, in AuthenticateIn
 	return out, nil
 }
 
+var errRange = fault.New(fault.Forbidden, "this card is not in your card range")
+
 // prove finds the card's keys and has the channel verify the card.
 func (s *Service) prove(ctx context.Context, o *openChannel, a scp03.Answer, l scp03.Level) (apdu.Command, error) {
+	if o.profile.Agreed() {
+		return apdu.Command{}, s.proveSCP11(ctx, o, l)
+	}
 	if err := o.profile.AnsweredBy(a); err != nil {
 		return apdu.Command{}, err
 	}
@@ -429,7 +478,7 @@ func (s *Service) book(ctx context.Context, e *event, t attempt) (store.Ref, err
 			if c.SCP02[t.version].Repeats > 0 {
 				e.detail["repeated"] = "true"
 			}
-			if err := c.settle(tx, t.version, t.answer.KVN, now); err != nil {
+			if err := c.settle(tx, t, now); err != nil {
 				return err
 			}
 		}

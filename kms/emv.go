@@ -31,28 +31,49 @@ type Transaction struct {
 // emvCard is what the service remembers of one EMV card under one emv-ac key. Its
 // row is named by a MAC over PAN and sequence number, which stand nowhere in it.
 type emvCard struct {
-	ATC   uint16      `json:"atc"`            // the highest that was proved
-	ARQC  string      `json:"arqc"`           // of that ATC
-	Done  []Operation `json:"done,omitempty"` // with that cryptogram
-	Seen  time.Time   `json:"seen"`           // last successful proof
-	Nonce string      `json:"nonce"`
+	ATC  uint16      `json:"atc"`            // the highest that was proved
+	ARQC string      `json:"arqc"`           // of that ATC
+	Done []Operation `json:"done,omitempty"` // with that cryptogram
+	// Given are fingerprints of what was answered to these operations, where the request had
+	// an Idempotency-Key.
+	Given map[Operation]string `json:"given,omitempty"`
+	Seen  time.Time            `json:"seen"` // last successful proof
+	Nonce string               `json:"nonce"`
 }
 
 // proved books one proof. An ATC counts up, so a lower one is a replay, and so is a
-// second operation of one kind with one cryptogram.
-func (c *emvCard) proved(op Operation, in emv.Input, proof error, now time.Time) error {
+// second operation of one kind with one cryptogram, unless it is the same request with the
+// same answer again, which changes nothing.
+func (c *emvCard) proved(op Operation, in emv.Input, given string, proof error, now time.Time) (again bool, err error) {
 	arqc := hex.EncodeToString(in.ARQC)
 	known := !c.Seen.IsZero()
+	same := known && in.ATC == c.ATC && arqc == c.ARQC
 	switch {
 	case proof != nil:
-		return proof
-	case known && (in.ATC < c.ATC || in.ATC == c.ATC && (arqc != c.ARQC || slices.Contains(c.Done, op))):
-		return fault.New(fault.CardCounter, "the card's transaction counter did not rise")
-	case !known || in.ATC > c.ATC:
-		c.Done = nil
+		return false, proof
+	case same && given != "" && given == c.Given[op]:
+		return true, nil
+	case known && in.ATC <= c.ATC && !same || same && slices.Contains(c.Done, op):
+		return false, fault.New(fault.CardCounter, "the card's transaction counter did not rise")
+	case !same:
+		c.Done, c.Given = nil, nil
 	}
 	c.ATC, c.ARQC, c.Done, c.Seen = in.ATC, arqc, append(c.Done, op), now
-	return nil
+	if given != "" {
+		c.Given = with(c.Given, op, given)
+	}
+	return false, nil
+}
+
+// given returns the fingerprint of a request's answer, empty where no Idempotency-Key names
+// it. The answer, which is computed anew, stands for what was asked: it tells nobody who
+// finds it in a row of which card it is.
+func given(r Request, answer [][]byte) string {
+	if r.Idempotency == "" {
+		return ""
+	}
+	d := digestOf(append([][]byte{[]byte(r.Caller.ID), []byte(r.Idempotency)}, answer...)...)
+	return hex.EncodeToString(d[:])
 }
 
 // emvName is the row of a card: see cardname.go, with what its master key follows from
@@ -139,9 +160,9 @@ func (s *Service) emvMaster(ctx context.Context, t transaction, name string, u k
 	return v, m, err
 }
 
-// conclude books the proof of a transaction with its entry: nothing that was computed
+// conclude books the proof of a transaction with its entry: no answer that was computed
 // leaves before.
-func (s *Service) conclude(ctx context.Context, e *event, t transaction, proof error) error {
+func (s *Service) conclude(ctx context.Context, e *event, t transaction, answer [][]byte, proof error) error {
 	ref, err := s.emvName(ctx, t)
 	if err != nil {
 		return err
@@ -157,7 +178,12 @@ func (s *Service) conclude(ctx context.Context, e *event, t transaction, proof e
 		if err != nil {
 			return err
 		}
-		if e.outcome = c.proved(e.op, t.Input, proof, now); e.outcome != nil {
+		again, err := c.proved(e.op, t.Input, given(e.req, answer), proof, now)
+		delete(e.detail, "again") // of a transaction that did not happen
+		if again {
+			e.detail["again"] = "true"
+		}
+		if e.outcome = err; again || err != nil {
 			return nil // nobody makes rows of cards that prove nothing
 		}
 		c.Nonce = newID()
@@ -182,7 +208,9 @@ func (t transaction) release(more ...*derive.Key) {
 // VerifyARQC verifies the cryptogram of a transaction: the ARQC, or the TC or AAC of
 // one that stayed offline. It takes one cryptogram for each transaction counter, once;
 // a counter that does not rise is fault.CardCounter, so what comes late is refused, and
-// so is the second cryptogram of a transaction.
+// so is the second cryptogram of a transaction. Here, as in ARPC and SecureEMVScript, the
+// same request under its Idempotency-Key has its answer again, at whichever node, until the
+// counter rises.
 func (s *Service) VerifyARQC(ctx context.Context, r Request, in Transaction) error {
 	e, t, err := s.begin(ctx, r, EMVVerify, in)
 	if err != nil {
@@ -193,7 +221,7 @@ func (s *Service) VerifyARQC(ctx context.Context, r Request, in Transaction) err
 	if err != nil {
 		return err
 	}
-	return s.conclude(ctx, &e, t, proof)
+	return s.conclude(ctx, &e, t, nil, proof)
 }
 
 // ARPCInput is a transaction with the issuer's decision.
@@ -210,27 +238,28 @@ func (s *Service) ARPC(ctx context.Context, r Request, in ARPCInput) (arpc []byt
 		return nil, err
 	}
 	defer t.release()
-	return s.answer(ctx, &e, t, in, nil)
+	arpc, _, err = s.answer(ctx, &e, t, in, func() ([][]byte, error) { return nil, nil })
+	return arpc, err
 }
 
-// answer verifies, computes the ARPC and what else there is to compute, and concludes.
-func (s *Service) answer(ctx context.Context, e *event, t transaction, in ARPCInput, more func() error) (arpc []byte, err error) {
+// answer verifies, computes the ARPC and the script's commands, and concludes.
+func (s *Service) answer(ctx context.Context, e *event, t transaction, in ARPCInput, script func() ([][]byte, error)) (arpc []byte, commands [][]byte, err error) {
 	proof, err := s.verify(ctx, *e, t)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if proof == nil {
-		if arpc, err = t.profile.Answer(ctx, t.token, t.ac, t.Input, in.Code, in.Proprietary); err == nil && more != nil {
-			err = more()
+		if arpc, err = t.profile.Answer(ctx, t.token, t.ac, t.Input, in.Code, in.Proprietary); err == nil {
+			commands, err = script()
 		}
 		if err != nil {
-			return nil, s.refuse(ctx, *e, err)
+			return nil, nil, s.refuse(ctx, *e, err)
 		}
 	}
-	if err := s.conclude(ctx, e, t, proof); err != nil {
-		return nil, err
+	if err := s.conclude(ctx, e, t, append([][]byte{arpc}, commands...), proof); err != nil {
+		return nil, nil, err
 	}
-	return arpc, nil
+	return arpc, commands, nil
 }
 
 // EMVScriptInput asks for an issuer script.
@@ -258,17 +287,12 @@ func (s *Service) SecureEMVScript(ctx context.Context, r Request, in EMVScriptIn
 	}
 	var used []*derive.Key
 	defer func() { t.release(used...) }()
-	var commands [][]byte
-	out.ARPC, err = s.answer(ctx, &e, t, in.ARPCInput, func() (err error) {
+	out.ARPC, out.Commands, err = s.answer(ctx, &e, t, in.ARPCInput, func() (commands [][]byte, err error) {
 		commands, used, err = s.script(ctx, t, in)
 		e.digest, e.detail["apdus"] = digestOf(commands...), fmt.Sprint(len(commands))
-		return err
+		return commands, err
 	})
-	if err != nil {
-		return EMVScript{}, err
-	}
-	out.Commands = commands
-	return out, nil
+	return out, err
 }
 
 // script secures the commands and returns the keys that it used.

@@ -3,6 +3,7 @@ package kms_test
 import (
 	"bytes"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -117,6 +118,53 @@ func TestEMVReplay(t *testing.T) {
 	next := h.arqc(in, 0x1D)
 	h.must(verify(next))
 	h.want("the older one", verify(in), fault.CardCounter)
+}
+
+// TestEMVAnswersAgain: a request whose answer was lost has it again under its Idempotency-Key,
+// from a process that knows the database alone; what differs in anything does not.
+func TestEMVAnswersAgain(t *testing.T) {
+	h := newHarness(t)
+	h.loadEMV()
+	in := h.pinScript(mchip(h.issuer))
+	r := h.req()
+	r.Idempotency = "lost"
+	h.must(h.service.VerifyARQC(h.ctx, r, in.Transaction))
+	arpc, err := h.service.ARPC(h.ctx, r, in.ARPCInput)
+	h.must(err)
+	first, err := h.service.SecureEMVScript(h.ctx, r, in)
+	h.must(err)
+	h.restart()
+	h.must(h.service.VerifyARQC(h.ctx, r, in.Transaction))
+	if again, err := h.service.ARPC(h.ctx, r, in.ARPCInput); err != nil || !bytes.Equal(again, arpc) {
+		t.Errorf("%X, %v, want %X", again, err, arpc)
+	}
+	if again, err := h.service.SecureEMVScript(h.ctx, r, in); err != nil || !reflect.DeepEqual(again, first) {
+		t.Errorf("%X, %v, want %X", again, err, first)
+	}
+	if e := h.lastEntry(); e.Detail["again"] != "true" || e.Outcome != "ok" {
+		t.Errorf("%+v", e)
+	}
+	script := func(r kms.Request, in kms.EMVScriptInput) error {
+		out, err := h.service.SecureEMVScript(h.ctx, r, in)
+		if len(out.ARPC)+len(out.Commands) > 0 != (err == nil) {
+			t.Errorf("%+v with %v", out, err)
+		}
+		return err
+	}
+	other := in
+	other.Commands = []emv.Command{{CLA: 0x84, INS: 0x24, Data: unhex("249999FFFFFFFFFF"), Encipher: true}}
+	h.want("another script", script(r, other), fault.CardCounter)
+	other = in
+	other.Code = unhex("3035")
+	h.want("another decision", script(r, other), fault.CardCounter)
+	anybody := r
+	anybody.Caller.ID += "x"
+	h.want("another caller", script(anybody, in), fault.CardCounter)
+	h.want("another key", script(h.req(), in), fault.CardCounter)
+	next := in
+	next.Transaction = h.arqc(in.Transaction, in.ATC+1)
+	h.must(script(r, next))
+	h.want("after the card's next transaction", script(r, in), fault.CardCounter)
 }
 
 // arqc returns a transaction of another ATC, with the cryptogram that the service

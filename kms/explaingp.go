@@ -39,7 +39,9 @@ func (s *Service) gpQuestionOf(ctx context.Context, p approval.Proposal, kdd []b
 	if err != nil {
 		return q, err
 	}
-	q.profile = of.Profile
+	if q.profile = of.Profile; q.profile.Agreed() {
+		return q, fault.New(fault.InvalidInput, "answers of cards of SCP11 are not explained: their keys follow from no master")
+	}
 	rest, err := hex.DecodeString(p.Params["answer"])
 	if err != nil {
 		return q, bad

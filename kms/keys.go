@@ -130,10 +130,12 @@ func algorithmOf(v key.Version) audit.Algorithm {
 	return audit.Approved
 }
 
-// Root names the object of one part of a version inside its token.
+// Root names the object of one part of a version inside its token. A pair is one part.
 func Root(v key.Version, p key.Part) derive.Root {
 	r := derive.Root{Token: v.Token, Label: v.ID.Label(p), Algorithm: v.Algorithm, Class: derive.Static, KCV: v.KCVs[p]}
 	switch {
+	case v.Usage == key.GPSCP11:
+		r.Class = derive.Agreeing
 	case p == key.Master:
 	case v.Usage == key.GPSCP02: // [GPCS], Section E.4.1: also the DEK of a session is derived
 		r.Class = derive.StaticCBC
@@ -218,9 +220,12 @@ func (n NewKey) Check() error {
 	if n.Usage == key.OTA {
 		return n.checkOTA()
 	}
+	if n.Usage == key.GPSCP11 {
+		return n.checkSCP11()
+	}
 	switch {
 	case !n.Usage.Channels() && n.Usage != key.CardUpdate:
-		return fault.New(fault.InvalidInput, "the usage of a key is gp-scp03, gp-scp02, card-update, emv-ac, emv-smi, emv-smc or ota")
+		return fault.New(fault.InvalidInput, "the usage of a key is gp-scp03, gp-scp02, gp-scp11, card-update, emv-ac, emv-smi, emv-smc or ota")
 	case n.KVN == 0 || n.KVN > 0x7F:
 		return fault.New(fault.InvalidInput, "a Key Version Number is 01 to 7F")
 	case n.Usage == key.GPSCP02:
@@ -242,6 +247,15 @@ func (n NewKey) checkSCP02() error {
 		return fault.New(fault.TokenUnable, "tokens compute an10922 under AES only")
 	}
 	return diversify.Fits(n.Diversification, n.Algorithm, n.CardAlgorithm)
+}
+
+// checkSCP11 refuses what is no pair of the host: no card has keys that follow from it, and
+// which version serves a card says the certificate in its profile, so it has no number.
+func (n NewKey) checkSCP11() error {
+	if n.Algorithm != key.ECP256 || n.CardAlgorithm != "" || n.Diversification != "" || n.KVN != 0 {
+		return fault.New(fault.InvalidInput, "a key of gp-scp11 is ec-p256; it has no card_algorithm, no diversification and no kvn")
+	}
+	return nil
 }
 
 // checkEMV refuses what is no issuer master key of EMV: two-key 3DES, with the
@@ -316,6 +330,9 @@ type Maker interface {
 func (s *Service) LoadKey(ctx context.Context, by string, n NewKey, m Maker) (key.Version, error) {
 	if err := n.Check(); err != nil {
 		return key.Version{}, err
+	}
+	if n.Usage == key.GPSCP11 {
+		return key.Version{}, fault.New(fault.InvalidInput, "a key of gp-scp11 is a pair that the token makes when officers decide it (key.create)")
 	}
 	if n.Ceremony != "" {
 		if err := s.under(ctx, n.Ceremony); err != nil {

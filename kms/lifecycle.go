@@ -2,6 +2,7 @@ package kms
 
 import (
 	"context"
+	"crypto/ecdh"
 	"errors"
 	"fmt"
 	"maps"
@@ -36,9 +37,11 @@ import (
 type KeyStore interface {
 	// Taken reports whether the token holds an object of this label.
 	Taken(ctx context.Context, label string) (bool, error)
-	// Generate makes a root inside the token.
+	// Generate makes a root inside the token. For class Agreeing it is a pair.
 	Generate(ctx context.Context, label string, a key.Algorithm, c derive.Class) (derive.Root, error)
-	// Destroy removes the object of a label for good.
+	// Public returns the public half of a pair.
+	Public(ctx context.Context, r derive.Root) (*ecdh.PublicKey, error)
+	// Destroy removes the object of a label, or both of a pair, for good.
 	Destroy(ctx context.Context, label string) error
 	// Absent initialises the token's library again and looks that no object of these
 	// labels is there: one that a token kept somewhere would come back then.
@@ -227,13 +230,18 @@ func created(p approval.Proposal) (n NewKey, id key.ID, life time.Duration, err 
 			return n, id, 0, fault.New(fault.InvalidInput, "the parameters of a new version are "+fmt.Sprint(createParams))
 		}
 	}
-	kvn, err1 := strconv.ParseUint(p.Params["kvn"], 16, 8)
+	usage := key.Usage(p.Params["usage"])
+	number := p.Params["kvn"]
+	if usage == key.GPSCP11 && number == "" {
+		number = "00"
+	}
+	kvn, err1 := strconv.ParseUint(number, 16, 8)
 	days, err2 := strconv.Atoi(p.Params["cryptoperiod_days"])
 	if err1 != nil || err2 != nil || days < 1 || days > 3650 {
 		return n, id, 0, fault.New(fault.InvalidInput, "kvn has two hexadecimal digits, and cryptoperiod_days is 1 to 3650")
 	}
 	n = NewKey{
-		Issuer: id.Issuer, Name: id.Name, Token: p.Params["token"], Usage: key.Usage(p.Params["usage"]), KVN: byte(kvn),
+		Issuer: id.Issuer, Name: id.Name, Token: p.Params["token"], Usage: usage, KVN: byte(kvn),
 		Algorithm: key.Algorithm(p.Params["algorithm"]), CardAlgorithm: key.Algorithm(p.Params["card_algorithm"]),
 		Diversification: diversify.Method(p.Params["diversification"]),
 	}
@@ -257,7 +265,7 @@ func checkCreate(ctx context.Context, s *Service, p approval.Proposal) error {
 			if v.ID.Name != n.Name {
 				continue
 			}
-			if v.KVN == n.KVN || v.Usage != n.Usage {
+			if n.KVN != 0 && v.KVN == n.KVN || v.Usage != n.Usage {
 				return fault.New(fault.Conflict, "a version of this key has this KVN, or another usage")
 			}
 			next = max(next, v.ID.Version+1)
@@ -308,6 +316,14 @@ func actCreate(ctx context.Context, s *Service, p approval.Proposal) (any, error
 			return nil, err
 		}
 		v.KCVs[part] = root.KCV
+		if v.Usage != key.GPSCP11 {
+			continue
+		}
+		public, err := holder.Public(ctx, Root(v, part))
+		if err != nil {
+			return nil, err
+		}
+		v.PublicKey = subjectPublicKeyInfo(public)
 	}
 	return v, nil
 }

@@ -2,6 +2,9 @@ package kms
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"sync"
 
@@ -59,7 +62,9 @@ type Prepared struct {
 // initiation never says it.
 //
 // Each card has a result of its own, and an entry. If the process dies in between,
-// a card whose entry is durable has used its counter.
+// a card whose entry is durable has used its counter for this script. The same request,
+// to whichever node, gives it again, byte for byte, as long as the card has proved no
+// higher counter and no script was made for one: see hostChallenge.
 func (s *Service) PrepareScripts(ctx context.Context, r Request, in PrepareInput) ([]Prepared, error) {
 	e, err := s.start(ctx, r, ScriptPrepare, in.Issuer, "keys/"+printable(in.Key))
 	if err != nil {
@@ -107,6 +112,8 @@ func (s *Service) preparation(ctx context.Context, in PrepareInput) (job prepara
 	}
 	var able bool
 	switch {
+	case job.profile.Agreed():
+		return job, fault.New(fault.InvalidInput, "no scripts are prepared for cards of SCP11")
 	case !job.profile.Legacy():
 		if job.challenger, able = s.cfg.Token.(derive.Challenger); !able {
 			return job, fault.New(fault.TokenUnable, "the token does not give out card challenges")
@@ -146,16 +153,23 @@ func (s *Service) prepareOne(ctx context.Context, r Request, e event, job prepar
 	if err != nil {
 		return nil, err
 	}
-	out, err := s.offline(ctx, job, at)
+	out, err := s.offline(ctx, job, at, ref)
 	if err != nil {
 		return nil, s.refuse(ctx, e, err)
 	}
 	e.digest, e.detail["apdus"] = digestOf(out...), fmt.Sprint(len(out))
+	script := hex.EncodeToString(e.digest[:])
 	if at.Counter >= longCounterAlarm || job.profile.Legacy() && at.Counter >= counterAlarm {
 		e.detail["ending"] = "true"
 		s.cfg.Logger.Warn("the sequence counter of a card nears its end", "key", e.key)
 	}
-	err = s.settle(ctx, e, onRow(ref, func(c *Card, _ store.Rows) error { return c.reserve(e.key, at.Counter) }))
+	err = s.settle(ctx, e, onRow(ref, func(c *Card, _ store.Rows) error {
+		delete(e.detail, "again") // of a transaction that did not happen
+		if c.Prepared[e.key] == at.Counter && c.Scripts[e.key] == script {
+			e.detail["again"] = "true"
+		}
+		return c.reserve(e.key, at.Counter, script)
+	}))
 	if err != nil {
 		return nil, err
 	}
@@ -166,29 +180,52 @@ func (s *Service) prepareOne(ctx context.Context, r Request, e event, job prepar
 const longCounterAlarm = scp03.CounterMax / 5 * 4
 
 // reserve books that a script was made for a counter.
-func (c *Card) reserve(version string, counter uint32) error {
+func (c *Card) reserve(version string, counter uint32, script string) error {
 	proved, counted := c.Counters[version]
 	made, before := c.Prepared[version]
+	again := counter == made && script == c.Scripts[version]
 	switch {
 	case c.Quarantined:
 		return fault.New(fault.CardQuarantined, "the card is in quarantine")
-	case counted && counter <= proved || before && counter <= made:
-		return fault.New(fault.CardCounter, "the sequence counter was proved by the card, or served a script")
+	case counted && counter <= proved || before && counter <= made && !again:
+		return fault.New(fault.CardCounter, "the sequence counter was proved by the card, or served another script")
 	}
-	c.Prepared = with(c.Prepared, version, counter)
+	c.Prepared, c.Scripts = with(c.Prepared, version, counter), with(c.Scripts, version, script)
 	return nil
 }
 
+// hostChallenge is the host challenge of a script for a card that is not there: the first n
+// bytes of
+//
+//	CMAC(K, "cardkms-offline-host/1" 0A | name of the card's row | counter (4) | level | key version | 0A | SHA-256(commands))
+//
+// under Config.Registry, where each plain command stands behind its length in 4 bytes. Nobody
+// without the token foresees it, other commands have another one, and so have other session
+// keys; the same ones have the same, so that an answer that was lost is given again.
+func (s *Service) hostChallenge(ctx context.Context, job preparation, at CardAt, ref store.Ref, n int) ([]byte, error) {
+	h := sha256.New()
+	for _, c := range job.Commands {
+		h.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(c))), c...))
+	}
+	m := binary.BigEndian.AppendUint32([]byte("cardkms-offline-host/1\n"+ref.ID), at.Counter)
+	m = h.Sum(append(append(m, byte(job.Level)), job.version.ID.String()+"\n"...))
+	mac, err := s.cfg.Token.MAC(ctx, s.cfg.Registry, m)
+	if err != nil {
+		return nil, fmt.Errorf("choosing a host challenge: %w", err)
+	}
+	return mac[:n], nil
+}
+
 // offline computes the commands of one card.
-func (s *Service) offline(ctx context.Context, job preparation, at CardAt) ([][]byte, error) {
+func (s *Service) offline(ctx context.Context, job preparation, at CardAt, ref store.Ref) ([][]byte, error) {
 	if job.profile.Legacy() {
-		return s.offlineSCP02(ctx, job, at)
+		return s.offlineSCP02(ctx, job, at, ref)
 	}
 	static, err := staticKeys(job.version, at.KDD[:])
 	if err != nil {
 		return nil, err
 	}
-	host, err := s.cfg.Token.Random(ctx, int(job.profile.Mode))
+	host, err := s.hostChallenge(ctx, job, at, ref, int(job.profile.Mode))
 	if err != nil {
 		return nil, err
 	}
@@ -206,7 +243,7 @@ func (s *Service) offline(ctx context.Context, job preparation, at CardAt) ([][]
 // offlineSCP02 is offline under SCP02, whose keys hang on the counter alone: what is
 // prepared for one counter and a channel under it have the same ones, and MACs that chain
 // from different commands.
-func (s *Service) offlineSCP02(ctx context.Context, job preparation, at CardAt) ([][]byte, error) {
+func (s *Service) offlineSCP02(ctx context.Context, job preparation, at CardAt, ref store.Ref) ([][]byte, error) {
 	if at.Counter > scp02.CounterMax {
 		return nil, fault.New(fault.InvalidInput, "a sequence counter of SCP02 has 16 bits")
 	}
@@ -214,7 +251,7 @@ func (s *Service) offlineSCP02(ctx context.Context, job preparation, at CardAt) 
 	if err != nil {
 		return nil, err
 	}
-	host, err := s.cfg.Token.Random(ctx, scp02.HostChallengeBytes)
+	host, err := s.hostChallenge(ctx, job, at, ref, scp02.HostChallengeBytes)
 	if err != nil {
 		return nil, err
 	}

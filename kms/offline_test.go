@@ -2,6 +2,7 @@ package kms_test
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 
 	"cardkms/derive/scp03"
@@ -83,8 +84,11 @@ func TestPreparedCounters(t *testing.T) {
 	kdd := [10]byte{9: 1}
 	card := h.cardOf(kdd)
 	proved := h.counterOf(card, kdd)
+	commands := h.prepareInput().Commands
 	prepare := func(counter uint32) ([][]byte, error) {
-		out, err := h.service.PrepareScripts(h.ctx, h.req(), h.prepareInput(kms.CardAt{KDD: kdd, Counter: counter}))
+		in := h.prepareInput(kms.CardAt{KDD: kdd, Counter: counter})
+		in.Commands = commands
+		out, err := h.service.PrepareScripts(h.ctx, h.req(), in)
 		h.must(err)
 		if (out[0].Err == nil) != (len(out[0].Commands) > 0) {
 			t.Errorf("%+v", out[0])
@@ -98,13 +102,22 @@ func TestPreparedCounters(t *testing.T) {
 	if at := h.play(card, far); at != 1 {
 		t.Errorf("a script for a counter that the card has not: it stopped at %d", at)
 	}
-	_, err = prepare(proved + 5)
-	h.want("a counter that served a script", err, fault.CardCounter)
 	_, err = prepare(proved + 4)
 	h.want("one before it", err, fault.CardCounter)
-	h.restart()
+	for range 2 {
+		again, err := prepare(proved + 5)
+		h.must(err)
+		if !slices.EqualFunc(far, again, bytes.Equal) {
+			t.Errorf("the same request has another script:\n%X\n%X", far, again)
+		}
+		if e := h.lastEntry(); e.Detail["again"] != "true" {
+			t.Errorf("%+v", e.Detail)
+		}
+		h.restart()
+	}
+	slices.Reverse(commands)
 	_, err = prepare(proved + 5)
-	h.want("after a restart", err, fault.CardCounter)
+	h.want("a counter that served another script", err, fault.CardCounter)
 	if e := h.lastEntry(); e.Operation != "script.prepare" || e.Outcome != string(fault.CardCounter) || e.Card == "" {
 		t.Errorf("%+v", e)
 	}

@@ -1,7 +1,9 @@
 package kms_test
 
 import (
+	"bytes"
 	"fmt"
+	"slices"
 	"testing"
 
 	"cardkms/derive/scp02"
@@ -45,8 +47,10 @@ func TestPreparedSCP02(t *testing.T) {
 			if i == 0x1A {
 				first, again = 2, 0
 			}
+			var script [][]byte
 			for counter := range uint32(3) {
-				script, err := h.prepareOld(counter)
+				var err error
+				script, err = h.prepareOld(counter)
 				h.must(err)
 				if len(script) != first {
 					t.Fatalf("%d commands", len(script))
@@ -58,8 +62,13 @@ func TestPreparedSCP02(t *testing.T) {
 					t.Errorf("counter %d: the same script again stopped at %d, want %d", counter, at, again)
 				}
 			}
-			_, err := h.prepareOld(2)
+			_, err := h.prepareOld(1)
 			h.want("a counter that served a script", err, fault.CardCounter)
+			same, err := h.prepareOld(2)
+			h.must(err)
+			if !slices.EqualFunc(script, same, bytes.Equal) {
+				t.Errorf("the same request has another script:\n%X\n%X", script, same)
+			}
 			if i == 0x1A {
 				_, _, err := h.answerOld(card)
 				h.want("a channel to a card that proves nothing", err, fault.InvalidInput)

@@ -141,11 +141,14 @@ func (o *openChannel) carries(s update.Suite) error {
 	return nil
 }
 
-// modern refuses packages on a channel of SCP02: its challenges are too short for the
-// context of CUP-1, and it protects too little.
+// modern refuses packages on a channel of SCP02, whose challenges are too short for the
+// context of CUP-1 and which protects too little, and of SCP11, which has no challenges.
 func (o *openChannel) modern() error {
-	if o.profile.Legacy() {
+	switch {
+	case o.profile.Legacy():
 		return fault.New(fault.Conflict, "packages need a channel of SCP03")
+	case o.profile.Agreed():
+		return errAgreed
 	}
 	return nil
 }

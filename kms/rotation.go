@@ -105,6 +105,10 @@ func (s *Service) onCard(ctx context.Context, r Request, op Operation, issuer, i
 		return e, nil, s.refuse(ctx, e, err)
 	}
 	o.describe(&e)
+	if o.profile.Agreed() {
+		o.mu.Unlock()
+		return e, nil, s.refuse(ctx, e, errAgreed)
+	}
 	if !o.ch.Authenticated() || o.ch.Level()&scp03.RMAC == 0 {
 		o.mu.Unlock()
 		return e, nil, s.refuse(ctx, e, fault.New(fault.ChannelState, "this needs an authenticated channel that protects responses (level 11, 13 or 33)"))
@@ -380,8 +384,12 @@ func (c *Card) proven(name string) int {
 }
 
 // settle books which version a card proved: the newest one of a key that it ever proved
-// counts, and a move that this proof completes is over.
-func (c *Card) settle(tx store.Rows, proven string, kvn byte, now time.Time) error {
+// counts, and a move that this proof completes is over. A card of SCP11 proves no version.
+func (c *Card) settle(tx store.Rows, t attempt, now time.Time) error {
+	if t.agreed {
+		return nil
+	}
+	proven, kvn := t.version, t.answer.KVN
 	to, err := key.ParseID(proven)
 	if err != nil {
 		return err

@@ -79,7 +79,7 @@ func keyOf(v key.Version) api.Key {
 	out := api.Key{
 		Name: v.ID.String(), Key: v.ID.Name, Version: v.ID.Version, Token: v.Token, Usage: string(v.Usage), Algorithm: string(v.Algorithm),
 		CardAlgorithm: string(v.CardAlgorithm), Diversification: v.Diversification, KVN: api.HexByte(v.KVN),
-		State: string(v.State), Created: v.Created, Ends: v.Ends, LegacyUntil: v.LegacyUntil, DestroyAt: v.DestroyAt, KCVs: map[string]api.KCV{},
+		State: string(v.State), Created: v.Created, Ends: v.Ends, LegacyUntil: v.LegacyUntil, PublicKey: v.PublicKey, DestroyAt: v.DestroyAt, KCVs: map[string]api.KCV{},
 	}
 	for part, k := range v.KCVs {
 		out.KCVs[string(part)] = api.KCV{Method: string(k.Method), Value: k.Value}

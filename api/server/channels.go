@@ -13,7 +13,7 @@ func (s *server) registerChannels() {
 	at := func(id, method, path, summary string, does kms.Operation, status int, kept bool) route {
 		return route{id: id, method: method, path: path, tag: "channels", summary: summary, does: does, status: status, keyed: true, kept: kept}
 	}
-	register(s, at("openChannel", http.MethodPost, channelsPath, "Start a channel with a host challenge of the token", kms.ChannelOpen, http.StatusCreated, true), s.openChannel)
+	register(s, at("openChannel", http.MethodPost, channelsPath, "Start a channel with a host challenge, or an ephemeral pair, of the token", kms.ChannelOpen, http.StatusCreated, true), s.openChannel)
 	register(s, at("authenticateChannel", http.MethodPost, channelPath+":authenticate", "Verify the card and prove the host", kms.ChannelAuthenticate, 0, true), s.authenticate)
 	register(s, at("wrapCommands", http.MethodPost, channelPath+":wrap", "Secure a script of C-APDUs", kms.ChannelWrap, 0, false), s.wrap)
 	register(s, at("unwrapResponses", http.MethodPost, channelPath+":unwrap", "Check and decrypt R-APDUs", kms.ChannelUnwrap, 0, false), s.unwrap)
@@ -29,8 +29,13 @@ type openChannelInput struct {
 func (s *server) openChannel(ctx context.Context, r kms.Request, in *openChannelInput) (*answer[api.OpenedChannel], error) {
 	out, err := s.svc.OpenChannel(ctx, r, kms.OpenChannelInput{
 		Issuer: in.Issuer, Key: in.Body.Key, KVN: byte(in.Body.KVN), Profile: in.Body.Profile,
+		Certificates: api.Bytes(in.Body.Certificates),
 	})
-	return answered(api.OpenedChannel{ID: out.ID, InitializeUpdate: out.InitializeUpdate, ExpiresAt: out.ExpiresAt.UTC()}), err
+	o := api.OpenedChannel{ID: out.ID, InitializeUpdate: out.InitializeUpdate, KDD: out.KDD, ExpiresAt: out.ExpiresAt.UTC()}
+	if out.Agreement != nil {
+		o.Agreement = api.HexList(out.Agreement)
+	}
+	return answered(o), err
 }
 
 type authenticateInput struct {

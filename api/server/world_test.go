@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/ecdh"
 	"crypto/ed25519"
 	"crypto/hmac"
 	"crypto/rand"
@@ -83,7 +84,21 @@ func (t *plainToken) Description() string                      { return "plain (
 func (t *plainToken) Taken(context.Context, string) (bool, error) { return false, t.call() }
 func (t *plainToken) Destroy(context.Context, string) error       { return t.call() }
 func (t *plainToken) Absent(context.Context, ...string) error     { return t.call() }
+func (t *plainToken) Public(_ context.Context, r derive.Root) (*ecdh.PublicKey, error) {
+	k, err := ecdh.P256().NewPrivateKey(t.Value(derive.FromRoot(r)))
+	if err != nil {
+		return nil, err
+	}
+	return k.PublicKey(), t.call()
+}
 func (t *plainToken) Generate(_ context.Context, label string, a key.Algorithm, c derive.Class) (derive.Root, error) {
+	if c == derive.Agreeing {
+		k, err := ecdh.P256().GenerateKey(rand.Reader)
+		if err != nil {
+			return derive.Root{}, err
+		}
+		return t.AddRootPair(label, k).Root(), t.call()
+	}
 	value := make([]byte, a.Size())
 	_, _ = rand.Read(value)
 	return t.Add(label, a, c, value).Root(), t.call()

@@ -152,6 +152,8 @@ func (a *app) proposeCommand() *cobra.Command {
   policy.set      policies/card.release k=3
   key.create      issuers/demo/keys/isd/versions/2 usage=gp-scp03 algorithm=aes-256
                   card_algorithm=aes-128 diversification=kdf3 kvn=31 cryptoperiod_days=365 [token=NAME]
+  key.create      issuers/demo/keys/oce/versions/1 usage=gp-scp11 algorithm=ec-p256
+                  cryptoperiod_days=365 [token=NAME]
   key.activate    issuers/demo/keys/isd/versions/2
   key.deactivate  issuers/demo/keys/isd/versions/1 [exception=cards-were-lost]
   key.compromise  issuers/demo/keys/isd/versions/1

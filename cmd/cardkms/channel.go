@@ -31,13 +31,17 @@ func connect(ctx context.Context, c *client.Client, issuer string, cd *card, in 
 	if err != nil {
 		return nil, fmt.Errorf("opening a channel: %w", err)
 	}
-	answer, err := cd.transmit(o.InitializeUpdate)
+	answer, err := greet(cd, o)
 	if err != nil {
 		return nil, err
 	}
 	a, err := c.Authenticate(ctx, issuer, o.ID, api.Authenticate{Response: answer})
 	if err != nil {
 		return nil, fmt.Errorf("verifying the card: %w", err)
+	}
+	l := &line{api: c, issuer: issuer, id: o.ID, kdd: a.KDD, card: cd}
+	if len(o.Agreement) > 0 {
+		return l, nil // the card waits for nothing more
 	}
 	r, err := cd.transmit(a.ExternalAuthenticate)
 	if err != nil {
@@ -46,7 +50,7 @@ func connect(ctx context.Context, c *client.Client, issuer string, cd *card, in 
 	if string(r) != string(success) {
 		return nil, fmt.Errorf("the card refused the service: EXTERNAL AUTHENTICATE answered %X; do not try again before you know why, or the card may block", r)
 	}
-	return &line{api: c, issuer: issuer, id: o.ID, kdd: a.KDD, card: cd}, nil
+	return l, nil
 }
 
 // raw wraps one plain command, sends it and returns the card's protected answer.
@@ -77,39 +81,8 @@ func (l *line) close(ctx context.Context) { _ = l.api.CloseChannel(ctx, l.issuer
 
 func (a *app) channelCommand() *cobra.Command {
 	c := &cobra.Command{Use: "channel", Short: "Secure channels, step by step"}
-	var in struct{ key, kvn, profile, level, card string }
-	flags := func(c *cobra.Command) *cobra.Command {
-		c.Flags().StringVar(&in.key, "key", "isd", "name of the key, gp-scp03 or gp-scp02")
-		c.Flags().StringVar(&in.kvn, "kvn", "", "Key Version Number, two hexadecimal digits (default: the card's)")
-		c.Flags().StringVar(&in.profile, "card-profile", "", "card profile of the server")
-		return c
-	}
-	opening := func() (api.OpenChannel, error) {
-		o := api.OpenChannel{Key: in.key, Profile: in.profile}
-		if in.kvn != "" {
-			if err := o.KVN.UnmarshalText([]byte(in.kvn)); err != nil {
-				return o, errUsage{errors.New("--kvn has two hexadecimal digits")}
-			}
-		}
-		return o, nil
-	}
 	c.AddCommand(
-		flags(&cobra.Command{
-			Use: "open", Short: "Start a channel; prints its id and INITIALIZE UPDATE for the card", Args: exactly(0),
-			RunE: func(cmd *cobra.Command, _ []string) error {
-				o, err := opening()
-				if err != nil {
-					return err
-				}
-				return a.with(func(c *client.Client) error {
-					out, err := c.OpenChannel(cmd.Context(), a.issuer, o)
-					if err != nil {
-						return err
-					}
-					return a.show(out, "%s %s", out.ID, out.InitializeUpdate)
-				})
-			},
-		}),
+		a.openCommand(),
 		a.authenticateCommand(),
 		a.scriptCommand("wrap", "Secure plain C-APDUs", (*client.Client).Wrap),
 		a.scriptCommand("unwrap", "Check and decrypt R-APDUs, in the order of their commands", (*client.Client).Unwrap),
@@ -119,7 +92,7 @@ func (a *app) channelCommand() *cobra.Command {
 				return a.with(func(c *client.Client) error { return c.CloseChannel(cmd.Context(), a.issuer, args[0]) })
 			},
 		},
-		a.runCommand(flags, opening, &in.card),
+		a.runCommand(),
 	)
 	return c
 }
@@ -137,7 +110,7 @@ func (a *app) with(f func(*client.Client) error) error {
 func (a *app) authenticateCommand() *cobra.Command {
 	var level string
 	c := &cobra.Command{
-		Use: "authenticate CHANNEL RESPONSE", Short: "Verify the card's answer; prints EXTERNAL AUTHENTICATE for the card", Args: arguments(channelArg, bytesArg),
+		Use: "authenticate CHANNEL RESPONSE", Short: "Verify the card's answer; prints EXTERNAL AUTHENTICATE for the card, if it waits for it", Args: arguments(channelArg, bytesArg),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			in := api.Authenticate{}
 			var err error
@@ -154,6 +127,9 @@ func (a *app) authenticateCommand() *cobra.Command {
 				out, err := c.Authenticate(cmd.Context(), a.issuer, args[0], in)
 				if err != nil {
 					return err
+				}
+				if out.ExternalAuthenticate == nil {
+					return a.show(out, "the card %s is proved; nothing is left to send", out.KDD)
 				}
 				return a.show(out, "%s", out.ExternalAuthenticate)
 			})
@@ -205,20 +181,22 @@ func lines(in [][]byte) string {
 }
 
 // runCommand authenticates a card and sends it plain commands through a channel.
-func (a *app) runCommand(flags func(*cobra.Command) *cobra.Command, opening func() (api.OpenChannel, error), where *string) *cobra.Command {
-	c := flags(&cobra.Command{
+func (a *app) runCommand() *cobra.Command {
+	var from opening
+	var where string
+	c := from.flags(&cobra.Command{
 		Use: "run --card tcp:HOST:PORT APDU...", Short: "Authenticate a card and send it commands through a channel", Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			plain, err := parseAPDUs(args)
 			if err != nil {
 				return err
 			}
-			o, err := opening()
+			o, err := from.request()
 			if err != nil {
 				return err
 			}
 			return a.with(func(c *client.Client) error {
-				cd, err := dialCard(cmd.Context(), *where)
+				cd, err := dialCard(cmd.Context(), where)
 				if err != nil {
 					return err
 				}
@@ -240,7 +218,7 @@ func (a *app) runCommand(flags func(*cobra.Command) *cobra.Command, opening func
 			})
 		},
 	})
-	c.Flags().StringVar(where, "card", "", "where the card is: `tcp:HOST:PORT`")
+	c.Flags().StringVar(&where, "card", "", "where the card is: `tcp:HOST:PORT`")
 	_ = c.MarkFlagRequired("card")
 	return c
 }

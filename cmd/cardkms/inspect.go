@@ -77,6 +77,6 @@ func (a *app) keyCommand() *cobra.Command {
 				return a.show(keys, "%s", strings.Join(append(text, count(int64(len(keys)), "key version")), "\n"))
 			})
 		},
-	}, a.suspendCommand(), a.compromiseCommand())
+	}, a.publicCommand(), a.suspendCommand(), a.compromiseCommand())
 	return c
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/pem"
 	"fmt"
 	"strconv"
 	"strings"
@@ -17,6 +18,32 @@ import (
 func versionArgs(args []string) (key string, version int) {
 	version, _ = strconv.Atoi(args[1])
 	return args[0], version
+}
+
+func (a *app) publicCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "public KEY VERSION", Short: "Print the public key of a gp-scp11 version in PEM, for an authority to certify", Args: arguments(keyArg, numberArg),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			key, version := versionArgs(args)
+			return a.with(func(c *client.Client) error {
+				keys, err := c.Keys(cmd.Context(), a.issuer)
+				if err != nil {
+					return err
+				}
+				for _, k := range keys {
+					if k.Key != key || k.Version != version {
+						continue
+					}
+					if len(k.PublicKey) == 0 {
+						return fmt.Errorf("%s has no public key: it is of %s", plain(k.Name), plain(k.Usage))
+					}
+					text := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: k.PublicKey})
+					return a.show(k.PublicKey, "%s", strings.TrimSuffix(string(text), "\n"))
+				}
+				return fmt.Errorf("there is no version %d of %s", version, key)
+			})
+		},
+	}
 }
 
 func (a *app) suspendCommand() *cobra.Command {
@@ -93,8 +120,14 @@ func (a *app) compromise(ctx context.Context, c *client.Client, key string, vers
 	if err != nil {
 		return fmt.Errorf("%s is suspended, but the proposal failed: %w", r.Key.Name, err)
 	}
-	out.Replacement = fmt.Sprintf("cardkms approval propose %s issuers/%s/keys/%s/versions/%d usage=%s algorithm=%s card_algorithm=%s diversification=%s kvn=KVN cryptoperiod_days=365",
-		approval.KeyCreate, quoted(a.issuer), quoted(key), r.Next, quoted(r.Key.Usage), quoted(r.Key.Algorithm), quoted(r.Key.CardAlgorithm), quoted(r.Key.Diversification))
+	out.Replacement = fmt.Sprintf("cardkms approval propose %s issuers/%s/keys/%s/versions/%d usage=%s algorithm=%s cryptoperiod_days=365",
+		approval.KeyCreate, quoted(a.issuer), quoted(key), r.Next, quoted(r.Key.Usage), quoted(r.Key.Algorithm))
+	last := "then key.activate it, plan how the cards are reached (" + approval.KeyPlanMove + "), and move them"
+	if len(r.Key.PublicKey) > 0 {
+		last = "then key.activate it, have it certified (cardkms key public), and register the card profiles that have its certificate"
+	} else {
+		out.Replacement += fmt.Sprintf(" card_algorithm=%s diversification=%s kvn=KVN", quoted(r.Key.CardAlgorithm), quoted(r.Key.Diversification))
+	}
 	if r.Key.Token != "" {
 		out.Replacement += " token=" + quoted(r.Key.Token)
 	}
@@ -103,7 +136,7 @@ func (a *app) compromise(ctx context.Context, c *client.Client, key string, vers
 		fmt.Sprintf("suspended: %v", out.Suspended),
 		"proposed: " + plain(out.Proposal.ID) + " (other officers: cardkms approval approve " + plain(out.Proposal.ID) + ")",
 		"replacement: " + out.Replacement,
-		"then key.activate it, plan how the cards are reached (" + approval.KeyPlanMove + "), and move them",
+		last,
 	}
 	return a.show(out, "%s", strings.Join(lines, "\n"))
 }

@@ -41,8 +41,8 @@ with the sequence counter that the card will have when the script runs. The plai
 C-APDUs stand in the file of --commands, one in hexadecimal a line. For each card
 a line is added to the file of --out, with the secured commands or with the code
 that says why there are none. Run again, it goes on behind the last whole line of
-that file. A counter serves one script only: a card whose script was made but did
-not arrive here needs its next counter.
+that file: a script that was made but did not arrive here is given again. A counter
+serves one script only, so with other commands a card needs its next one.
 
 Cards of SCP03 need pseudo-random challenges ("i" & 10), cards of SCP02 i 45, 55, 75
 or 1A; under SCP02 the level is 01.`,

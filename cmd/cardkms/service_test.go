@@ -30,7 +30,7 @@ import (
 // service is the audit half of the API over a log in memory: what the auditor's
 // commands speak to in scripts. It signs with a key of its own.
 type service struct {
-	mu      sync.Mutex
+	mu      sync.Mutex // guards all below: a script and the commands' requests both change it
 	key     ed25519.PrivateKey
 	edge    audit.Edge
 	hashes  []tlog.Hash // stored
@@ -144,8 +144,11 @@ func begin(ts *testscript.TestScript, _ bool, args []string) {
 
 // lose is the script command "lose N": the service never gives entry N.
 func lose(ts *testscript.TestScript, _ bool, args []string) {
+	s := serviceOf(ts)
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	var err error
-	serviceOf(ts).lost, err = strconv.Atoi(args[0])
+	s.lost, err = strconv.Atoi(args[0])
 	ts.Check(err)
 }
 
@@ -153,6 +156,8 @@ func lose(ts *testscript.TestScript, _ bool, args []string) {
 // checkpoint.
 func cosign(ts *testscript.TestScript, _ bool, _ []string) {
 	s := serviceOf(ts)
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	at := time.Date(2026, 11, 12, 10, 0, 0, 0, time.UTC)
 	w, err := audit.NewCosigner("w", witnessOf(s.key), func() time.Time { return at })
 	ts.Check(err)

@@ -52,6 +52,7 @@ func faultySite(t *testing.T) (*site, *faulty.Module) {
 // acknowledged. Once for a call that begins an operation, and once for one that the log
 // makes, so that a MAC is all that waits.
 func TestTokenHangs(t *testing.T) {
+	t.Parallel()
 	s, module := faultySite(t)
 	card, r, acknowledged := s.card(1, 1024), s.recorder(), 0
 	proves := func() bool {
@@ -119,6 +120,7 @@ func TestTokenHangs(t *testing.T) {
 // for a call that makes an object and once for one that ends one. When all calls hang
 // the process still ends when it is told to.
 func TestOneCallHangs(t *testing.T) {
+	t.Parallel()
 	s, module := faultySite(t)
 	card := s.card(1, 1024)
 	for _, function := range []string{"C_DeriveKey", "C_DestroyObject"} {

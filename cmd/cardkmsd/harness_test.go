@@ -65,7 +65,8 @@ func startProfile() func() {
 	return pprof.StopCPUProfile
 }
 
-// site is a development set-up with keys that the test knows.
+// site is a development set-up with keys that the test knows. Sites share nothing, so tests
+// that wait for a bound of the service to pass run beside each other (t.Parallel).
 type site struct {
 	t            testing.TB
 	dir, url     string

@@ -220,6 +220,7 @@ func await(t *testing.T, n *atomic.Int64) {
 // presents no PIN, and goes on by itself; one that serves answers 503 meanwhile. A database
 // that refuses it ends the start.
 func TestDatabaseAway(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	cluster := newCluster(t)
 	s := newSite(t)

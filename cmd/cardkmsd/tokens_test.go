@@ -143,6 +143,7 @@ func state(name, state string) func(api.Health) bool {
 // taken away, or is not there at the start, takes its own keys out of service and nothing
 // else, and serves again when it is back, without a restart.
 func TestSeveralTokens(t *testing.T) {
+	t.Parallel()
 	s, second, database := newTokenSite(t)
 	s.serve()
 	r := s.recorder()
@@ -200,6 +201,7 @@ func TestPutKeyAcrossTokens(t *testing.T) {
 // TestFurtherTokenRefusesItsPIN: the PIN is presented once, however long the service runs;
 // its keys do not serve, the others do.
 func TestFurtherTokenRefusesItsPIN(t *testing.T) {
+	t.Parallel()
 	s, _, _ := newTokenSite(t)
 	s.must("", os.WriteFile(filepath.Join(s.dir, "second.pin"), []byte("wrong-pin-of-second"), 0o600))
 	s.serve()

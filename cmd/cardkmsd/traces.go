@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/ecdh"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -131,6 +132,7 @@ type tracedTokens struct{ *tokens.Set[*hsm.Token] }
 var (
 	_ kms.Token        = tracedTokens{}
 	_ derive.TDEAToken = tracedTokens{}
+	_ derive.Agreer    = tracedTokens{}
 )
 
 func traced[T any](ctx context.Context, operation string, f func() (T, error)) (T, error) {
@@ -173,6 +175,26 @@ func (t tracedTokens) Matches(ctx context.Context, base *derive.Key, step derive
 // Challenge is that of the set.
 func (t tracedTokens) Challenge(ctx context.Context, base *derive.Key, step derive.Step) ([]byte, error) {
 	return traced(ctx, "challenge", func() ([]byte, error) { return t.Set.Challenge(ctx, base, step) })
+}
+
+// pair is what Ephemeral makes.
+type pair struct {
+	private *derive.Key
+	public  *ecdh.PublicKey
+}
+
+// Ephemeral implements derive.Agreer.
+func (t tracedTokens) Ephemeral(ctx context.Context, token string) (*derive.Key, *ecdh.PublicKey, error) {
+	p, err := traced(ctx, "ephemeral", func() (p pair, err error) {
+		p.private, p.public, err = t.Set.Ephemeral(ctx, token)
+		return p, err
+	})
+	return p.private, p.public, err
+}
+
+// Agree implements derive.Agreer.
+func (t tracedTokens) Agree(ctx context.Context, ours [2]*derive.Key, peers [2]*ecdh.PublicKey) (*derive.Key, error) {
+	return traced(ctx, "agree", func() (*derive.Key, error) { return t.Set.Agree(ctx, ours, peers) })
 }
 
 // Wrap implements derive.Wrapper.

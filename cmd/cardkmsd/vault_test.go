@@ -109,6 +109,7 @@ func (s *site) answers(path string, status int, text string) func() bool {
 // TestVaultAwayAtStart: a node that starts while Vault gives nothing, for whatever reason,
 // says so, waits, and goes on by itself.
 func TestVaultAwayAtStart(t *testing.T) {
+	t.Parallel()
 	for name, f := range map[string]struct{ away, back func(*vaultSite) }{
 		"down":         {func(s *vaultSite) { s.vault.Kill() }, func(s *vaultSite) { s.vault.Start() }},
 		"sealed":       {func(s *vaultSite) { s.vault.Seal() }, func(s *vaultSite) { s.vault.Unseal() }},
@@ -232,6 +233,7 @@ func TestStolenSecretID(t *testing.T) {
 // TestVaultAwayWhileRunning: the node goes on, stays ready, and says what it lacks. A
 // revoked token is followed by one login.
 func TestVaultAwayWhileRunning(t *testing.T) {
+	t.Parallel()
 	s := newVaultSite(t)
 	s.vault.Write("auth/approle/role/cardkms", map[string]any{"token_period": "2s"})
 	s.serve()
@@ -263,6 +265,7 @@ func TestVaultAwayWhileRunning(t *testing.T) {
 // TestAllOfVault: PIN, database users, certificate and witness from Vault, all of them
 // renewed many times under load, and no request fails. Nothing secret stays anywhere.
 func TestAllOfVault(t *testing.T) {
+	t.Parallel()
 	s := newVaultSite(t, "Certificate", "Witness")
 	s.moveToPostgres()
 	s.pki()
@@ -286,6 +289,7 @@ func TestAllOfVault(t *testing.T) {
 // anchors and token. Only the witness whose memory is in Vault knows better, until an
 // administrator has it forget.
 func TestVaultWitnessRemembers(t *testing.T) {
+	t.Parallel()
 	s := newVaultSite(t, "Witness")
 	s.witness()
 	s.deliver()

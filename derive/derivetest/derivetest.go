@@ -19,7 +19,7 @@ import (
 	"cardkms/kms/key"
 )
 
-// Token is a derive.TDEAToken and derive.Wrapper over plain root keys.
+// Token is a derive.TDEAToken, derive.Wrapper and derive.Agreer over plain root keys.
 type Token struct {
 	mu    sync.Mutex
 	roots map[string][]byte
@@ -28,13 +28,17 @@ type Token struct {
 
 // Add makes a root key of this value and class and returns its reference.
 func (t *Token) Add(label string, alg key.Algorithm, class derive.Class, value []byte) *derive.Key {
+	t.put(label, value)
+	return derive.FromRoot(derive.Root{Label: label, Algorithm: alg, Class: class, KCV: KCV(alg, value)})
+}
+
+func (t *Token) put(label string, value []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.roots == nil {
 		t.roots = map[string][]byte{}
 	}
 	t.roots[label] = value
-	return derive.FromRoot(derive.Root{Label: label, Algorithm: alg, Class: class, KCV: KCV(alg, value)})
 }
 
 // Value computes the value of a key. Only tests may ask.
@@ -52,6 +56,12 @@ func (t *Token) Value(k *derive.Key) []byte {
 }
 
 func (t *Token) output(base *derive.Key, s derive.Step) []byte {
+	if (s.Function == derive.X963) != (base.Class() == derive.Agreed) {
+		panic("derivetest: what was agreed on, and it alone, derives by X963")
+	}
+	if s.Function == derive.X963 {
+		return X963(t.Value(base), s.After, int(s.Offset)+s.Algorithm.Size())[s.Offset:]
+	}
 	alg := base.Algorithm()
 	block := Cipher(alg, t.Value(base))
 	var out []byte

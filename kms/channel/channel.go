@@ -4,10 +4,12 @@
 //	   └───────────────────┴────────── any failure, Close, life time ──▶ Closed
 //
 // It knows counters, chaining values and what may follow what, which is the same for
-// SCP03 and for SCP02 with explicit initiation; how a MAC is computed is
+// SCP03, for SCP02 with explicit initiation and for SCP11; how a MAC is computed is
 // derive/scp03's and derive/scp02's, who asks is the service's. A host challenge is used
-// for one answer and no longer than AnswerWithin; nothing that lets anybody
-// authenticate to the card exists before the card cryptogram verified. A failed
+// for one answer and no longer than AnswerWithin, and so is the ephemeral pair of SCP11;
+// nothing that lets anybody authenticate to the card exists before the card cryptogram
+// verified. In SCP11 the host is proved, where it is, by its certificate and by an
+// agreement with the card's own key: only the card that has that key learns of it. A failed
 // proof closes the channel. Input that is malformed leaves it as it was, because
 // nothing was sent: the counter and the chaining value move only with commands
 // that are returned.
@@ -24,6 +26,7 @@ import (
 	"cardkms/derive"
 	"cardkms/derive/scp02"
 	"cardkms/derive/scp03"
+	"cardkms/derive/scp11"
 	"cardkms/kms/apdu"
 	"cardkms/kms/fault"
 )
@@ -38,6 +41,8 @@ type Profile struct {
 	// SCP02 is the "i" parameter of a card that speaks SCP02, which its answer does not
 	// say; 00 is a card that speaks SCP03. Of the options only PadEmpty is of SCP02.
 	SCP02 byte
+	// SCP11 is the variant of SCP11 that the card speaks; 0 for none. Mode is S8.
+	SCP11 scp11.Variant
 	scp03.Options
 }
 
@@ -72,9 +77,10 @@ type Channel struct {
 	usedAt        time.Time
 	kvn           byte
 	hostChallenge []byte
+	agreement     *agreement // of SCP11, in the place of hostChallenge; nil for others
 	answer        scp03.Answer
 	level         scp03.Level
-	token         derive.Token // that has the session's keys
+	token         derive.Token // that has the session's keys, or the pair of agreement
 	session       session      // nil until authenticated
 	pending       []sent       // commands whose responses are still out, oldest first
 }
@@ -117,19 +123,14 @@ func (c *Channel) alive(want phase, now time.Time) error {
 }
 
 // end closes the channel and releases its session keys, if it has any.
-func (c *Channel) end() {
-	c.phase = closed
-	if c.session != nil {
-		c.token.Release(c.session.keys()...)
-	}
-}
+func (c *Channel) end() { c.Close(c.token) }
 
 // Expired reports whether the channel ended, so that its owner can forget it. To
 // ask is not a use: a channel that is only swept becomes idle.
 func (c *Channel) Expired(now time.Time) bool { return c.ended(now) }
 
-// Answer takes the card's answer to INITIALIZE UPDATE and uses the host
-// challenge up: whatever it returns, no other answer is accepted. An answer for
+// Answer takes the card's answer to INITIALIZE UPDATE, or to the command of OpenSCP11, and
+// uses the host challenge, or the pair, up: whatever it returns, no other answer is accepted. An answer for
 // another KVN than was asked for is a failed proof.
 func (c *Channel) Answer(r apdu.Response, now time.Time) (scp03.Answer, error) {
 	if err := c.alive(opened, now); err != nil {
@@ -137,7 +138,7 @@ func (c *Channel) Answer(r apdu.Response, now time.Time) (scp03.Answer, error) {
 	}
 	c.phase = closed
 	if r.SW != apdu.Success {
-		return scp03.Answer{}, fault.New(fault.CardRefused, "the card answered INITIALIZE UPDATE with "+r.SW.String())
+		return scp03.Answer{}, fault.New(fault.CardRefused, "the card answered the opening of the channel with "+r.SW.String())
 	}
 	a, err := c.parse(r.Data)
 	if err != nil {
@@ -153,6 +154,9 @@ func (c *Channel) Answer(r apdu.Response, now time.Time) (scp03.Answer, error) {
 // parse reads the answer of the profile's protocol. What SCP02 says fits the terms of
 // SCP03: it has a counter always and the "i" parameter of its profile.
 func (c *Channel) parse(b []byte) (scp03.Answer, error) {
+	if c.agreement != nil {
+		return c.agreement.parse(b)
+	}
 	if c.profile.SCP02 == 0 {
 		return scp03.ParseAnswer(b, c.profile.Mode)
 	}
@@ -170,7 +174,7 @@ func (c *Channel) Authenticate(ctx context.Context, t derive.Token, s scp03.Stat
 		return apdu.Command{}, err
 	}
 	c.phase = closed
-	if c.profile.SCP02 != 0 || !scp03.ValidLevel(l, c.answer.I) {
+	if c.profile.SCP02 != 0 || c.agreement != nil || !scp03.ValidLevel(l, c.answer.I) {
 		return apdu.Command{}, fault.New(fault.InvalidInput, "the card's i parameter does not allow this security level")
 	}
 	keys := scp03.SessionKeys(s, c.hostChallenge, c.answer.CardChallenge)
@@ -266,6 +270,9 @@ func (c *Channel) Close(t derive.Token) {
 	if c.session != nil {
 		t.Release(c.session.keys()...)
 	}
+	if c.agreement != nil {
+		t.Release(c.agreement.ephemeral)
+	}
 }
 
 // Authenticated reports whether the card was verified and the channel is open.
@@ -277,7 +284,7 @@ func (c *Channel) Level() scp03.Level { return c.level }
 // Card returns the card's answer, meaningful once authenticated.
 func (c *Channel) Card() scp03.Answer { return c.answer }
 
-// Context returns host challenge | card challenge.
+// Context returns host challenge | card challenge; SCP11 has neither.
 func (c *Channel) Context() []byte {
 	return append(bytes.Clone(c.hostChallenge), c.answer.CardChallenge...)
 }

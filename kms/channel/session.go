@@ -33,10 +33,12 @@ func headerOf(c apdu.Command) apdu.Command {
 	return apdu.Command{CLA: c.CLA, INS: c.INS, P1: c.P1, P2: c.P2}
 }
 
-// session03 is a session of SCP03: a response chains from the command that it answers.
+// session03 is a session that secures messages as SCP03 does: a response chains from the
+// command that it answers.
 type session03 struct {
 	*scp03.Messaging
-	state scp03.State
+	state  scp03.State
+	agreed *derive.Key // of SCP11: what the keys follow from, and are made again from
 }
 
 func (s session03) covered(c apdu.Command) apdu.Command { return headerOf(c) }
@@ -55,4 +57,6 @@ func (s session03) dataMax(extended bool) int {
 	return s.DataMax(apdu.Command{Extended: extended}.DataMax())
 }
 
-func (s session03) keys() []*derive.Key { return []*derive.Key{s.Keys.ENC, s.Keys.MAC, s.Keys.RMAC} }
+func (s session03) keys() []*derive.Key {
+	return []*derive.Key{s.Keys.ENC, s.Keys.MAC, s.Keys.RMAC, s.agreed}
+}

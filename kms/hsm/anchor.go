@@ -77,16 +77,12 @@ func (a *Anchor) Keep(ctx context.Context, value []byte) error {
 	})
 }
 
-// Destroy removes the secret key of this label from the token for good and looks
+// Destroy removes the secret key of this label, or the pair, from the token for good and looks
 // that it is gone. Nothing that followed from it can be made again.
 func (t *Token) Destroy(ctx context.Context, label string) error {
 	return t.alone(ctx, func(_ context.Context, s pkcs11.SessionHandle) error {
-		h, err := t.find(s, label, pkcs11.CKO_SECRET_KEY)
-		if err != nil {
+		if err := t.destroyNamed(s, label); err != nil {
 			return err
-		}
-		if err := t.ctx.DestroyObject(s, h); err != nil {
-			return failed("C_DestroyObject", err)
 		}
 		t.roots.drop(label)
 		held, err := t.holds(s, label)
@@ -95,6 +91,21 @@ func (t *Token) Destroy(ctx context.Context, label string) error {
 		}
 		return err
 	})
+}
+
+func (t *Token) destroyNamed(s pkcs11.SessionHandle, label string) error {
+	pair, err := t.findAll(s, append(name(label), pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY)))
+	if err != nil {
+		return err
+	}
+	if len(pair) > 0 {
+		return t.destroyPair(s, label)
+	}
+	h, err := t.find(s, label, pkcs11.CKO_SECRET_KEY)
+	if err != nil {
+		return err
+	}
+	return failed("C_DestroyObject", t.ctx.DestroyObject(s, h))
 }
 
 var errAsked = errors.New("to see that a destroyed key does not come back")

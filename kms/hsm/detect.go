@@ -169,7 +169,7 @@ func (t *Token) tryAll(ctx context.Context) []Capability {
 		Capability{"retail_mac", "retail MAC (SCP02)", "CKM_DES3_CBC_ENCRYPT_DATA, CKM_DES3_CBC", t.tryRetail(ctx)},
 		Capability{"wrap_tdea2", "PUT KEY wrapping of " + string(key.TDEA2), "C_WrapKey CKM_DES3_ECB", t.tryWrap(ctx, key.TDEA2, key.TDEA2)})
 	caps = append(caps, Capability{"xor_key", "exclusive or with a key (Visa's script keys)", "CKM_XOR_BASE_AND_DATA", t.tryXOR(ctx)})
-	caps = append(caps, Capability{"derive_scp11", "SCP11 key derivation (not served)", "CKM_ECDH1_DERIVE twice, CKM_CONCATENATE_BASE_AND_KEY, CKM_SHA256_KEY_DERIVATION", t.tryAgreement(ctx)})
+	caps = append(caps, Capability{"derive_scp11", "SCP11 key derivation", "CKM_ECDH1_DERIVE twice, CKM_CONCATENATE_BASE_AND_KEY, CKM_SHA256_KEY_DERIVATION", t.tryAgreement(ctx)})
 	ed := t.tryKeyPair(ctx, key.Ed25519)
 	caps = append(caps, Capability{"sign_ed25519", "Ed25519 signature (audit log)", "CKM_EDDSA", ed})
 	caps = append(caps, Capability{"sign_p256", "ECDSA P-256 signature (audit log)", "CKM_ECDSA", t.tryKeyPair(ctx, key.P256)})

@@ -45,6 +45,16 @@
 // beside the session key (derive.RetailKey). The chaining value comes to this process
 // between two calls, is used at once and wiped: it is an encryption under 56 bits.
 //
+// # Agreements
+//
+// What SCP11 derives from is no recipe: an ephemeral pair, and the secret that two pairs agree
+// on, are made once. They are session objects that no table gives up to make room, and end
+// when they are released, with the session that owns them, or with the library's life; then
+// whatever was under way with a card has ended. A secret only derives, step by step inside:
+// ECDH twice, CKM_CONCATENATE_BASE_AND_KEY, and for each key CKM_CONCATENATE_BASE_AND_DATA,
+// CKM_SHA256_KEY_DERIVATION and CKM_EXTRACT_KEY_FROM_KEY. A token that lacks one of these
+// makes no pairs.
+//
 // # What it promises
 //
 // No template, mechanism or attribute comes from a caller: templates.go makes

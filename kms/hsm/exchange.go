@@ -24,11 +24,9 @@ func (t *Token) GenerateExchange(ctx context.Context, label string) (*ecdh.Publi
 		if err := t.unused(s, label); err != nil {
 			return err
 		}
-		public, private := exchangePairTemplates(label)
-		m := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_EC_KEY_PAIR_GEN, nil)}
-		pub, priv, err := t.ctx.GenerateKeyPair(s, m, public, private)
+		pub, priv, err := t.generateTwo(s, true, label)
 		if err != nil {
-			return failed("C_GenerateKeyPair", err)
+			return err
 		}
 		return t.unheard(ctx, s, pub, priv)
 	})
@@ -86,7 +84,7 @@ func (t *Token) findExchange(s pkcs11.SessionHandle, label string) (pkcs11.Objec
 	if err != nil {
 		return 0, err
 	}
-	_, private := exchangePairTemplates(label)
+	_, private := pairTemplates(true, name(label)...)
 	return h, checking(label, compareAttributes(t.ctx, s, h, private))
 }
 

@@ -113,14 +113,16 @@ func (t *Token) LoseSessions() error {
 // SpoilSessions leaves an operation active in every operation session.
 func (t *Token) SpoilSessions(k *derive.Key) error {
 	return t.WithObject(k, func(_ pkcs11.SessionHandle, h pkcs11.ObjectHandle) error {
-		held, give := t.holdSessions()
-		defer give()
-		for _, s := range held {
-			if err := t.ctx.SignInit(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_CMAC, nil)}, h); err != nil {
-				return err
-			}
+		var all []*session // at the same time: what tidies up takes one in between
+		for range cap(t.ops) {
+			all = append(all, <-t.ops)
 		}
-		return nil
+		var err error
+		for _, s := range all {
+			err = errors.Join(err, t.ctx.SignInit(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_CMAC, nil)}, h))
+			t.ops <- s
+		}
+		return err
 	})
 }
 
@@ -136,15 +138,11 @@ func (t *Token) CloseOwners() {
 
 // HoldSessions leases every operation session until give is called.
 func (t *Token) HoldSessions() (give func()) {
-	_, give = t.holdSessions()
-	return give
-}
-
-func (t *Token) holdSessions() (held []*session, give func()) {
+	var held []*session
 	for range cap(t.ops) {
 		held = append(held, <-t.ops)
 	}
-	return held, func() {
+	return func() {
 		for _, s := range held {
 			t.ops <- s
 		}

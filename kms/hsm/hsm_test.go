@@ -159,7 +159,7 @@ func wantCode(t testing.TB, what string, err error, want fault.Code) {
 func TestCapabilities(t *testing.T) {
 	tokens(t, func(t *testing.T, tok *hsm.Token) {
 		unable := map[string]string{"PUT KEY wrapping of aes-192": "softhsm", "PUT KEY wrapping of tdea-2key": "softhsm", "Ed25519 signature (audit log)": "nss",
-			"exclusive or with a key (Visa's script keys)": "softhsm", "SCP11 key derivation (not served)": "softhsm"}
+			"exclusive or with a key (Visa's script keys)": "softhsm", "SCP11 key derivation": "softhsm"}
 		name := strings.TrimPrefix(t.Name(), "TestCapabilities/")
 		if tok.Native() != (name == "nss") {
 			t.Errorf("the native plan is %t", tok.Native())

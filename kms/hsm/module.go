@@ -43,7 +43,7 @@ type Config struct {
 // one at a time in each, so it bounds how many derivations run at once.
 const creators = 4
 
-// Token is one PKCS#11 token. It implements derive.Token and derive.Wrapper.
+// Token is one PKCS#11 token. It implements derive.Token, derive.Wrapper and derive.Agreer.
 type Token struct {
 	*library // that it is in, with life and epoch
 	// ctx is the library's, counted: it hides the plain one.
@@ -69,6 +69,7 @@ type Token struct {
 	objects  table
 	tidying  atomic.Bool // a goroutine has what left the table destroyed
 	roots    roots
+	fleeting fleeting
 	caps     []Capability
 	lastLost time.Time     // guarded by life
 	pause    time.Duration // before the next attempt to reconnect; guarded by life
@@ -218,6 +219,7 @@ func (t *Token) reconnect(ctx context.Context, epoch uint64, why error) error {
 // the library. Roots first: whoever finds one that is forgotten leaves no garbage.
 func (t *Token) forgetAll() {
 	t.roots.forget()
+	t.fleeting.forgetAll()
 	t.objects.forgetAll()
 }
 

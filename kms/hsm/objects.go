@@ -179,15 +179,22 @@ func (tb *table) live() int {
 	return len(tb.byID)
 }
 
-// LiveObjects returns how many derived keys the token holds now.
-func (t *Token) LiveObjects() int { return t.objects.live() }
+// LiveObjects returns how many keys the token holds now that were derived, agreed on, or made
+// for one agreement.
+func (t *Token) LiveObjects() int { return t.objects.live() + t.fleeting.live() }
 
 // Release implements derive.Token. It waits for no call in the token: the objects are
 // destroyed behind its caller's back, at once where the token answers.
 func (t *Token) Release(keys ...*derive.Key) {
 	for _, k := range keys {
-		if k != nil && k.Parent() != nil {
+		switch {
+		case k == nil:
+		case k.Parent() != nil:
 			t.objects.remove(k)
+		case k.Root().Volatile:
+			if o := t.fleeting.take(k.Root().Label); o != nil {
+				t.objects.discard(o)
+			}
 		}
 	}
 	t.tidy()

@@ -88,13 +88,23 @@ func rootID(label string) []byte {
 // refused.
 func (t *Token) root(s pkcs11.SessionHandle, k *derive.Key) (*object, error) {
 	r := k.Root()
+	if r.Volatile {
+		if o := t.fleeting.get(r.Label); o != nil && o.key.ID() == k.ID() {
+			return o, nil
+		}
+		return nil, errEnded
+	}
 	if o := t.roots.get(r.Label); o != nil {
 		if o.key.ID() != k.ID() {
 			return nil, fault.New(fault.KeyState, "the token holds another key under the name "+r.Label)
 		}
 		return o, nil
 	}
-	h, err := t.find(s, r.Label, pkcs11.CKO_SECRET_KEY)
+	class := uint(pkcs11.CKO_SECRET_KEY)
+	if r.Class == derive.Agreeing {
+		class = pkcs11.CKO_PRIVATE_KEY
+	}
+	h, err := t.find(s, r.Label, class)
 	if err != nil {
 		return nil, err
 	}
@@ -125,6 +135,12 @@ func (t *Token) rootKCV(s pkcs11.SessionHandle, o *object) (key.KCV, error) {
 		return gpKCV(enc, err)
 	case derive.DataEncryption:
 		return t.wrappingKCV(s, o)
+	case derive.Agreeing:
+		public, err := t.public(s, o)
+		if err != nil {
+			return key.KCV{}, err
+		}
+		return derive.PairKCV(public), nil
 	case derive.SessionMAC:
 	default:
 		return key.KCV{}, fault.New(fault.InvalidInput, "a key of this class cannot be a root")
@@ -242,9 +258,12 @@ func (t *Token) unused(s pkcs11.SessionHandle, label string) error {
 	return err
 }
 
-// Generate makes a root key inside the token and returns its check value. A
-// label that is in use is fault.Conflict.
+// Generate makes a root key, or a pair that agrees on secrets, inside the token and returns
+// its check value. A label that is in use is fault.Conflict.
 func (t *Token) Generate(ctx context.Context, label string, a key.Algorithm, c derive.Class) (derive.Root, error) {
+	if c == derive.Agreeing {
+		return t.generatePair(ctx, label)
+	}
 	mech := uint(pkcs11.CKM_AES_KEY_GEN)
 	switch a {
 	case key.TDEA2:
@@ -374,6 +393,9 @@ var volatiles atomic.Int64
 // loss, and its twin serves KCV. forget destroys both. Nothing that was derived from
 // another value under the same label serves it: a number makes each label its own.
 func (t *Token) ImportVolatile(ctx context.Context, label string, a key.Algorithm, c derive.Class, value []byte) (k *derive.Key, forget func(), err error) {
+	if c == derive.Agreeing {
+		return t.importPair(ctx, label, value)
+	}
 	if len(value) != a.Size() {
 		return nil, nil, fault.New(fault.InvalidInput, fmt.Sprintf("a key of type %s has %d bytes", a, a.Size()))
 	}

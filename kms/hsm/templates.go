@@ -90,8 +90,13 @@ func kekRole() role {
 	return role{unwrap: true, mechanisms: []uint{pkcs11.CKM_AES_KEY_WRAP, pkcs11.CKM_AES_KEY_WRAP_PAD}}
 }
 
-// template returns the attributes that decide about a secret key of a class.
+// template returns the attributes that decide about a secret key of a class, or about the
+// private half of a pair.
 func (p plan) template(c derive.Class, a key.Algorithm, root bool, extra ...*pkcs11.Attribute) []*pkcs11.Attribute {
+	if c == derive.Agreeing {
+		_, private := pairTemplates(root, extra...)
+		return private
+	}
 	return p.templateOf(p.roleOf(c, a, root), a, root, extra...)
 }
 
@@ -138,40 +143,6 @@ func readableTemplate(length int) []*pkcs11.Attribute {
 		pkcs11.NewAttribute(pkcs11.CKA_SIGN, false),
 		pkcs11.NewAttribute(pkcs11.CKA_DERIVE, false),
 	}
-}
-
-// agreedSecret is a secret of an agreement on its way to keys: it derives, and that is all.
-func agreedSecret(length int) []*pkcs11.Attribute {
-	return locked([]*pkcs11.Attribute{
-		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
-		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_GENERIC_SECRET),
-		pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, length),
-		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false),
-		pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, true),
-		pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true),
-		pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, false),
-		pkcs11.NewAttribute(pkcs11.CKA_SIGN, false),
-		pkcs11.NewAttribute(pkcs11.CKA_DERIVE, true),
-	})
-}
-
-// agreeingTemplate imports a P-256 private key of known value that may only agree on
-// secrets, for known answers: it ends with its session.
-func agreeingTemplate(scalar []byte) []*pkcs11.Attribute {
-	return locked([]*pkcs11.Attribute{
-		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY),
-		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_EC),
-		pkcs11.NewAttribute(pkcs11.CKA_EC_PARAMS, curves[key.P256]),
-		pkcs11.NewAttribute(pkcs11.CKA_VALUE, scalar),
-		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false),
-		pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, true),
-		pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true),
-		pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, false),
-		pkcs11.NewAttribute(pkcs11.CKA_SIGN, false),
-		pkcs11.NewAttribute(pkcs11.CKA_DECRYPT, false),
-		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP, false),
-		pkcs11.NewAttribute(pkcs11.CKA_DERIVE, true),
-	})
 }
 
 // locked makes an object that no later call can change. The attribute comes
@@ -251,27 +222,6 @@ func kekPairTemplates(label string) (public, private []*pkcs11.Attribute) {
 		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true), pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, true),
 		pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true), pkcs11.NewAttribute(pkcs11.CKA_UNWRAP, true),
 	}, no(pkcs11.CKA_EXTRACTABLE, pkcs11.CKA_SIGN, pkcs11.CKA_DECRYPT, pkcs11.CKA_DERIVE)...)
-	return locked(append(public, name(label)...)), locked(append(private, name(label)...))
-}
-
-// exchangePairTemplates are those of a P-256 pair whose private half may only agree
-// on a secret, which is for components on their way, see exchange.go.
-func exchangePairTemplates(label string) (public, private []*pkcs11.Attribute) {
-	_, public, private = keyPairTemplates(key.P256, true)
-	public, private = slices.Clone(public), slices.Clone(private[:len(private)-1])
-	for i, a := range public {
-		if a.Type == pkcs11.CKA_VERIFY {
-			public[i] = pkcs11.NewAttribute(pkcs11.CKA_VERIFY, false)
-		}
-	}
-	for i, a := range private {
-		switch a.Type {
-		case pkcs11.CKA_SIGN:
-			private[i] = pkcs11.NewAttribute(pkcs11.CKA_SIGN, false)
-		case pkcs11.CKA_DERIVE:
-			private[i] = pkcs11.NewAttribute(pkcs11.CKA_DERIVE, true)
-		}
-	}
 	return locked(append(public, name(label)...)), locked(append(private, name(label)...))
 }
 

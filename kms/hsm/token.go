@@ -62,22 +62,17 @@ func (t *Token) acquire(ctx context.Context, s pkcs11.SessionHandle, k *derive.K
 // protects it before anybody can use it.
 func (t *Token) deriveObject(ctx context.Context, s pkcs11.SessionHandle, base *object, k *derive.Key) (*object, error) {
 	step := k.Step()
-	mech, done, err := t.mechanism(s, base, step)
+	from, mech, done, err := t.derivation(s, base, step)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	w, err := t.ownerFor(ctx, k)
-	if err != nil {
-		return nil, err
-	}
 	template := t.plan.template(step.Class, step.Algorithm, false, size(step.Algorithm)...)
-	used, h, err := t.deriveIn(w, base, mech, template)
+	w, h, err := t.inOwner(ctx, k, func(own pkcs11.SessionHandle) (pkcs11.ObjectHandle, error) {
+		h, err := t.ctx.DeriveKey(own, []*pkcs11.Mechanism{mech}, from, template)
+		return h, failed("C_DeriveKey", err)
+	})
 	if err != nil {
-		err = failed("C_DeriveKey", err)
-		if r := remedyFor(err); r == newSession {
-			t.replaceOwner(ctx, w, used)
-		}
 		return nil, err
 	}
 	if err := t.verifyDerived(s, h, step); err != nil {
@@ -87,11 +82,21 @@ func (t *Token) deriveObject(ctx context.Context, s pkcs11.SessionHandle, base *
 	return &object{handle: h, key: k, owner: w}, nil
 }
 
-// deriveIn makes an object in a session that ownerFor took.
-func (t *Token) deriveIn(w *owner, base *object, mech *pkcs11.Mechanism, template []*pkcs11.Attribute) (in pkcs11.SessionHandle, h pkcs11.ObjectHandle, err error) {
-	defer w.pass()
-	h, err = t.ctx.DeriveKey(w.handle, []*pkcs11.Mechanism{mech}, base.handle, template)
-	return w.handle, h, err
+// inOwner makes the object of k in a session that such objects live as long as. One that is
+// found spoilt is replaced.
+func (t *Token) inOwner(ctx context.Context, k *derive.Key, create func(pkcs11.SessionHandle) (pkcs11.ObjectHandle, error)) (w *owner, h pkcs11.ObjectHandle, err error) {
+	if w, err = t.ownerFor(ctx, k); err != nil {
+		return nil, 0, err
+	}
+	used := w.handle
+	func() {
+		defer w.pass()
+		h, err = create(used)
+	}()
+	if remedyFor(err) == newSession {
+		t.replaceOwner(ctx, w, used)
+	}
+	return w, h, err
 }
 
 // ownerFor takes a session that nobody derives in, if there is one: a call that hangs
@@ -143,10 +148,25 @@ func (t *Token) replaceOwner(ctx context.Context, w *owner, spoilt pkcs11.Sessio
 		return
 	}
 	t.objects.forgetOwned(w)
+	t.fleeting.forgetOwned(w)
 	_ = t.ctx.CloseSession(w.handle)
 	if h, err := t.openSession(); err == nil {
 		w.handle = h
 	}
+}
+
+// derivation returns the object that the token derives from by a step, and how. done lets
+// go of what that needed.
+func (t *Token) derivation(s pkcs11.SessionHandle, base *object, step derive.Step) (from pkcs11.ObjectHandle, m *pkcs11.Mechanism, done func(), err error) {
+	agreed := base.key.Class() == derive.Agreed
+	switch {
+	case agreed != (step.Function == derive.X963):
+		return 0, nil, nil, fmt.Errorf("hsm: a key of class %d does not derive by function %d", base.key.Class(), step.Function)
+	case agreed:
+		return t.pieceOf(s, base, step)
+	}
+	m, done, err = t.mechanism(s, base, step)
+	return base.handle, m, done, err
 }
 
 // mechanism returns how the token derives by a step, and a function that lets go
@@ -469,14 +489,19 @@ func wrapping(a key.Algorithm) []*pkcs11.Mechanism {
 // KCV implements derive.Wrapper. The value of a key that does not itself derive is
 // checked through a Static twin of the same recipe.
 func (t *Token) KCV(ctx context.Context, k *derive.Key) (key.KCV, error) {
+	if k.Class() == derive.Agreed {
+		return key.KCV{}, errNoKCV
+	}
 	if !k.Class().Derives() {
 		if k = t.twin(k); k == nil {
-			return key.KCV{}, fault.New(fault.TokenUnable, "a key of this class has no check value")
+			return key.KCV{}, errNoKCV
 		}
 		defer t.Release(k)
 	}
 	return answer(ctx, t, k, func(_ context.Context, s pkcs11.SessionHandle, o *object) (key.KCV, error) { return t.staticKCV(s, o) })
 }
+
+var errNoKCV = fault.New(fault.TokenUnable, "a key of this class has no check value")
 
 // twin returns the Static key of the same value as k, nil where there is none.
 func (t *Token) twin(k *derive.Key) *derive.Key {

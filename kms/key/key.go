@@ -44,6 +44,8 @@ const (
 	EMVSMI     Usage = "emv-smi"     // of the integrity of issuer scripts, IMK-SMI
 	EMVSMC     Usage = "emv-smc"     // of their confidentiality, IMK-SMC
 	OTA        Usage = "ota"         // a card's KIc and KID of SCP80, secured packets over the air
+	// GPSCP11 is the host's own pair of SCP11a and c, SK.OCE.ECKA: no card has it.
+	GPSCP11    Usage = "gp-scp11"
 	LogSigning Usage = "log-signing" // Ed25519 or ECDSA P-256, signs checkpoints of the audit log
 )
 
@@ -66,6 +68,7 @@ const (
 	Ed25519 Algorithm = "ed25519"
 	P256    Algorithm = "ecdsa-p256"
 	RSA3072 Algorithm = "rsa-3072" // of a key-encryption key
+	ECP256  Algorithm = "ec-p256"  // a pair on P-256 that agrees on secrets
 )
 
 // Size returns the length of a symmetric key value in bytes, 0 for others.
@@ -124,6 +127,7 @@ const (
 	KCVGPAES KCVMethod = "gp-aes"    // first 3 bytes of AES over 16 bytes 01
 	KCVTDEA  KCVMethod = "tdea-zero" // first 3 bytes of 3DES over 8 zero bytes
 	KCVCMAC  KCVMethod = "aes-cmac"  // first 3 bytes of AES-CMAC over a zero block
+	KCVSPKI  KCVMethod = "spki-sha"  // first 3 bytes of SHA-256 over the SubjectPublicKeyInfo of a pair
 )
 
 // KCV is a key check value with its method.
@@ -134,8 +138,11 @@ type KCV struct {
 
 // MethodFor returns the method that the field uses for an algorithm.
 func MethodFor(a Algorithm) KCVMethod {
-	if a.TDEA() {
+	switch {
+	case a.TDEA():
 		return KCVTDEA
+	case a == ECP256:
+		return KCVSPKI
 	}
 	return KCVGPAES
 }
@@ -208,8 +215,11 @@ type Version struct {
 	// DestroyAt is when the version's objects leave the token; zero for never.
 	DestroyAt time.Time `json:"destroyAt,omitzero"`
 	// Destroying is set before the first object goes.
-	Destroying bool         `json:"destroying,omitempty"`
-	KCVs       map[Part]KCV `json:"kcvs"`
+	Destroying bool `json:"destroying,omitempty"`
+	// PublicKey is the SubjectPublicKeyInfo of a version that is a pair, in DER; empty for
+	// others.
+	PublicKey []byte       `json:"publicKey,omitempty"`
+	KCVs      map[Part]KCV `json:"kcvs"`
 	// Ceremony is the SHA-256 of the file of the ceremony that made it, in hex; empty for
 	// one that officers had made by proposal.
 	Ceremony string `json:"ceremony,omitempty"`

@@ -18,6 +18,7 @@ type Answer struct {
 	CheckValues  *CheckValues
 	Session      *Session
 	PutKey       *PutKey
+	Agreement    *Agreement // under SCP11, in the place of all that
 }
 
 // TestMaster is a master key that anybody may know.
@@ -78,6 +79,10 @@ func (d document) answers(p *Profile, wrong *Problems) {
 
 func (d answerDocument) answer(p Profile, wrong *Problems) Answer {
 	a := Answer{Name: d.Name, Source: d.Source}
+	if p.Agreed() || d.Agreement != nil {
+		a.Agreement = d.agreement(p, wrong)
+		return a
+	}
 	d.keys(&a, p, wrong)
 	if d.CheckValues != nil {
 		a.CheckValues = &CheckValues{d.CheckValues.ENC, d.CheckValues.MAC, d.CheckValues.DEK}

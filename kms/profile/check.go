@@ -28,14 +28,22 @@ func (d document) profile(wrong *Problems) (p Profile) {
 	if n := len(p.AID); n != 0 && (n < 5 || n > 16) {
 		wrong.add("aid has 5 to 16 bytes, or is left out")
 	}
-	p.I, p.Level = octet(wrong, "i", d.I), scp03.Level(octet(wrong, "level", d.Level))
+	p.Level = scp03.Level(octet(wrong, "level", d.Level))
+	if variants[d.Protocol] == 0 {
+		p.I = octet(wrong, "i", d.I)
+		if c := d.Certificates; c.Trusted != "" || c.Host != "" || c.Authority != nil {
+			wrong.add("certificates are of scp11")
+		}
+	}
 	switch d.Protocol {
 	case "scp03":
 		d.scp03(&p, wrong)
 	case "scp02":
 		d.scp02(&p, wrong)
+	case "scp11a", "scp11b", "scp11c":
+		d.scp11(&p, wrong)
 	default:
-		wrong.add("protocol is scp03 or scp02")
+		wrong.add("protocol is scp03, scp02, scp11a, scp11b or scp11c")
 	}
 	d.keys(&p, wrong)
 	d.answers(&p, wrong)
@@ -124,6 +132,10 @@ func (d document) keys(p *Profile, wrong *Problems) {
 	k.From, k.To = octet(wrong, "keys.kvn.from", d.Keys.KVN.From), octet(wrong, "keys.kvn.to", d.Keys.KVN.To)
 	if k.From == 0 || k.From > k.To || k.To > 0x7F {
 		wrong.add("keys.kvn is from 01 to 7F at most, in order")
+	}
+	if p.Agreed() {
+		d.agreedKeys(p, wrong)
+		return
 	}
 	switch {
 	case k.Algorithm.Size() == 0 || p.Legacy() != k.Algorithm.TDEA() || p.Legacy() && k.Algorithm != key.TDEA2:

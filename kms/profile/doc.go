@@ -16,6 +16,10 @@
 // Amendment D v1.2 and [GPCS] GlobalPlatform Card Specification 2.3.1, Appendix E, say
 // what fits together.
 //
+// Cards of SCP11 follow from no master: their document has the authorities that certify them,
+// and for SCP11a and c the certificates of the host. SCP11b does not prove the host to the
+// card, so a document that says it says that anybody may open such a channel to its cards.
+//
 // A document has known answers: keys that are public, because they stand in it, and what
 // a card of the product with these keys answers and is sent. Prove runs them through a
 // token, by the code that serves cards. A diversification that has a name is tested with

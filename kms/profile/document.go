@@ -29,6 +29,14 @@ type document struct {
 		PadEmpty  bool `yaml:"padEmptyCommands"`
 		SkipEmpty bool `yaml:"skipEmptyCommands"`
 	} `yaml:"quirks"`
+	Certificates struct {
+		Trusted   string `yaml:"trusted"` // PEM
+		Host      string `yaml:"host"`    // PEM
+		Authority *struct {
+			KVN string `yaml:"kvn"`
+			KID string `yaml:"kid"`
+		} `yaml:"authority"`
+	} `yaml:"certificates"`
 	Attempts     *int             `yaml:"attempts"`
 	KnownAnswers []answerDocument `yaml:"knownAnswers"`
 }
@@ -66,6 +74,17 @@ type answerDocument struct {
 		TestKeys threeDocument `yaml:"testKeys"`
 		Data     string        `yaml:"data"`
 	} `yaml:"putKey"`
+	Agreement *struct {
+		Ephemeral    string `yaml:"testEphemeral"`
+		Static       string `yaml:"testStatic"`
+		Card         string `yaml:"card"`
+		Authenticate string `yaml:"authenticate"`
+		Answer       string `yaml:"answer"`
+		Commands     []struct {
+			Plain   string `yaml:"plain"`
+			Secured string `yaml:"secured"`
+		} `yaml:"commands"`
+	} `yaml:"agreement"`
 }
 
 type threeDocument struct {

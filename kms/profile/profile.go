@@ -24,8 +24,10 @@ type Profile struct {
 	ChunkSize int // bytes of an image in one chunk
 	PutKey    scp03.PutKeyFormat
 	Keys      Keys
-	Attempts  int // wrong card cryptograms in a row that quarantine a card
-	Answers   []Answer
+	// Certificates are of SCP11.
+	Certificates Certificates
+	Attempts     int // wrong card cryptograms in a row that quarantine a card
+	Answers      []Answer
 }
 
 // Keys are what the keys of the cards are.
@@ -55,10 +57,13 @@ func (p Profile) Legacy() bool { return p.SCP02 != 0 }
 // proves nothing before it obeys, so it gets prepared scripts and no channel.
 func (p Profile) Implicit() bool { return p.Legacy() && p.SCP02&scp02.IExplicit == 0 }
 
-// Usage is that of the keys that open channels to the cards.
+// Usage is that of the keys that open channels to the cards; under scp11b there are none.
 func (p Profile) Usage() key.Usage {
-	if p.Legacy() {
+	switch {
+	case p.Legacy():
 		return key.GPSCP02
+	case p.Agreed():
+		return key.GPSCP11
 	}
 	return key.GPSCP03
 }

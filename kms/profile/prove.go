@@ -73,6 +73,9 @@ func (a Answer) named(err error) error {
 func another(what string) error { return fault.New(fault.InvalidInput, what+" is another one") }
 
 func (b *bench) run(a Answer) error {
+	if a.Agreement != nil {
+		return b.agreement(*a.Agreement)
+	}
 	if a.CheckValues != nil {
 		if err := b.checkValues(a); err != nil {
 			return err
@@ -98,10 +101,12 @@ func (b *bench) add(a key.Algorithm, c derive.Class, value []byte) (*derive.Key,
 	b.cleanup = append(b.cleanup, forget)
 	kcv, err := b.token.KCV(b.ctx, k)
 	if err == nil && slices.Contains(b.used, kcv) {
-		err = fault.New(fault.InvalidInput, "a test key has the check value of a key of this service; what stands in clear in a document must serve nobody")
+		err = errUsed
 	}
 	return k, err
 }
+
+var errUsed = fault.New(fault.InvalidInput, "a test key has the check value of a key of this service; what stands in clear in a document must serve nobody")
 
 // cardKeys returns K-ENC, K-MAC and K-DEK of the card.
 func (b *bench) cardKeys(a Answer, class derive.Class) (keys [3]*derive.Key, err error) {
@@ -166,8 +171,13 @@ func (b *bench) session(a Answer) error {
 	if !same(ext, s.ExternalAuthenticate) {
 		return another("EXTERNAL AUTHENTICATE")
 	}
-	for i, c := range s.Commands {
-		got, err := b.channel.Wrap(b.ctx, []apdu.Command{c.Plain}, now)
+	return b.commands(s.Commands)
+}
+
+// commands secures the commands of a session.
+func (b *bench) commands(all []Exchange) error {
+	for i, c := range all {
+		got, err := b.channel.Wrap(b.ctx, []apdu.Command{c.Plain}, time.Time{})
 		if err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package tokens
 
 import (
 	"context"
+	"crypto/ecdh"
 
 	"cardkms/derive"
 	"cardkms/kms/fault"
@@ -79,6 +80,24 @@ func (s *Set[T]) Challenge(ctx context.Context, base *derive.Key, step derive.St
 		return nil, err
 	}
 	return t.Challenge(ctx, base, step)
+}
+
+// Ephemeral implements derive.Agreer.
+func (s *Set[T]) Ephemeral(ctx context.Context, token string) (*derive.Key, *ecdh.PublicKey, error) {
+	t, err := s.Get(token)
+	if err != nil {
+		return nil, nil, err
+	}
+	return t.Ephemeral(ctx, token)
+}
+
+// Agree implements derive.Agreer.
+func (s *Set[T]) Agree(ctx context.Context, ours [2]*derive.Key, peers [2]*ecdh.PublicKey) (*derive.Key, error) {
+	t, err := s.of(ours[:]...)
+	if err != nil {
+		return nil, err
+	}
+	return t.Agree(ctx, ours, peers)
 }
 
 // Wrap implements derive.Wrapper.

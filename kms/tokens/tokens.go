@@ -32,6 +32,7 @@ type Token interface {
 	derive.TDEAToken
 	derive.Wrapper
 	derive.Challenger
+	derive.Agreer
 	// Random returns n bytes of the token's random number generator.
 	Random(ctx context.Context, n int) ([]byte, error)
 	// Ready looks that the token answers, and connects one again that was lost.

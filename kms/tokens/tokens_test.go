@@ -3,6 +3,7 @@ package tokens_test
 import (
 	"bytes"
 	"context"
+	"crypto/ecdh"
 	"errors"
 	"log/slog"
 	"strings"
@@ -100,6 +101,30 @@ func TestNoKeyLeavesItsToken(t *testing.T) {
 	}
 	_, err = w.set.Wrap(ctx, root(w.a, "a", derive.DataEncryption), root(w.a, "a", derive.Static))
 	wantCode(t, "wrapping in one token", err, fault.OK)
+}
+
+// TestAgreement: a pair is made in the token that is named, and two secrets of one agreement
+// are in one token.
+func TestAgreement(t *testing.T) {
+	w := newWorld()
+	w.set.Tend(ctx)
+	inMain, public, err := w.set.Ephemeral(ctx, "")
+	wantCode(t, "a pair in the main token", err, fault.OK)
+	inA, _, err := w.set.Ephemeral(ctx, "a")
+	wantCode(t, "a pair in token a", err, fault.OK)
+	if inMain.Token() != "" || inA.Token() != "a" {
+		t.Errorf("the pairs are in %q and %q", inMain.Token(), inA.Token())
+	}
+	_, _, err = w.set.Ephemeral(ctx, "unknown")
+	wantCode(t, "a pair in a token that is not there", err, fault.TokenUnavailable)
+	peers := [2]*ecdh.PublicKey{public, public}
+	_, err = w.set.Agree(ctx, [2]*derive.Key{inMain, inA}, peers)
+	wantCode(t, "an agreement across tokens", err, fault.TokenUnable)
+	z, err := w.set.Agree(ctx, [2]*derive.Key{inA, inA}, peers)
+	wantCode(t, "an agreement in one token", err, fault.OK)
+	if z.Token() != "a" {
+		t.Errorf("the secret is in %q", z.Token())
+	}
 }
 
 // TestMissingToken is tried again at intervals that grow, and serves as soon as it opens.

@@ -39,6 +39,7 @@ type ram struct {
 	fileOpen bool
 	pinOK    bool
 	chain    chain
+	vouching vouching
 	held     *heldPackage // package of the journal with its keys
 }
 
@@ -165,6 +166,10 @@ func (c *Card) process(capdu []byte) []byte {
 		return response(c.initializeUpdate(cmd))
 	case cmd.cla == 0x84 && cmd.ins == insExternalAuthenticate:
 		return response(nil, c.externalAuthenticate(cmd))
+	case cmd.cla == 0x80 && (cmd.ins == insExternalAuthenticate || cmd.ins == insInternalAuthenticate):
+		return response(c.agree(cmd))
+	case cmd.cla&^0x10 == 0x80 && cmd.ins == insPerformSecurityOperation:
+		return response(nil, c.performSecurityOperation(cmd))
 	case cmd.cla&claSecured != 0:
 		return c.secured(cmd)
 	}
@@ -194,17 +199,19 @@ func (c *Card) secured(cmd command) []byte {
 const (
 	claSecured = 0x04
 
-	insVerify               = 0x20
-	insInitializeUpdate     = 0x50
-	insExternalAuthenticate = 0x82
-	insSelect               = 0xA4
-	insGenerate             = 0xAE
-	insReadBinary           = 0xB0
-	insGetData              = 0xCA
-	insUpdateBinary         = 0xD6
-	insPutKey               = 0xD8
-	insDeleteKey            = 0xE4
-	insStoreData            = 0xE2
+	insVerify                   = 0x20
+	insPerformSecurityOperation = 0x2A
+	insInitializeUpdate         = 0x50
+	insExternalAuthenticate     = 0x82 // in the clear: MUTUAL AUTHENTICATE of SCP11
+	insInternalAuthenticate     = 0x88
+	insSelect                   = 0xA4
+	insGenerate                 = 0xAE
+	insReadBinary               = 0xB0
+	insGetData                  = 0xCA
+	insUpdateBinary             = 0xD6
+	insPutKey                   = 0xD8
+	insDeleteKey                = 0xE4
+	insStoreData                = 0xE2
 )
 
 // execute runs a command without secure messaging; s is the session that protected it, nil if none did.
@@ -214,6 +221,9 @@ func (c *Card) execute(cmd command, s *session) ([]byte, word) {
 	}
 	if cmd.cla&^0x80 != 0 {
 		return nil, swClass
+	}
+	if s != nil && s.agreed && (cmd.ins == insStoreData || cmd.ins == insPutKey || cmd.ins == insDeleteKey) {
+		return nil, swConditions
 	}
 	if cmd.ins == insStoreData && cmd.cla == 0x80 {
 		return nil, c.storeData(cmd, s)

@@ -18,6 +18,7 @@ type session struct {
 	dek     []byte   // static: SCP03 has no session DEK
 	opened  bool     // the manifest of the package was presented in this session
 	kvn     byte     // of the keys that it stands on
+	agreed  bool     // by SCP11: it carries no update and no keys
 	legacy  *legacy  // the session is one of SCP02, and has only this, macLen, level and kvn
 }
 

@@ -36,6 +36,7 @@ type Config struct {
 	I       byte     // SCP03 "i" parameter: bits 01 S16, 10 pseudo-random challenge, 20 R-MAC, 60 R-MAC and R-ENCRYPTION
 	Quirks  Quirks
 	Legacy  LegacyKeys // SCP02 keys beside the others; none if its KVN is 00
+	Agreed  AgreedKeys // of SCP11, beside the others
 
 	UpdateKey       UpdateKey
 	ClassID         [16]byte // card product
@@ -95,6 +96,8 @@ func (c Config) validate() error {
 		return errors.New("cardsim: component must have 5 to 16 bytes")
 	case c.Legacy.KVN != 0 && !c.Legacy.valid(c.KeySets):
 		return errors.New("cardsim: SCP02 needs three keys of 16 bytes under a KVN of their own")
+	case c.Agreed.valid() != nil:
+		return c.Agreed.valid()
 	case len(c.Image) > c.BankBytes:
 		return errors.New("cardsim: factory image exceeds the bank")
 	case c.AuthTries < 1 || c.AuthTries > 0xFF:

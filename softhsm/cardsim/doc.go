@@ -1,4 +1,4 @@
-// Package cardsim is a smart card in software: the card's half of SCP03 and SCP02, of the CUP-1 update package, and enough ordinary
+// Package cardsim is a smart card in software: the card's half of SCP03, SCP02 and SCP11, of the CUP-1 update package, and enough ordinary
 // functions to see that an update did not disturb them.
 //
 // It is a second implementation on purpose. It shares no code with the host packages of cardkms (own APDU and TLV parser,
@@ -7,7 +7,8 @@
 // It follows [AmdD] (GlobalPlatform Card Technology, Secure Channel Protocol '03', Card Specification v2.3 Amendment D
 // v1.1.2) for the secure channel, SP 800-38B for CMAC, SP 800-108 for key derivation, ISO/IEC 7816-4 for APDUs and the
 // transparent file, and cardkms' own CUP-1 for the update; [GPCS] (GlobalPlatform Card Specification 2.3.1) Appendix E for
-// SCP02, with 3DES. It leaves out logical channels, GET STATUS, applet loading, PUT KEY under SCP02 and every other algorithm.
+// SCP02, with 3DES. SCP11 is that on which yubikit and kaoh/globalplatform agree, on P-256 with AES-128 and X.509 certificates,
+// whose dates a card without a clock cannot check. It leaves out logical channels, GET STATUS, applet loading, PUT KEY under SCP02 and every other algorithm.
 //
 // # Update objects
 //
