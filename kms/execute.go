@@ -39,6 +39,11 @@ func (x *executing) end(object string) {
 
 // lease says which node executes on an object, and until when nobody else does. Within
 // a node executing does the same.
+//
+// Its row stays when it was given back, without an end, because no row is ever deleted: one
+// that is gone shows that somebody took it away, and the MAC of one that began again at
+// version 1 would not tell it from its earlier selves. There is at most one for each proposal
+// that was executed, and those stay as well.
 type lease struct {
 	Node  string    `json:"node"`
 	Until time.Time `json:"until"`

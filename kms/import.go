@@ -2,9 +2,13 @@ package kms
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"slices"
 
+	"cardkms/audit"
 	"cardkms/derive/scp02"
 	"cardkms/derive/scp03"
 	"cardkms/derive/scp80"
@@ -34,6 +38,16 @@ type ImportedCard struct {
 // there stay as they are, so that the same list, sent again, goes on where it broke off. A
 // card whose KVN no version has is refused by its place in the list, and then nothing
 // happens.
+//
+// Each entry, one for importBatch cards in the order of the list, has the SHA-256 of its
+// part, of 25 bytes for a card, whether it was there or not:
+//
+//	name of its row (16) | KVN (1) | counter (8, big-endian)
+//
+// The name is a MAC of the card (see cardname.go), because a digest of identifiers, of which
+// there are few, would tell them to whoever tries them all. So who has the list shows that
+// it is the one by sending it again: that changes nothing, and its entries have the digests
+// of the first time.
 func (s *Service) ImportCards(ctx context.Context, r Request, issuer, name string, cards []ImportedCard) (added int64, err error) {
 	e, err := s.start(ctx, r, CardImport, issuer, "keys/"+printable(name))
 	if err != nil {
@@ -101,6 +115,7 @@ func (s *Service) byKVN(ctx context.Context, issuer, name string) (map[byte]key.
 
 // newCard is a row that is not there yet.
 type newCard struct {
+	in      ImportedCard
 	ref     store.Ref
 	card    Card
 	version int
@@ -116,7 +131,7 @@ func (s *Service) newCards(ctx context.Context, issuer, name string, cards []Imp
 			if err != nil {
 				return nil, err
 			}
-			out[i] = newCard{ref: ref, ota: &otaCounters{Counter: in.Counter, Nonce: newID()}}
+			out[i] = newCard{in: in, ref: ref, ota: &otaCounters{Counter: in.Counter, Nonce: newID()}}
 			continue
 		}
 		ref, err := s.cardRef(ctx, issuer, in.KDD[:])
@@ -132,7 +147,7 @@ func (s *Service) newCards(ctx context.Context, issuer, name string, cards []Imp
 		if in.Counter > 0 {
 			c.Counters = map[string]uint32{c.Version: uint32(in.Counter)}
 		}
-		out[i] = newCard{ref: ref, card: c, version: v.Version}
+		out[i] = newCard{in: in, ref: ref, card: c, version: v.Version}
 	}
 	return out, nil
 }
@@ -155,10 +170,26 @@ func (c newCard) add(tx store.Rows) (added bool, err error) {
 	return true, put(tx, c.ref, n, before)
 }
 
+// listDigest is the digest of one part of a list, see ImportCards.
+func listDigest(batch []newCard) (audit.Digest, error) {
+	h := sha256.New()
+	for _, c := range batch {
+		name, err := hex.DecodeString(c.ref.ID)
+		if err != nil {
+			return audit.Digest{}, fmt.Errorf("the name of a card's row: %w", err)
+		}
+		h.Write(binary.BigEndian.AppendUint64(append(name, c.in.KVN), c.in.Counter))
+	}
+	return audit.Digest(h.Sum(nil)), nil
+}
+
 // importBatch puts cards that are not there into the registry, and raises counters over
 // the air, in one transaction. The entry says of counters how many rose, and the highest.
 func (s *Service) importBatch(ctx context.Context, e event, name string, batch []newCard) (added int64, err error) {
 	e.detail = map[string]string{"cards": fmt.Sprint(len(batch))}
+	if e.digest, err = listDigest(batch); err != nil {
+		return 0, err
+	}
 	var fresh int64
 	err = s.log(ctx, &e, func(tx store.Rows) error {
 		fresh = 0

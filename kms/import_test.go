@@ -1,10 +1,13 @@
 package kms_test
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"testing"
 
+	"cardkms/audit"
 	"cardkms/kms"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
@@ -31,6 +34,10 @@ func TestImportCards(t *testing.T) {
 	if n, err := add(list...); err != nil || n != 0 {
 		t.Errorf("the same list again: %d were added, %v", n, err)
 	}
+	digests := h.digests(kms.CardImport)
+	if want := []audit.Digest{h.listDigest(list[:500]), h.listDigest(list[500:1000]), h.listDigest(list[1000:])}; !slices.Equal(digests, append(want, want...)) {
+		t.Errorf("the digests of a list that was sent twice: %x", digests)
+	}
 	s, err := h.service.RotationStatus(h.ctx, h.as(kms.SecurityOfficer), h.issuer, "isd")
 	h.must(err)
 	if s.Versions[0].Cards != 600 || s.Versions[1].Cards != 600 || s.Remaining != 600 || s.MovedLastDay != 0 {
@@ -55,6 +62,31 @@ func TestImportCards(t *testing.T) {
 	h.want("a card whose counter is behind the registry's", err, fault.CardCounter)
 	_, err = h.open(h.cardOf(kddOf(0)), kvn)
 	h.must(err)
+}
+
+// digests returns those of the entries of an operation, in their order.
+func (h *harness) digests(op kms.Operation) (all []audit.Digest) {
+	h.t.Helper()
+	entries, err := h.ledger.Entries(h.ctx, 0, int(h.ledger.Size()))
+	h.must(err)
+	for _, e := range entries {
+		if e.Operation == string(op) {
+			all = append(all, e.Digest)
+		}
+	}
+	return all
+}
+
+// listDigest is what ImportCards says of the digest of a list.
+func (h *harness) listDigest(list []kms.ImportedCard) audit.Digest {
+	h.t.Helper()
+	var text string
+	for _, c := range list {
+		row, err := h.service.CardRow(h.ctx, h.issuer, c.KDD[:])
+		h.must(err)
+		text += fmt.Sprintf("%s%02x%016x", row.ID, c.KVN, c.Counter)
+	}
+	return sha256.Sum256(unhex(text))
 }
 
 func TestBlastRadius(t *testing.T) {

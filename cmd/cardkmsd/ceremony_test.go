@@ -23,6 +23,7 @@ import (
 	"cardkms/kms/ceremony"
 	"cardkms/kms/hsm"
 	"cardkms/kms/keywrap"
+	"cardkms/kms/kmstest"
 	"cardkms/kms/secret"
 	"cardkms/kms/store"
 	"cardkms/kms/store/sqlite"
@@ -179,7 +180,7 @@ func (s *site) proven(signed int) {
 // newEmptySite makes a set-up without masters and without a server.
 func newEmptySite(t *testing.T) *site {
 	t.Helper()
-	s := &site{t: t, dir: filepath.Join(t.TempDir(), "kms"), log: &logBuffer{}}
+	s := &site{t: t, dir: filepath.Join(t.TempDir(), "kms"), log: new(kmstest.Log)}
 	s.must(s.cardkmsd("", "init", s.dir, "--listen", "127.0.0.1:0"))
 	return s
 }
@@ -452,7 +453,7 @@ func TestBootstrap(t *testing.T) {
 	for _, at := range points {
 		t.Run("crash "+strings.ReplaceAll(at, "/", "_"), func(t *testing.T) {
 			t.Parallel()
-			(&bootstrapping{site: &site{t: t, dir: t.TempDir(), log: &logBuffer{}, env: []string{"BOOT_PIN=12345678"}}, t: t, at: at}).run()
+			(&bootstrapping{site: &site{t: t, dir: t.TempDir(), log: new(kmstest.Log), env: []string{"BOOT_PIN=12345678"}}, t: t, at: at}).run()
 		})
 	}
 }

@@ -19,6 +19,11 @@ func (s *site) faulty() *faulty.Module {
 	s.t.Helper()
 	real, err := softhsm.Module()
 	s.must("", err)
+	return s.faultyFor(real)
+}
+
+func (s *site) faultyFor(real string) *faulty.Module {
+	s.t.Helper()
 	headers, err := faulty.Headers(s.t.Context())
 	s.must("", err)
 	module, err := faulty.Build(s.t.Context(), s.t.TempDir(), real, headers)
@@ -158,4 +163,31 @@ func (s *site) threads() (n int) {
 	_, err = fmt.Sscan(rest, &n)
 	s.must("", err)
 	return n
+}
+
+// TestStartHangs: a start whose calls do not come back from the token ends, sealed, or when
+// it is told to. With the PIN presented it stays instead, and presents it no second time.
+func TestStartHangs(t *testing.T) {
+	s := newSite(t)
+	s.stop()
+	module := s.faulty()
+	defer module.Heal()
+	number := func(function string) int { return slices.Index(faulty.Functions, function) }
+	module.Hang(number("C_GetSlotList"), faulty.Every)
+	s.launch()
+	s.until("it hangs", func() bool { return module.Calls(number("C_GetSlotList")) > 0 })
+	s.stop()
+	s.env = append(s.env, "CARDKMSD_TEST_CALL_WAIT=200ms")
+	out, err := s.cardkmsd("", "serve", "--config", s.config())
+	if exitStatus(err) != exitTryLater || !strings.Contains(out, "hsm-down") {
+		t.Errorf("exit status %d\n%s", exitStatus(err), out)
+	}
+	before := module.Calls(number("C_Login"))
+	module.Hang(number("C_Login"), faulty.Every)
+	s.launch()
+	s.until("it is sealed", s.answers("/readyz", http.StatusServiceUnavailable, `"state":"hsm-down"`))
+	if n := module.Calls(number("C_Login")) - before; n != 1 {
+		t.Errorf("%d logins", n)
+	}
+	s.stop()
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
@@ -15,12 +14,12 @@ import (
 	"path/filepath"
 	"runtime/pprof"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"cardkms/api/client"
+	"cardkms/kms/kmstest"
 	"cardkms/softhsm/cardsim"
 )
 
@@ -35,6 +34,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(childVariable) != "" {
 		if every, err := time.ParseDuration(os.Getenv("CARDKMSD_TEST_FILES_EVERY")); err == nil {
 			filesEvery = every
+		}
+		if wait, err := time.ParseDuration(os.Getenv("CARDKMSD_TEST_CALL_WAIT")); err == nil {
+			callWait = wait
 		}
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		endProfile := startProfile()
@@ -69,29 +71,11 @@ type site struct {
 	t            testing.TB
 	dir, url     string
 	server       *exec.Cmd
-	log          *logBuffer
+	log          *kmstest.Log
 	master, upd  []byte
 	updateServer *client.Client
 	env          []string // of every command, beside the test's own
 	file         string   // name of the configuration; empty for cardkms.yaml
-}
-
-// logBuffer collects what the server prints.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 func random(n int) []byte {
@@ -133,7 +117,7 @@ func freeAddress(t testing.TB) string {
 func newSite(t testing.TB, lines ...string) *site {
 	t.Helper()
 	addr := freeAddress(t)
-	s := &site{t: t, dir: filepath.Join(t.TempDir(), "kms"), url: "https://" + addr, master: random(32), upd: random(16), log: &logBuffer{}}
+	s := &site{t: t, dir: filepath.Join(t.TempDir(), "kms"), url: "https://" + addr, master: random(32), upd: random(16), log: new(kmstest.Log)}
 	s.must(s.cardkmsd("", "init", s.dir, "--listen", addr))
 	s.configure(func(text string) string { return text + strings.Join(lines, "\n") })
 	s.loadKeys()

@@ -18,6 +18,7 @@ import (
 	"cardkms/api"
 	"cardkms/api/client"
 	"cardkms/kms/approval"
+	"cardkms/kms/kmstest"
 	"cardkms/kms/store/postgres/throwaway"
 	"cardkms/softhsm/faulty"
 )
@@ -38,7 +39,7 @@ func (s *site) node(name string, c *throwaway.Cluster) *site {
 		"file: anchor/checkpoint", "file: anchor-"+name+"/checkpoint",
 	).Replace(string(text))
 	n := *s
-	n.url, n.file, n.log, n.server = "https://"+addr, name+".yaml", &logBuffer{}, nil
+	n.url, n.file, n.log, n.server = "https://"+addr, name+".yaml", new(kmstest.Log), nil
 	s.must("", os.WriteFile(n.config(), []byte(y), 0o600))
 	return &n
 }
@@ -140,15 +141,10 @@ func TestNodes(t *testing.T) {
 		if _, err := n2.client("security-officer").Halt(ctx); err != nil {
 			t.Fatal(err)
 		}
-		for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		n1.until("node n1 halts", func() bool {
 			_, err := n1.proves(n1.updateServer, s.card(4, 0))
-			if codeOf(err) == api.Halted {
-				break
-			}
-			if time.Now().After(end) {
-				t.Fatalf("node n1 goes on: %v", err)
-			}
-		}
+			return codeOf(err) == api.Halted
+		})
 		// Proposed, approved and executed on different nodes.
 		p, err := n1.client("security-officer").Propose(ctx, api.Propose{Operation: "system.resume", Object: "system/halt"})
 		n1.must("", err)
@@ -237,7 +233,7 @@ func TestDatabaseAway(t *testing.T) {
 	before := module.Calls(login)
 	card := s.card(1, 1024)
 	ready := n.launch()
-	n.eventually("it is sealed", n.answers("/readyz", http.StatusServiceUnavailable, `"state":"database-down"`))
+	n.until("it is sealed", n.answers("/readyz", http.StatusServiceUnavailable, `"state":"database-down"`))
 	if status, body := n.probe("/healthz"); status != http.StatusOK {
 		t.Errorf("healthz: %d %s", status, body)
 	}

@@ -18,7 +18,8 @@ import (
 )
 
 // openPatiently opens a node. It waits for a Vault or a database that is away, for as long
-// as it takes (unless the answer to a COMMIT was lost, which ends the start), and stays sealed with a PIN that the token refused until somebody stops the
+// as it takes (unless the answer to a COMMIT was lost, which ends the start), and stays
+// sealed with a PIN that the token refused, or did not answer to, until somebody stops the
 // process: neither a probe nor whatever starts it again may use up the tries of the token.
 // Without a node and without an error, the process was stopped while it waited.
 func openPatiently(ctx context.Context, cfg *config, d *sealedDoor, logger *slog.Logger) (*node, error) {
@@ -34,13 +35,9 @@ func openPatiently(ctx context.Context, cfg *config, d *sealedDoor, logger *slog
 			logger.Error("ALARM: the secret id for Vault is not ours alone", slog.Any("error", err))
 			return nil, err
 		case hsm.PINRefused(err):
-			logger.Error("sealed: the token refused its PIN, which is not presented again; correct it and start again", slog.Any("error", err))
-			if err := d.show(ctx, fault.New(fault.PINRefused, "the token refused its PIN; a person must correct it and start the service again")); err != nil {
-				// Stopping would have the PIN presented again by what starts services.
-				logger.Error("nobody hears why the node is sealed", slog.Any("error", err))
-			}
-			<-ctx.Done()
-			return nil, err
+			return nil, d.stay(ctx, fault.New(fault.PINRefused, "the token refused its PIN, which is not presented again; a person must correct it and start the service again"), err)
+		case hsm.PINUnanswered(err):
+			return nil, d.stay(ctx, fault.New(fault.TokenUnavailable, "the token did not answer to its PIN, which is not presented again; a person must look at the token and start the service again"), err)
 		}
 		away := awaited(err)
 		if away == nil {
@@ -124,6 +121,18 @@ func (d *sealedDoor) listen(ctx context.Context) error {
 	}
 	d.l = l.(*net.TCPListener)
 	return nil
+}
+
+// stay has probes hear why the node is sealed until somebody stops the process, and returns
+// what it was sealed by.
+func (d *sealedDoor) stay(ctx context.Context, why *fault.Error, err error) error {
+	d.logger.Error("sealed: "+why.Detail, slog.Any("error", err))
+	if serr := d.show(ctx, why); serr != nil {
+		// Stopping would have the PIN presented again by what starts services.
+		d.logger.Error("nobody hears why the node is sealed", slog.Any("error", serr))
+	}
+	<-ctx.Done()
+	return err
 }
 
 // handOver ends the answers of a sealed node and returns the listener, which was not

@@ -30,9 +30,9 @@ way finish, ends the channels and signs a last checkpoint of the audit log.
 
 A start that ends in a sealed state names it, and its page in deploy/runbooks. Exit
 status 3 says that another start changes nothing (rollback-detected), 75 that it may
-help. With a PIN that the token refused, and while it waits for Vault or PostgreSQL,
-the process stays, sealed, and /readyz says so: whatever starts it again must not use
-up the token's tries.
+help. With a PIN that the token refused or did not answer to, and while it waits for
+Vault or PostgreSQL, the process stays, sealed, and /readyz says so: whatever starts it
+again must not use up the token's tries.
 
 On SIGHUP it reads the configuration again: clients, proxies, limits.requestsPerSecond
 and what stands under tls:. It is put in force whole or not at all; what else changed

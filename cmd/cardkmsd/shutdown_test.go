@@ -11,9 +11,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"cardkms/api"
+	"cardkms/kms/kmstest"
 )
 
 // readyz asks a server whether it is ready, on a connection of its own.
@@ -27,11 +27,7 @@ func (s *site) readyz() error {
 // until waits until something holds.
 func (s *site) until(what string, holds func() bool) {
 	s.t.Helper()
-	for end := time.Now().Add(time.Minute); !holds(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			s.t.Fatalf("not within a minute: %s\n%s", what, s.log)
-		}
-	}
+	kmstest.Until(s.t, what, holds, s.log.String)
 }
 
 // TestShutdown: after SIGTERM /readyz says so while the server still serves; then nobody

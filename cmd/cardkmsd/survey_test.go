@@ -10,6 +10,7 @@ import (
 
 	"cardkms/kms"
 	"cardkms/kms/key"
+	"cardkms/kms/kmstest"
 )
 
 // plant runs a program on the site's token, as whoever has the PIN can.
@@ -64,9 +65,9 @@ func TestServeTriesThePINOnce(t *testing.T) {
 	s.stop()
 	right := s.pin()
 	s.must("", os.WriteFile(filepath.Join(s.dir, "pin"), []byte("wrong-0815"), 0o600))
-	s.log = &logBuffer{}
+	s.log = new(kmstest.Log)
 	s.launch()
-	s.eventually("it is sealed", s.answers("/readyz", http.StatusServiceUnavailable, `"code":"pin_refused"`))
+	s.until("it is sealed", s.answers("/readyz", http.StatusServiceUnavailable, `"code":"pin_refused"`))
 	s.stop()
 	out := s.log.String()
 	if !strings.Contains(out, "token.pin") || strings.Contains(out, "0815") || strings.Count(out, `"level":"ERROR"`) != 1 {

@@ -67,9 +67,12 @@ func (n *node) openTokens(ctx context.Context, logger *slog.Logger) error {
 	return nil
 }
 
+// callWait bounds each call of a token, 0 for the default. A test shortens it.
+var callWait time.Duration
+
 func (n *node) openToken(ctx context.Context, c configuredToken, pin pin, logger *slog.Logger) (*hsm.Token, error) {
 	t, err := hsm.Open(ctx, hsm.Config{
-		Module: c.Module, InitArgs: c.InitArgs, Label: c.Label, PIN: pin.value, PINSource: pin.source, Sessions: c.Sessions, Objects: c.Objects, Logger: logger,
+		Module: c.Module, InitArgs: c.InitArgs, Label: c.Label, PIN: pin.value, PINSource: pin.source, Sessions: c.Sessions, Objects: c.Objects, CallWait: callWait, Logger: logger,
 	})
 	if errors.Is(err, hsm.ErrModule) {
 		return nil, errUsage{fmt.Errorf("%s.module: %w", c.field, err)}
@@ -89,13 +92,15 @@ func (n *node) openToken(ctx context.Context, c configuredToken, pin pin, logger
 }
 
 // openFurther opens a token beside the main one. What another attempt could harm, or
-// could not help, is final: a PIN that was refused, a token that cannot derive inside, one
-// with an object that is not what it should be.
+// could not help, is final: a PIN that was refused or not answered to, a token that cannot
+// derive inside, one with an object that is not what it should be.
 func (n *node) openFurther(ctx context.Context, c configuredToken, pin pin, logger *slog.Logger) (t *hsm.Token, final bool, err error) {
 	t, err = n.openToken(ctx, c, pin, logger)
 	switch {
 	case hsm.PINRefused(err):
 		return nil, true, fault.Because(fault.TokenUnavailable, "the token refused its PIN, which is not tried again before a restart", err)
+	case hsm.PINUnanswered(err):
+		return nil, true, fault.Because(fault.TokenUnavailable, "the token did not answer to its PIN, which is not presented again before a restart", err)
 	case errors.Is(err, errSoftHSM), fault.CodeOf(err) == fault.TokenUnable:
 		return nil, true, fault.Because(fault.TokenUnavailable, "the token must not or cannot serve, before a restart", err)
 	case err != nil:

@@ -17,6 +17,7 @@ import (
 	"cardkms/audit"
 	"cardkms/kms/hsm"
 	"cardkms/softhsm"
+	"cardkms/softhsm/faulty"
 	"cardkms/softhsm/testtoken"
 )
 
@@ -212,6 +213,31 @@ func TestFurtherTokenRefusesItsPIN(t *testing.T) {
 	s.recorder().servesBut("with a token that refused its PIN", 1, "second")
 	if n := strings.Count(s.log.String(), `"msg":"a token does not serve","token":"second","for good":true`); n != 1 || strings.Contains(s.log.String(), "wrong-pin-of-second") {
 		t.Errorf("the log tells %d times of a refused PIN:\n%s", n, s.log)
+	}
+}
+
+// TestFurtherTokenHangs: a token that does not answer to its PIN is not given it again, even
+// when the call came back; its keys do not serve, the others do.
+func TestFurtherTokenHangs(t *testing.T) {
+	s, _, _ := newTokenSite(t)
+	config, err := os.ReadFile(s.config())
+	s.must("", err)
+	_, nss, _ := strings.Cut(string(config), "nss: {module: ")
+	nss, _, _ = strings.Cut(nss, ",")
+	module, login := s.faultyFor(nss), slices.Index(faulty.Functions, "C_Login")
+	defer module.Heal()
+	module.Hang(login, 1)
+	s.env = append(s.env, "CARDKMSD_TEST_CALL_WAIT=500ms")
+	s.serve()
+	h := s.healthUntil("a login that hangs", state("nss", "unavailable"))
+	if detail := fmt.Sprint(h.Tokens); !strings.Contains(detail, "did not answer to its PIN") {
+		t.Errorf("readyz says %s", detail)
+	}
+	module.Heal()
+	time.Sleep(2*tokensEvery + time.Second) // it would be tried again in this time
+	s.recorder().servesBut("with a token that did not answer to its PIN", 1, "nss")
+	if n := module.Calls(login); n != 1 {
+		t.Errorf("%d logins", n)
 	}
 }
 

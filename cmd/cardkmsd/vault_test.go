@@ -99,16 +99,6 @@ func (s *site) probe(path string) (status int, body string) {
 	return resp.StatusCode, string(b)
 }
 
-// eventually waits until something is so.
-func (s *site) eventually(what string, f func() bool) {
-	s.t.Helper()
-	for end := time.Now().Add(90 * time.Second); !f(); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(end) {
-			s.t.Fatalf("it never came to this: %s\n%s", what, s.log)
-		}
-	}
-}
-
 func (s *site) answers(path string, status int, text string) func() bool {
 	return func() bool {
 		got, body := s.probe(path)
@@ -130,7 +120,7 @@ func TestVaultAwayAtStart(t *testing.T) {
 			s := newVaultSite(t)
 			f.away(s)
 			ready := s.launch()
-			s.eventually("it is sealed", s.answers("/readyz", http.StatusServiceUnavailable, `"code":"vault_unavailable"`))
+			s.until("it is sealed", s.answers("/readyz", http.StatusServiceUnavailable, `"code":"vault_unavailable"`))
 			if status, body := s.probe("/healthz"); status != http.StatusOK {
 				t.Errorf("healthz: %d %s", status, body)
 			}
@@ -157,7 +147,7 @@ func TestNoCertificateYet(t *testing.T) {
 	s.pki()
 	s.vault.Kill()
 	ended := s.launch()
-	s.eventually("it says why nothing listens", func() bool {
+	s.until("it says why nothing listens", func() bool {
 		return strings.Contains(s.log.String(), "nothing listens before Vault gives a certificate")
 	})
 	if status, body := s.probe("/healthz"); status != 0 {
@@ -191,7 +181,7 @@ func TestPINRefused(t *testing.T) {
 	s.rewrite(module, spyModule(t))
 	s.env = append(s.env, "PKCS11SPY="+module, "PKCS11SPY_OUTPUT="+spy)
 	s.launch()
-	s.eventually("it is sealed", s.answers("/readyz", http.StatusServiceUnavailable, `"code":"pin_refused"`))
+	s.until("it is sealed", s.answers("/readyz", http.StatusServiceUnavailable, `"code":"pin_refused"`))
 	for range 50 {
 		s.probe("/readyz")
 		_, _ = s.proves(s.client("update-server"), s.card(1, 0))
@@ -254,17 +244,17 @@ func TestVaultAwayWhileRunning(t *testing.T) {
 	}
 	s.works()
 	s.vault.Kill()
-	s.eventually("it is degraded", s.answers("/readyz", http.StatusOK, `"degraded":["vault"]`))
+	s.until("it is degraded", s.answers("/readyz", http.StatusOK, `"degraded":["vault"]`))
 	s.works()
 	s.vault.Start()
-	s.eventually("it is whole again", s.answers("/readyz", http.StatusOK, `"status":"ready"`))
+	s.until("it is whole again", s.answers("/readyz", http.StatusOK, `"status":"ready"`))
 	s.vault.Hang()
-	s.eventually("it is degraded again", s.answers("/readyz", http.StatusOK, `"degraded":["vault"]`))
+	s.until("it is degraded again", s.answers("/readyz", http.StatusOK, `"degraded":["vault"]`))
 	s.works()
 	s.vault.Resume()
-	s.eventually("it is whole again", s.answers("/readyz", http.StatusOK, `"status":"ready"`))
+	s.until("it is whole again", s.answers("/readyz", http.StatusOK, `"status":"ready"`))
 	s.vault.Revoke()
-	s.eventually("it logs in again", func() bool { return len(s.vault.Accessors()) == 1 })
+	s.until("it logs in again", func() bool { return len(s.vault.Accessors()) == 1 })
 	s.works()
 	s.stop()
 	if got := s.vault.Accessors(); len(got) != 0 {
@@ -319,7 +309,7 @@ func TestVaultWitnessRemembers(t *testing.T) {
 	s.deliver()
 	s.serve()
 	s.works()
-	s.eventually("a cosignature", func() bool { return cosigned() != before })
+	s.until("a cosignature", func() bool { return cosigned() != before })
 	s.stop()
 	for _, dir := range state {
 		s.must("", os.RemoveAll(filepath.Join(s.dir, dir)))
@@ -327,7 +317,7 @@ func TestVaultWitnessRemembers(t *testing.T) {
 	}
 	s.deliver()
 	s.launch()
-	s.eventually("the rollback is found", s.answers("/readyz", http.StatusServiceUnavailable, `"code":"rollback_detected"`))
+	s.until("the rollback is found", s.answers("/readyz", http.StatusServiceUnavailable, `"code":"rollback_detected"`))
 	if !strings.Contains(s.log.String(), "the witness vault has cosigned") {
 		t.Errorf("it was found in another way:\n%s", s.log)
 	}
@@ -336,7 +326,7 @@ func TestVaultWitnessRemembers(t *testing.T) {
 	s.deliver()
 	s.serve()
 	s.works()
-	s.eventually("it cosigns again", func() bool { return fmt.Sprint(s.vault.Read("kv/metadata/cardkms/witness")["current_version"]) != "0" })
+	s.until("it cosigns again", func() bool { return fmt.Sprint(s.vault.Read("kv/metadata/cardkms/witness")["current_version"]) != "0" })
 }
 
 // pki has the node serve with a certificate of Vault, and its clients trust Vault's PKI.
@@ -392,8 +382,8 @@ func (s *vaultSite) load(workers int) {
 	renewed := func(what string, times int) func() bool {
 		return func() bool { return stop.Load() || strings.Count(s.log.String(), what) >= times }
 	}
-	s.eventually("five database users", renewed("new database credentials", 5))
-	s.eventually("four certificates", renewed("new server certificate", 4))
+	s.until("five database users", renewed("new database credentials", 5))
+	s.until("four certificates", renewed("new server certificate", 4))
 	stop.Store(true)
 	wg.Wait()
 	s.t.Logf("%d cards were proved, %d database users and %d certificates came and went", done.Load(),
@@ -419,7 +409,7 @@ func (s *vaultSite) verify(vkey string) string {
 	file := filepath.Join(s.t.TempDir(), "witness.vkey")
 	s.must("", os.WriteFile(file, []byte(vkey+"\n"), 0o600))
 	var out []byte
-	s.eventually("the log verifies with the witness", func() bool {
+	s.until("the log verifies with the witness", func() bool {
 		cmd := exec.Command(bin, "audit", "verify", "--as", "auditor", "--server", s.url, "--tls", filepath.Join(s.dir, "tls"),
 			"--log-key", filepath.Join(s.dir, "log.vkey"), "--witness", file)
 		var err error

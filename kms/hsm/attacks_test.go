@@ -178,10 +178,7 @@ func TestSpy(t *testing.T) {
 	if !inChild(t, "PKCS11SPY_OUTPUT="+log) {
 		return
 	}
-	cfg, err := testtoken.SoftHSMConfig()
-	if err != nil {
-		t.Fatal(err)
-	}
+	cfg := softHSM(t)
 	t.Setenv("PKCS11SPY", cfg.Module)
 	for _, p := range spyPlaces {
 		if _, err := os.Stat(p); err == nil {

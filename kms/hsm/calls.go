@@ -102,6 +102,12 @@ const callsMax = 256
 // keeps what it holds, and when it comes back its answer goes nowhere. So f must give all
 // that it computes by its results.
 func hand[T any](ctx context.Context, t *Token, wait time.Duration, f func(context.Context) (T, error)) (T, error) {
+	return handEarly(ctx, t, wait, func(ctx context.Context, _ func(T)) (T, error) { return f(ctx) })
+}
+
+// handEarly is hand for an f that may tell its result by a function before it returns,
+// without an error: what it does then is behind the back of whoever waited.
+func handEarly[T any](ctx context.Context, t *Token, wait time.Duration, f func(ctx context.Context, tell func(T)) (T, error)) (T, error) {
 	type result struct {
 		out T
 		err error
@@ -113,15 +119,20 @@ func hand[T any](ctx context.Context, t *Token, wait time.Duration, f func(conte
 	case <-ctx.Done():
 		return *new(T), givenUp(ctx)
 	}
-	done := make(chan result, 1)
+	done := make(chan result, 2) // what is told early is told again
 	go func() {
-		late := time.AfterFunc(wait, func() { t.life.hung.Add(1) })
+		var ended atomic.Bool // or late
+		late := time.AfterFunc(wait, func() {
+			if t.life.hung.Add(1); ended.Swap(true) {
+				t.life.hung.Add(-1)
+			}
+		})
 		var r result
 		func() {
 			defer t.caught(&r.err)
-			r.out, r.err = f(ctx)
+			r.out, r.err = f(ctx, func(out T) { done <- result{out: out} })
 		}()
-		if !late.Stop() {
+		if late.Stop(); ended.Swap(true) {
 			t.life.hung.Add(-1)
 		}
 		<-t.calls
@@ -149,10 +160,18 @@ func answer[T any](ctx context.Context, t *Token, k *derive.Key, f func(context.
 // objects.
 func (t *Token) slowly() time.Duration { return 6 * t.cfg.CallWait }
 
+// answerWithin hands over the answer before the session is given back: that destroys
+// objects, which nobody waits for.
 func answerWithin[T any](ctx context.Context, t *Token, wait time.Duration, k *derive.Key, f func(context.Context, pkcs11.SessionHandle, *object) (T, error)) (T, error) {
-	return hand(ctx, t, wait, func(ctx context.Context) (out T, err error) {
+	return handEarly(ctx, t, wait, func(ctx context.Context, tell func(T)) (out T, err error) {
 		err = t.do(ctx, k, func(ctx context.Context, s pkcs11.SessionHandle, o *object) (err error) {
-			out, err = f(ctx, s, o)
+			func() {
+				defer t.objects.release(o)
+				out, err = f(ctx, s, o)
+			}()
+			if err == nil {
+				tell(out)
+			}
 			return err
 		})
 		return out, err

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"cardkms/derive"
 	"cardkms/derive/derivetest"
@@ -132,17 +131,13 @@ func TestConcurrency(t *testing.T) {
 func settled(t *testing.T, tok *hsm.Token, want int) {
 	t.Helper()
 	tok.Release() // sweeps what the last operations left
-	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+	eventually(t, "what the table says is in the token", func() error {
 		inToken, err := tok.SessionObjects()
-		live := tok.LiveObjects()
-		if err == nil && live == inToken && (want < 0 || live == want) {
-			return
+		if live := tok.LiveObjects(); err == nil && (live != inToken || want >= 0 && live != want) {
+			err = fmt.Errorf("the table says %d objects, the token holds %d, want %d", live, inToken, want)
 		}
-		if err != nil || time.Now().After(end) {
-			t.Errorf("the table says %d objects, the token holds %d (%v), want %d", live, inToken, err, want)
-			return
-		}
-	}
+		return err
+	})
 }
 
 // TestBound: with room for 6 objects, hundreds of keys are used by 8 goroutines;

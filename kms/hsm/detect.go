@@ -38,17 +38,24 @@ func (t *Token) Capabilities() []Capability { return t.caps }
 
 // detect tries what the service needs, on throw-away session keys.
 func (t *Token) detect(ctx context.Context) error {
-	err := t.do(ctx, nil, func(_ context.Context, s pkcs11.SessionHandle, _ *object) error {
-		t.plan.copyable = t.keeps(s, pkcs11.NewAttribute(pkcs11.CKA_COPYABLE, false))
-		t.plan.allowed = t.keeps(s, pkcs11.NewAttribute(pkcs11.CKA_ALLOWED_MECHANISMS, ulongs([]uint{pkcs11.CKM_AES_ECB_ENCRYPT_DATA})))
-		t.plan.native = t.tryNative(s) == nil
-		t.plan.enforced = !t.tryWeaken(s)
-		return nil
+	var err error
+	t.plan, err = answerWithin(ctx, t, t.slowly(), nil, func(_ context.Context, s pkcs11.SessionHandle, _ *object) (plan, error) {
+		return plan{
+			copyable: t.keeps(s, pkcs11.NewAttribute(pkcs11.CKA_COPYABLE, false)),
+			allowed:  t.keeps(s, pkcs11.NewAttribute(pkcs11.CKA_ALLOWED_MECHANISMS, ulongs([]uint{pkcs11.CKM_AES_ECB_ENCRYPT_DATA}))),
+			native:   t.tryNative(s) == nil,
+			enforced: !t.tryWeaken(s),
+		}, nil
 	})
 	if err != nil {
 		return err
 	}
 	t.caps = t.tryAll(ctx)
+	for _, c := range t.caps {
+		if errors.Is(c.Err, context.DeadlineExceeded) || errors.Is(c.Err, context.Canceled) {
+			return c.Err // what did not answer may be able
+		}
+	}
 	return nil
 }
 

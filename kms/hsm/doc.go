@@ -65,14 +65,14 @@
 // for concurrent use; a PKCS#11 session is never used by two goroutines at once;
 // the library is never finalised while a call runs; waiting for a session ends
 // with its context. After any error the session that saw it is closed. One wrong
-// PIN stops the token until the operator acts.
+// PIN stops the token until the operator acts, and so does a C_Login that is given up and
+// does not succeed when it comes back.
 //
 // BUG: a call that hangs inside the module cannot be cancelled. It holds its
 // session, and whoever waits for its answer or for a session gets
 // fault.TokenUnavailable in the end. While one hangs nobody can finalise the library or
 // make token objects (Keep, Generate, Destroy): those fail, at once from when the call is
-// late. When no call comes back a supervisor has to restart the process. Open waits
-// for its calls.
+// late. When no call comes back a supervisor has to restart the process.
 //
 // BUG: SoftHSM2 and NSS let whoever has the PIN derive an extractable key from a
 // never-extractable one. There the boundary is kept by this package, not by the

@@ -110,7 +110,7 @@ func (t *Token) LoseSessions() error {
 	return t.ctx.CloseAllSessions(t.slot)
 }
 
-// SpoilSessions leaves an operation active in every idle operation session.
+// SpoilSessions leaves an operation active in every operation session.
 func (t *Token) SpoilSessions(k *derive.Key) error {
 	return t.WithObject(k, func(_ pkcs11.SessionHandle, h pkcs11.ObjectHandle) error {
 		var all []*session // at the same time: what tidies up takes one in between
@@ -170,5 +170,5 @@ func (t *Token) Panic(ctx context.Context) (operation, alone error) {
 	return operation, alone
 }
 
-// Hung returns how many calls take longer than whoever asked waits.
-func (t *Token) Hung() int { return int(t.life.hung.Load()) }
+// Hung returns how many calls of a module take longer than whoever asked waits.
+func Hung(module string) int { return int(libraryOf(module).life.hung.Load()) }

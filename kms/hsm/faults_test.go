@@ -16,7 +16,6 @@ import (
 	"cardkms/kms/hsm"
 	"cardkms/kms/key"
 	"cardkms/softhsm/faulty"
-	"cardkms/softhsm/testtoken"
 )
 
 // troubles are the return values of a token in trouble, of RELIABILITY: a fault is one of
@@ -30,6 +29,7 @@ var troubles = []uint{
 // ofRecovery are functions that are only called when something was lost before.
 var ofRecovery = []string{
 	"C_Login", "C_OpenSession", "C_CloseSession", "C_GetSessionInfo", "C_FindObjectsInit", "C_FindObjects", "C_FindObjectsFinal", "C_GetAttributeValue",
+	"C_Initialize", "C_GetSlotList",
 }
 
 // patient is a token whose library fails on purpose.
@@ -71,13 +71,12 @@ func TestFaults(t *testing.T) {
 // faultyToken returns how to open the token through a module that can fail.
 func faultyToken(t *testing.T) (hsm.Config, *faulty.Module) {
 	t.Helper()
-	cfg, err := testtoken.SoftHSMConfig()
-	must(t, err)
+	cfg := softHSM(t)
 	headers, err := faulty.Headers(ctx)
 	must(t, err)
 	module, err := faulty.Build(ctx, t.TempDir(), cfg.Module, headers)
 	must(t, err)
-	cfg.Module, cfg.Logger = module.Path, quiet
+	cfg.Module = module.Path
 	return cfg, module
 }
 

@@ -82,6 +82,15 @@ func ownTokens(t *testing.T, change func(*hsm.Config), f func(*testing.T, *hsm.T
 	}
 }
 
+// softHSM returns how to open the SoftHSM2 token of this process, which then says nothing.
+func softHSM(t *testing.T) hsm.Config {
+	t.Helper()
+	cfg, err := testtoken.SoftHSMConfig()
+	must(t, err)
+	cfg.Logger = quiet
+	return cfg
+}
+
 func openToken(t *testing.T, cfg hsm.Config) *hsm.Token {
 	t.Helper()
 	tok, err := hsm.Open(ctx, cfg)

@@ -361,10 +361,7 @@ func TestFormatGoesOn(t *testing.T) {
 	if !inChild(t) {
 		return
 	}
-	cfg, err := testtoken.SoftHSMConfig()
-	if err != nil {
-		t.Fatal(err)
-	}
+	cfg := softHSM(t)
 	so, user := secret.New([]byte("7362514890")), secret.New([]byte("12345678"))
 	c := pkcs11.New(cfg.Module)
 	if err := c.Initialize(); err != nil {

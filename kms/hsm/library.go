@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync"
 	"unsafe"
 
 	"github.com/miekg/pkcs11"
@@ -16,59 +17,33 @@ import (
 // C_Finalize are for all of its tokens together, and a handle of one of them is a number
 // that another may get after the next C_Initialize. So tokens of one library share this.
 type library struct {
-	ctx  *pkcs11.Ctx
-	path string // without symbolic links
-	args string // reserved string of C_Initialize
-
 	// life is held for reading by every operation, and for writing while the
 	// library is finalised and initialised, so that no call is in flight then.
 	life   life
-	epoch  uint64   // rises with every initialisation; guarded by life
-	tokens []*Token // that are open; guarded by life
+	ctx    *pkcs11.Ctx // nil while no token is open; guarded by life
+	args   string      // reserved string of C_Initialize; guarded by life
+	epoch  uint64      // rises with every initialisation; guarded by life
+	tokens []*Token    // that are open; guarded by life
 }
 
-// libraries are those that have open tokens, by path. The lock is held while a token
-// joins or leaves.
-var libraries = struct {
-	turn
-	loaded map[string]*library
-}{turn: newTurn(), loaded: map[string]*library{}}
+// libraries are those that tokens were ever opened of, by path without symbolic links. None
+// is forgotten: whoever opens a token of one must meet whoever still closes another.
+var libraries sync.Map
+
+func libraryOf(module string) *library {
+	path, err := filepath.EvalSymlinks(module)
+	if err != nil {
+		path = module // the loader has search paths of its own
+	}
+	l, _ := libraries.LoadOrStore(path, &library{life: newLife()})
+	return l.(*library)
+}
 
 // ErrModule: a file is no PKCS#11 module that this machine can load.
 var ErrModule = errors.New("hsm: it cannot be loaded as a PKCS#11 module")
 
-// join opens a token in its library, which is loaded for the first one.
-func join(ctx context.Context, cfg Config, t *Token) error {
-	path, err := filepath.EvalSymlinks(cfg.Module)
-	if err != nil {
-		path = cfg.Module // the loader has search paths of its own
-	}
-	if err := libraries.take(ctx); err != nil {
-		return err
-	}
-	defer libraries.pass()
-	l := libraries.loaded[path]
-	if l == nil {
-		l = &library{path: path, args: cfg.InitArgs, life: newLife(), ctx: pkcs11.New(cfg.Module)}
-	}
-	if l.ctx == nil {
-		return fmt.Errorf("%w: %s", ErrModule, cfg.Module)
-	}
-	t.library, t.ctx = l, newCounted(l.ctx)
-	if err := l.add(ctx, t); err != nil {
-		l.endUnused()
-		return err
-	}
-	libraries.loaded[path] = l
-	return nil
-}
-
 // leave closes the sessions of a token; the last one ends the library.
 func (l *library) leave(ctx context.Context, t *Token) error {
-	if err := libraries.take(ctx); err != nil {
-		return err
-	}
-	defer libraries.pass()
 	if err := l.life.Lock(ctx); err != nil {
 		return err
 	}
@@ -82,22 +57,37 @@ func (l *library) leave(ctx context.Context, t *Token) error {
 	t.sealed = errClosed
 	t.forgetAll()
 	l.tokens = slices.DeleteFunc(l.tokens, func(o *Token) bool { return o == t })
-	if len(l.tokens) == 0 {
-		_ = l.ctx.Finalize()
-	}
 	l.endUnused()
 	return nil
 }
 
-// endUnused unloads a library that has no token. The caller holds the lock of libraries.
+// endUnused finalises and unloads a library that has no token. The caller holds life for
+// writing.
 func (l *library) endUnused() {
 	if len(l.tokens) == 0 {
+		_ = l.ctx.Finalize()
 		l.ctx.Destroy()
-		delete(libraries.loaded, l.path)
+		l.ctx = nil
 	}
 }
 
-// add opens the sessions of a token. A library that is in use already may know only the
+// begin loads and initialises a library that has no token. The caller holds life for
+// writing.
+func (l *library) begin(cfg Config) error {
+	ctx := pkcs11.New(cfg.Module)
+	if ctx == nil {
+		return fmt.Errorf("%w: %s", ErrModule, cfg.Module)
+	}
+	if err := initialize(ctx, cfg.InitArgs); err != nil {
+		ctx.Destroy()
+		return err
+	}
+	l.ctx, l.args = ctx, cfg.InitArgs
+	l.epoch++
+	return nil
+}
+
+// add opens a token in its library. A library that is in use already may know only the
 // tokens that were there when it was initialised, so a token that it does not find is
 // looked for once more in a new life, which the others pay with their session objects.
 func (l *library) add(ctx context.Context, t *Token) error {
@@ -105,37 +95,46 @@ func (l *library) add(ctx context.Context, t *Token) error {
 		return err
 	}
 	defer l.life.Unlock()
-	if l.args != t.cfg.InitArgs {
-		return fmt.Errorf("hsm: %s is in use with another reserved string of C_Initialize", l.path)
+	if err := l.admit(t.cfg); err != nil {
+		return err
 	}
-	if slices.ContainsFunc(l.tokens, func(o *Token) bool { return o.cfg.Label == t.cfg.Label }) {
-		return fmt.Errorf("hsm: the token %q is open already", t.cfg.Label)
-	}
-	var err error
-	if len(l.tokens) == 0 {
-		if err = initialize(l.ctx, l.args); err != nil {
-			return err
-		}
-		l.epoch++
-	}
-	err = t.openSessions()
+	t.ctx = newCounted(l.ctx)
+	err := t.openSessions(ctx)
 	if len(l.tokens) > 0 && (errors.Is(err, errNoToken) || remedyFor(err) == reconnect) {
-		if err = l.restart(); err == nil {
-			err = t.openSessions()
+		if err = l.restart(ctx); err == nil {
+			err = t.openSessions(ctx)
 		}
+	}
+	if err == nil && !t.opening.CompareAndSwap(presented, joined) {
+		_ = l.ctx.CloseAllSessions(t.slot)
+		err = givenUp(ctx)
 	}
 	if err == nil {
 		l.tokens = append(l.tokens, t)
-	} else if len(l.tokens) == 0 {
-		_ = l.ctx.Finalize()
 	}
+	l.endUnused()
 	return err
+}
+
+// admit looks that a token can be open beside those that are; for the first one it begins
+// the library. The caller holds life for writing.
+func (l *library) admit(cfg Config) error {
+	if len(l.tokens) == 0 {
+		return l.begin(cfg)
+	}
+	if l.args != cfg.InitArgs {
+		return fmt.Errorf("hsm: %s is in use with another reserved string of C_Initialize", cfg.Module)
+	}
+	if slices.ContainsFunc(l.tokens, func(o *Token) bool { return o.cfg.Label == cfg.Label }) {
+		return fmt.Errorf("hsm: the token %q is open already", cfg.Label)
+	}
+	return nil
 }
 
 // restart finalises and initialises the library and opens each of its tokens again: every
 // handle is forgotten. One that does not open is away, and keeps no other from serving.
 // The error is that of the library as a whole. The caller holds life for writing.
-func (l *library) restart() error {
+func (l *library) restart(ctx context.Context) error {
 	for _, t := range l.tokens {
 		t.forgetAll()
 	}
@@ -149,7 +148,7 @@ func (l *library) restart() error {
 			continue
 		}
 		if t.away = err; err == nil {
-			t.away = t.openSessions()
+			t.away = t.openSessions(ctx)
 		}
 	}
 	return err

@@ -18,10 +18,7 @@ import (
 // three opens two tokens of SoftHSM2, which share a library, and one of NSS.
 func three(t *testing.T) (a, b, nss *hsm.Token, kept string) {
 	t.Helper()
-	first, err := testtoken.SoftHSMConfig()
-	if err != nil {
-		t.Fatal(err)
-	}
+	first := softHSM(t)
 	second, kept, err := testtoken.FurtherSoftHSM("cardkms-second")
 	if err != nil {
 		t.Fatal(err)
@@ -30,7 +27,7 @@ func three(t *testing.T) (a, b, nss *hsm.Token, kept string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	first.Logger, second.Logger, other.Logger = quiet, quiet, quiet
+	second.Logger, other.Logger = quiet, quiet
 	// When b is away, the sessions of a get the numbers that those of b had.
 	b = openToken(t, second)
 	return openToken(t, first), b, openToken(t, other), kept
@@ -117,15 +114,12 @@ func TestTokenComesLate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	first, err := testtoken.SoftHSMConfig()
-	if err != nil {
-		t.Fatal(err)
-	}
+	first := softHSM(t)
 	parked := filepath.Join(t.TempDir(), "parked")
 	if err := os.Rename(kept, parked); err != nil {
 		t.Fatal(err)
 	}
-	first.Logger, second.Logger = quiet, quiet
+	second.Logger = quiet
 	a := openToken(t, first)
 	w := newWorkload(t, a, 4)
 	goesOn := func(when string) {

@@ -12,7 +12,6 @@ import (
 	"cardkms/kms/fault"
 	"cardkms/kms/hsm"
 	"cardkms/kms/secret"
-	"cardkms/softhsm/testtoken"
 )
 
 // TestOneLogin counts C_Login in the log of pkcs11-spy. A wrong PIN at the start,
@@ -26,11 +25,7 @@ func TestOneLogin(t *testing.T) {
 	if !inChild(t, "PKCS11SPY_OUTPUT="+log) {
 		return
 	}
-	cfg, err := testtoken.SoftHSMConfig()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg.Logger = quiet
+	cfg := softHSM(t)
 	t.Setenv("PKCS11SPY", cfg.Module)
 	for _, p := range spyPlaces {
 		if _, err := os.Stat(p); err == nil {
@@ -87,11 +82,7 @@ func TestPINSource(t *testing.T) {
 	if !inChild(t) {
 		return
 	}
-	cfg, err := testtoken.SoftHSMConfig()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg.Logger = quiet
+	cfg := softHSM(t)
 	pin, asked := cfg.PIN.Reveal(), 0
 	var given []byte
 	away := errors.New("away")

@@ -16,7 +16,6 @@ import (
 	"cardkms/derive/diversify"
 	"cardkms/kms/hsm"
 	"cardkms/kms/key"
-	"cardkms/softhsm/testtoken"
 )
 
 // parameter gives a mechanism the parameter that it needs, so that a refusal is
@@ -103,10 +102,7 @@ func TestMechanismMatrix(t *testing.T) {
 	if !inChild(t) { // some of these calls have crashed modules before
 		return
 	}
-	cfg, err := testtoken.SoftHSMConfig()
-	if err != nil {
-		t.Fatal(err)
-	}
+	cfg := softHSM(t)
 	tok := openToken(t, cfg)
 	soft := new(derivetest.Token)
 	aes := importRoot(t, tok, soft, "aes", key.AES128, derive.Static)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,10 +18,12 @@ import (
 
 // Config says which token to use and how much of it.
 type Config struct {
-	Module   string       // path of the PKCS#11 module
-	InitArgs string       // reserved string of C_Initialize; only NSS softokn needs it
-	Label    string       // CKA label of the token; slot numbers change, labels do not
-	PIN      secret.Bytes // User PIN, presented once per (re)connection
+	Module   string // path of the PKCS#11 module
+	InitArgs string // reserved string of C_Initialize; only NSS softokn needs it
+	Label    string // CKA label of the token; slot numbers change, labels do not
+	// PIN is the User PIN, presented once per (re)connection. It stays with the token:
+	// nobody wipes it, and not even after an opening that was given up.
+	PIN secret.Bytes
 	// PINSource is asked for the User PIN at each (re)connection instead, and bounds
 	// itself. What it returned is wiped after the login.
 	PINSource func() (secret.Bytes, error)
@@ -32,7 +33,8 @@ type Config struct {
 	// context may end earlier. A token whose calls hang holds its sessions, and
 	// callers must hear of it.
 	LeaseWait time.Duration
-	// CallWait bounds how long an operation waits for its answer, default 5 s.
+	// CallWait bounds how long an operation waits for its answer, default 5 s; Open waits
+	// six times as long.
 	CallWait time.Duration
 	Logger   *slog.Logger // default slog.Default()
 }
@@ -47,6 +49,8 @@ type Token struct {
 	// ctx is the library's, counted: it hides the plain one.
 	ctx *counted
 	cfg Config
+	// opening says how far Open came, and whether anybody waits for it still.
+	opening atomic.Int32
 
 	slot   uint
 	anchor pkcs11.SessionHandle // holds the login; never carries an operation
@@ -79,58 +83,6 @@ type owner struct {
 	turn
 	handle pkcs11.SessionHandle
 }
-
-// Open loads the module, logs in and finds out what the token can do. One that can
-// derive by neither plan is refused. Tokens of one module may be open at the same time,
-// each once.
-func Open(ctx context.Context, cfg Config) (*Token, error) {
-	t, err := OpenAny(ctx, cfg)
-	if err == nil && t.caps[0].Err != nil {
-		err = fmt.Errorf("the token %q cannot derive keys inside: %w", cfg.Label, t.caps[0].Err)
-		t.Close()
-		return nil, err
-	}
-	return t, err
-}
-
-// OpenAny is Open for whoever wants to know what a token cannot do.
-func OpenAny(ctx context.Context, cfg Config) (*Token, error) {
-	if cfg.Sessions <= 0 {
-		cfg.Sessions = 8
-	}
-	if cfg.Objects <= 0 {
-		cfg.Objects = 2000
-	}
-	if cfg.LeaseWait <= 0 {
-		cfg.LeaseWait = 2 * time.Second
-	}
-	if cfg.CallWait <= 0 {
-		cfg.CallWait = 5 * time.Second
-	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.Default()
-	}
-	t := &Token{cfg: cfg, calls: make(chan struct{}, callsMax)}
-	t.objects.init(cfg.Objects)
-	for i := range t.roots.finders {
-		t.roots.finders[i] = newTurn()
-	}
-	if err := join(ctx, cfg, t); err != nil {
-		return nil, fmt.Errorf("opening the token %q: %w", cfg.Label, err)
-	}
-	if err := t.detect(ctx); err != nil {
-		t.Close()
-		return nil, fmt.Errorf("finding out what the token %q can do: %w", cfg.Label, err)
-	}
-	return t, nil
-}
-
-// PINRefused reports whether an error of Open says that the token refused its PIN: then
-// another attempt could lock it.
-func PINRefused(err error) bool { return remedyFor(err) == stop }
-
-// Away reports whether an error of Open says that the token is not there now.
-func Away(err error) bool { return errors.Is(err, errNoToken) || remedyFor(err) == reconnect }
 
 var errClosed = errors.New("hsm: the token is closed")
 
@@ -228,89 +180,6 @@ func (t *Token) close() error {
 	return err
 }
 
-// openSessions finds the token and logs in. What was opened is closed again where it
-// fails: the library may go on with other tokens. The caller holds life for writing, or
-// nobody else knows t yet.
-func (t *Token) openSessions() (err error) {
-	if t.slot, err = findSlot(t.library.ctx, t.cfg.Label); err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = t.ctx.CloseAllSessions(t.slot)
-		}
-	}()
-	if t.anchor, err = t.ctx.OpenSession(t.slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION); err != nil {
-		return failed("C_OpenSession", err)
-	}
-	if err := t.login(); err != nil {
-		return err
-	}
-	owners := make([]*owner, creators)
-	for i := range owners {
-		h, err := t.openSession()
-		if err != nil {
-			return err
-		}
-		owners[i] = &owner{newTurn(), h}
-	}
-	ops := make(chan *session, t.cfg.Sessions)
-	for range t.cfg.Sessions {
-		h, err := t.openSession()
-		if err != nil {
-			return err
-		}
-		ops <- &session{handle: h}
-	}
-	t.owners, t.ops = owners, ops
-	return nil
-}
-
-// login presents the PIN once: a token may lock after a few wrong ones.
-func (t *Token) login() error {
-	pin := t.cfg.PIN
-	if t.cfg.PINSource != nil {
-		var err error
-		if pin, err = t.cfg.PINSource(); err != nil {
-			return fmt.Errorf("getting the PIN: %w", err)
-		}
-		defer pin.Wipe()
-	}
-	err := failed("C_Login", t.ctx.Login(t.anchor, pkcs11.CKU_USER, string(pin.Reveal())))
-	if err != nil && remedyFor(err) == stop {
-		t.sealed = fault.Because(fault.TokenUnavailable, "the token refused its PIN", err)
-	}
-	return err
-}
-
-func (t *Token) openSession() (pkcs11.SessionHandle, error) {
-	h, err := t.ctx.OpenSession(t.slot, pkcs11.CKF_SERIAL_SESSION)
-	return h, failed("C_OpenSession", err)
-}
-
-func findSlot(c *pkcs11.Ctx, label string) (uint, error) {
-	slots, err := c.GetSlotList(true)
-	if err != nil {
-		return 0, failed("C_GetSlotList", err)
-	}
-	var found []uint
-	for _, s := range slots {
-		info, err := c.GetTokenInfo(s)
-		if err == nil && strings.TrimRight(info.Label, " \x00") == label {
-			found = append(found, s)
-		}
-	}
-	if len(found) == 0 {
-		return 0, fmt.Errorf("%w %q", errNoToken, label)
-	}
-	if len(found) != 1 {
-		return 0, fmt.Errorf("hsm: %d tokens are labelled %q, want one", len(found), label)
-	}
-	return found[0], nil
-}
-
-var errNoToken = errors.New("hsm: no token is labelled")
-
 // The least and the longest time between two attempts to reconnect, so that a dead token
 // is hammered by no request, and the others of its library are seldom disturbed by it.
 const (
@@ -337,7 +206,7 @@ func (t *Token) reconnect(ctx context.Context, epoch uint64, why error) error {
 	}
 	t.lastLost = time.Now()
 	t.cfg.Logger.Warn("token lost, connecting again", "token", t.cfg.Label, "why", why, "epoch", epoch)
-	_ = t.restart() // what became of this token is in away
+	_ = t.restart(ctx) // what became of this token is in away
 	if t.away != nil {
 		t.pause = min(max(2*t.pause, backOff), backOffMax)
 		return fault.Because(fault.TokenUnavailable, "the token is lost", t.away)
@@ -388,7 +257,7 @@ func (t *Token) give(s *session, err error) {
 			s.handle = h
 		}
 	}
-	t.sweep(s)
+	t.sweep(s.handle)
 	t.inUse.Add(-1)
 	t.ops <- s
 }
@@ -397,8 +266,8 @@ func (t *Token) give(s *session, err error) {
 // A token that closed every session needs all three, one after the other.
 const attempts = 4
 
-// do runs f with a session and the object of k, and applies the remedies of
-// errors.go. f may run several times.
+// do runs f with a session and the object of k, which f releases, and applies the remedies
+// of errors.go. f may run several times.
 func (t *Token) do(ctx context.Context, k *derive.Key, f func(context.Context, pkcs11.SessionHandle, *object) error) error {
 	var err error
 	for range attempts {
@@ -454,7 +323,6 @@ func (t *Token) try(ctx context.Context, k *derive.Key, f func(context.Context, 
 		if o, err = t.acquire(ctx, s.handle, k); err != nil {
 			return t.epoch, err
 		}
-		defer t.objects.release(o)
 	}
 	return t.epoch, f(ctx, s.handle, o)
 }

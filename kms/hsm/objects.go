@@ -77,9 +77,9 @@ func (tb *table) put(o *object) *object {
 }
 
 // release drops one reference. Roots are not counted: they live as long as the
-// library.
+// library. nil is no object.
 func (tb *table) release(o *object) {
-	if o.key.Parent() == nil {
+	if o == nil || o.key.Parent() == nil {
 		return
 	}
 	tb.mu.Lock()
@@ -200,8 +200,8 @@ func (t *Token) Release(keys ...*derive.Key) {
 	t.tidy()
 }
 
-// tidy has one goroutine at a time lease a session until no garbage is left: give destroys
-// it. What a token that does not answer leaves, a later operation destroys.
+// tidy has one goroutine at a time, with one session, destroy garbage until none is left.
+// What a token that does not answer leaves, a later operation destroys.
 func (t *Token) tidy() {
 	if !t.objects.littered() || !t.tidying.CompareAndSwap(false, true) {
 		return
@@ -209,7 +209,10 @@ func (t *Token) tidy() {
 	go func() {
 		var err error
 		for err == nil && t.objects.littered() {
-			_, err = answer(context.Background(), t, nil, func(context.Context, pkcs11.SessionHandle, *object) (nothing, error) { return nothing{}, nil })
+			_, err = answer(context.Background(), t, nil, func(_ context.Context, s pkcs11.SessionHandle, _ *object) (nothing, error) {
+				t.sweep(s)
+				return nothing{}, nil
+			})
 		}
 		t.tidying.Store(false)
 		if err == nil {
@@ -220,8 +223,8 @@ func (t *Token) tidy() {
 
 // sweep destroys what left the table. A handle that the token does not know is
 // gone already.
-func (t *Token) sweep(s *session) {
+func (t *Token) sweep(s pkcs11.SessionHandle) {
 	for h, more := t.objects.takeGarbage(); more; h, more = t.objects.takeGarbage() {
-		_ = t.ctx.DestroyObject(s.handle, h)
+		_ = t.ctx.DestroyObject(s, h)
 	}
 }

@@ -13,7 +13,6 @@ import (
 	"cardkms/kms/hsm"
 	"cardkms/kms/key"
 	"cardkms/softhsm"
-	"cardkms/softhsm/testtoken"
 )
 
 // TestHandleReuse is T5b: at least 10 000 operations of 8 goroutines (on
@@ -129,11 +128,7 @@ func TestTokenGone(t *testing.T) {
 	if !inChild(t) {
 		return
 	}
-	cfg, err := testtoken.SoftHSMConfig()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg.Logger = quiet
+	cfg := softHSM(t)
 	tok := openToken(t, cfg)
 	w := newWorkload(t, tok, 4)
 	dir := filepath.Join(filepath.Dir(os.Getenv(softhsm.ConfVariable)), "tokens")

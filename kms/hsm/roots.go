@@ -26,9 +26,6 @@ type roots struct {
 	mu    sync.Mutex
 	found map[string]*object // by label
 	twins map[string]*derive.Key
-	// finders are turns to search, by label: one search at a time for a root, because
-	// C_FindObjects is slow, and not one for all of them, because it may hang.
-	finders [16]turn
 }
 
 func (r *roots) forget() {
@@ -47,13 +44,19 @@ func (r *roots) get(label string) *object {
 	return r.found[label]
 }
 
-func (r *roots) put(label string, o *object) {
+// put returns the object of a root that was found: o, or what somebody found before.
+func (r *roots) put(label string, o *object) *object {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.found == nil {
 		r.found = map[string]*object{}
 	}
+	if had := r.found[label]; had != nil {
+		o.oracle.wipe()
+		return had
+	}
 	r.found[label] = o
+	return o
 }
 
 // drop forgets a root whose object was destroyed.
@@ -79,10 +82,11 @@ func rootID(label string) []byte {
 	return sum[:16]
 }
 
-// root returns the object of a root key, searched at most once per life of the
-// library: two objects of one name, another check value or another template
-// than ours are refused.
-func (t *Token) root(ctx context.Context, s pkcs11.SessionHandle, k *derive.Key) (*object, error) {
+// root returns the object of a root key, searched once per life of the library (by several
+// at a time, if they come before it is found: none waits for another's search, which may
+// hang). Two objects of one name, another check value or another template than ours are
+// refused.
+func (t *Token) root(s pkcs11.SessionHandle, k *derive.Key) (*object, error) {
 	r := k.Root()
 	if r.Volatile {
 		if o := t.fleeting.get(r.Label); o != nil && o.key.ID() == k.ID() {
@@ -94,14 +98,6 @@ func (t *Token) root(ctx context.Context, s pkcs11.SessionHandle, k *derive.Key)
 		if o.key.ID() != k.ID() {
 			return nil, fault.New(fault.KeyState, "the token holds another key under the name "+r.Label)
 		}
-		return o, nil
-	}
-	finder := t.roots.finders[rootID(r.Label)[0]%16]
-	if err := finder.take(ctx); err != nil {
-		return nil, err
-	}
-	defer finder.pass()
-	if o := t.roots.get(r.Label); o != nil && o.key.ID() == k.ID() {
 		return o, nil
 	}
 	class := uint(pkcs11.CKO_SECRET_KEY)
@@ -123,8 +119,7 @@ func (t *Token) root(ctx context.Context, s pkcs11.SessionHandle, k *derive.Key)
 	if subtle.ConstantTimeCompare([]byte(got.Value), []byte(r.KCV.Value)) != 1 || got.Method != r.KCV.Method {
 		return nil, fault.New(fault.KeyState, "the token holds another key under the name "+r.Label)
 	}
-	t.roots.put(r.Label, o)
-	return o, nil
+	return t.roots.put(r.Label, o), nil
 }
 
 // rootKCV computes the check value of a root by what its class may do.
@@ -444,8 +439,8 @@ func (t *Token) volatile(ctx context.Context, k *derive.Key, value []byte) (*obj
 		return nil, failed("C_CreateObject", err)
 	}
 	o := &object{handle: h, key: k, owner: w}
-	t.roots.put(k.Root().Label, o)
-	return o, nil
+	t.roots.drop(k.Root().Label) // of an attempt before
+	return t.roots.put(k.Root().Label, o), nil
 }
 
 func (t *Token) dropVolatile(objects []*object) {

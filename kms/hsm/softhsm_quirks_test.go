@@ -19,10 +19,7 @@ import (
 // quirks opens the library itself, logged in.
 func quirks(t *testing.T) (c *pkcs11.Ctx, s pkcs11.SessionHandle, again func() pkcs11.SessionHandle) {
 	t.Helper()
-	cfg, err := testtoken.SoftHSMConfig()
-	if err != nil {
-		t.Fatal(err)
-	}
+	cfg := softHSM(t)
 	c = pkcs11.New(cfg.Module)
 	login := func() pkcs11.SessionHandle {
 		if err := c.Initialize(); err != nil {

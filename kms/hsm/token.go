@@ -38,7 +38,7 @@ func encryptionOf(a key.Algorithm) []*pkcs11.Mechanism {
 // life for reading and owns session s.
 func (t *Token) acquire(ctx context.Context, s pkcs11.SessionHandle, k *derive.Key) (*object, error) {
 	if k.Parent() == nil {
-		return t.root(ctx, s, k)
+		return t.root(s, k)
 	}
 	if o := t.objects.get(k); o != nil {
 		return o, nil

@@ -52,17 +52,17 @@ func TestDatabaseRenewal(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := d.Expires()
-	eventually(t, "three lives are over", func() bool { return d.Expires().Sub(before) > 18*time.Second })
+	w.until("three lives are over", func() bool { return d.Expires().Sub(before) > 18*time.Second })
 	if user, _, _ := d.Credentials(context.Background()); user != first || changes.Load() != 1 {
 		t.Errorf("the user %s became %s", first, user)
 	}
 	w.Revoke() // the user dies with the token
-	eventually(t, "another user", func() bool { return changes.Load() == 2 })
+	w.until("another user", func() bool { return changes.Load() == 2 })
 	if user, _, _ := d.Credentials(context.Background()); user == first {
 		t.Error("the user is the same")
 	}
 	w.close()
-	eventually(t, "no user is left", func() bool { return w.sql(c, users) == "0" })
+	w.until("no user is left", func() bool { return w.sql(c, users) == "0" })
 	if strings.Contains(w.log.String(), password) {
 		t.Error("the log holds a password")
 	}
@@ -74,7 +74,7 @@ func TestDatabaseMaxTTL(t *testing.T) {
 	w := newWorld(t)
 	w.Database()
 	d, changes := w.credentials("8s", "12s")
-	eventually(t, "two replacements", func() bool {
+	w.until("two replacements", func() bool {
 		if time.Now().After(d.Expires()) {
 			t.Fatal("the credentials ended")
 		}
@@ -129,15 +129,15 @@ func TestCertificate(t *testing.T) {
 		return got.Leaf.SerialNumber.String()
 	}
 	first := serial()
-	eventually(t, "another certificate", func() bool { return serial() != first && time.Now().Before(x.Expires()) })
+	w.until("another certificate", func() bool { return serial() != first && time.Now().Before(x.Expires()) })
 	w.Kill()
 	last := serial()
-	eventually(t, "the alarm", func() bool { return strings.Contains(w.log.String(), "ALARM") })
+	w.until("the alarm", func() bool { return strings.Contains(w.log.String(), "ALARM") })
 	if serial() != last {
 		t.Error("the old one does not serve on")
 	}
 	w.Start()
-	eventually(t, "another certificate", func() bool { return serial() != last })
+	w.until("another certificate", func() bool { return serial() != last })
 	if n := strings.Count(w.log.String(), "ALARM"); n != 1 {
 		t.Errorf("%d alarms", n)
 	}

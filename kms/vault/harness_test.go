@@ -1,15 +1,13 @@
 package vault_test
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"os"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
+	"cardkms/kms/kmstest"
 	"cardkms/kms/secret"
 	"cardkms/kms/vault"
 	"cardkms/kms/vault/vaulttest"
@@ -30,31 +28,14 @@ type world struct {
 	t      *testing.T
 	cfg    vault.Config
 	client *vault.Client
-	log    *logBuffer
-}
-
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+	log    *kmstest.Log
 }
 
 var hsm = vault.Ref{Mount: "kv", Path: "cardkms/hsm", Field: "pin"}
 
 func newWorld(t *testing.T, sections ...string) *world {
 	t.Helper()
-	w := &world{Server: vaulttest.New(t), t: t, log: &logBuffer{}}
+	w := &world{Server: vaulttest.New(t), t: t, log: new(kmstest.Log)}
 	w.Setup(map[string]string{
 		"AUDIT_FILE": w.AuditFile(), "PIN_FILE": w.File("pin.json", `{"pin": "`+pin+`"}`), "DOMAIN": "localhost",
 	}, append([]string{"Login"}, sections...)...)
@@ -123,12 +104,8 @@ func (w *world) logins() int {
 	return n
 }
 
-// eventually waits until something is so.
-func eventually(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	for end := time.Now().Add(time.Minute); !f(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("it never came to this: %s", what)
-		}
-	}
+// until waits until something holds.
+func (w *world) until(what string, holds func() bool) {
+	w.t.Helper()
+	kmstest.Until(w.t, what, holds, w.log.String)
 }

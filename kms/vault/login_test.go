@@ -204,7 +204,7 @@ func TestLostSecretID(t *testing.T) {
 	}
 	w.open()
 	w.Revoke()
-	eventually(t, "a second login", func() bool { return w.client.Failing() == nil && w.logins() == 2 })
+	w.until("a second login", func() bool { return w.client.Failing() == nil && w.logins() == 2 })
 	if asked != 2 {
 		t.Errorf("the wrapped secret id was asked for %d times", asked)
 	}

@@ -19,7 +19,7 @@ func TestPeriodic(t *testing.T) {
 	w.role(map[string]any{"token_period": "6s"})
 	w.open()
 	before := w.client.Expires()
-	eventually(t, "three lives are over", func() bool { return w.client.Expires().Sub(before) > 18*time.Second })
+	w.until("three lives are over", func() bool { return w.client.Expires().Sub(before) > 18*time.Second })
 	w.reads()
 	if n := w.logins(); n != 1 {
 		t.Errorf("%d logins", n)
@@ -33,7 +33,7 @@ func TestMaxTTL(t *testing.T) {
 	w := newWorld(t, "PIN")
 	w.role(map[string]any{"token_period": 0, "token_ttl": "4s", "token_max_ttl": "6s"})
 	w.open()
-	eventually(t, "three logins", func() bool { w.reads(); return w.logins() >= 3 })
+	w.until("three logins", func() bool { w.reads(); return w.logins() >= 3 })
 	if w.client.Failing() != nil {
 		t.Error(w.client.Failing())
 	}
@@ -52,7 +52,7 @@ func TestRevoked(t *testing.T) {
 		t.Errorf("%d logins after one revocation", n)
 	}
 	w.Revoke()
-	eventually(t, "the background notices", func() bool { return w.logins() == 3 })
+	w.until("the background notices", func() bool { return w.logins() == 3 })
 	w.reads()
 }
 
@@ -81,17 +81,17 @@ func TestDown(t *testing.T) {
 	w.role(map[string]any{"token_period": "15s"})
 	w.open()
 	w.Kill()
-	eventually(t, "the client notices", func() bool { return w.client.Failing() != nil })
+	w.until("the client notices", func() bool { return w.client.Failing() != nil })
 	w.Start()
-	eventually(t, "the client recovers", func() bool { return w.client.Failing() == nil })
+	w.until("the client recovers", func() bool { return w.client.Failing() == nil })
 	w.reads()
 	if n := w.logins(); n != 1 {
 		t.Errorf("%d logins, though the token lived", n)
 	}
 	w.Kill()
-	eventually(t, "the token ends", func() bool { return time.Now().After(w.client.Expires()) })
+	w.until("the token ends", func() bool { return time.Now().After(w.client.Expires()) })
 	w.Start()
-	eventually(t, "a second login", func() bool { return w.client.Failing() == nil && w.logins() == 2 })
+	w.until("a second login", func() bool { return w.client.Failing() == nil && w.logins() == 2 })
 	w.reads()
 }
 
@@ -105,7 +105,7 @@ func TestSealed(t *testing.T) {
 		t.Error("a sealed Vault answers")
 	}
 	w.Unseal()
-	eventually(t, "it recovers", func() bool { return w.read() == nil })
+	w.until("it recovers", func() bool { return w.read() == nil })
 }
 
 // TestSlow: a Vault that hangs, or whose answers take for ever, holds nobody for ever.
@@ -125,14 +125,14 @@ func TestSlow(t *testing.T) {
 	}
 	p.Quick()
 	p.Up()
-	eventually(t, "it recovers", func() bool { return w.read() == nil })
+	w.until("it recovers", func() bool { return w.read() == nil })
 	w.Hang()
 	err := w.read()
 	w.Resume()
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a Vault that hangs: %v", err)
 	}
-	eventually(t, "it recovers again", func() bool { return w.read() == nil })
+	w.until("it recovers again", func() bool { return w.read() == nil })
 }
 
 func TestBackOff(t *testing.T) {

@@ -27,7 +27,7 @@ var Functions = []string{
 	"C_Login", "C_OpenSession", "C_CloseSession", "C_GetSessionInfo", "C_GetTokenInfo",
 	"C_FindObjectsInit", "C_FindObjects", "C_FindObjectsFinal", "C_GetAttributeValue", "C_GenerateRandom",
 	"C_GenerateKey", "C_DeriveKey", "C_DestroyObject", "C_WrapKey", "C_EncryptInit", "C_Encrypt",
-	"C_DecryptInit", "C_Decrypt", "C_SignInit", "C_Sign",
+	"C_DecryptInit", "C_Decrypt", "C_SignInit", "C_Sign", "C_Initialize", "C_GetSlotList",
 }
 
 // When says whether the other module gets the call that fails.

@@ -15,7 +15,8 @@
 #define FUNCTIONS(X) X(C_Login) X(C_OpenSession) X(C_CloseSession) X(C_GetSessionInfo) X(C_GetTokenInfo) \
 	X(C_FindObjectsInit) X(C_FindObjects) X(C_FindObjectsFinal) X(C_GetAttributeValue) X(C_GenerateRandom) \
 	X(C_GenerateKey) X(C_DeriveKey) X(C_DestroyObject) X(C_WrapKey) X(C_EncryptInit) X(C_Encrypt) \
-	X(C_DecryptInit) X(C_Decrypt) X(C_SignInit) X(C_Sign)
+	X(C_DecryptInit) X(C_Decrypt) X(C_SignInit) X(C_Sign) \
+	X(C_Initialize) X(C_GetSlotList)
 
 #define NUMBER(f) N_##f,
 enum { FUNCTIONS(NUMBER) COUNT };
@@ -82,6 +83,8 @@ PASS(C_DecryptInit, (CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_OBJECT_HANDLE k
 PASS(C_Decrypt, (CK_SESSION_HANDLE s, CK_BYTE_PTR d, CK_ULONG n, CK_BYTE_PTR o, CK_ULONG_PTR m), (s, d, n, o, m))
 PASS(C_SignInit, (CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_OBJECT_HANDLE k), (s, m, k))
 PASS(C_Sign, (CK_SESSION_HANDLE s, CK_BYTE_PTR d, CK_ULONG n, CK_BYTE_PTR o, CK_ULONG_PTR m), (s, d, n, o, m))
+PASS(C_Initialize, (CK_VOID_PTR a), (a))
+PASS(C_GetSlotList, (CK_BBOOL t, CK_SLOT_ID_PTR s, CK_ULONG_PTR n), (t, s, n))
 
 static CK_RV list(CK_FUNCTION_LIST_PTR_PTR out) {
 	*out = &ours;
