@@ -105,7 +105,7 @@ bench-nodes: setup vaultdev ## what a request costs on SQLite, PostgreSQL and th
 	$(GO) test -tags bench ./kms/ledger -run '^TestBenchPostgres$$' -count 1 -timeout 30m -v | grep -vE '^(=== |PASS)'
 
 bench-timing: setup ## whether a cryptogram that is nearly right is refused later (CARDKMS_LONG=1 for 100,000 samples)
-	$(GO) test -tags bench ./kms -run '^TestBenchTiming$$' -count 1 -timeout 30m -v | grep -vE '^(=== |PASS)'
+	$(GO) test -tags bench ./kms ./cmd/cardkmsd -run '^TestBenchTiming$$' -count 1 -timeout 60m -v | grep -vE '^(=== |PASS)'
 
 test-long: setup vaultdev ## all pairs of power cuts and other long suites
 	CARDKMS_LONG=1 $(GO) test -timeout 60m ./softhsm/cardsim ./kms/... ./cmd/cardkmsd
