@@ -11,6 +11,7 @@ import (
 	"cardkms/derive"
 	"cardkms/derive/emv"
 	"cardkms/kms/approval"
+	"cardkms/kms/cardkey"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
 )
@@ -139,7 +140,7 @@ func (q emvQuestion) search(ctx context.Context, s *Service) (explanation, error
 
 // try reports whether a hypothesis explains the cryptogram.
 func (q emvQuestion) try(ctx context.Context, t derive.TDEAToken, h emvHypothesis) (bool, error) {
-	m, err := emv.NewMaster(h.option, derive.FromRoot(Root(h.version, key.Master)), emv.Card{PAN: q.Card.PAN, PSN: h.psn})
+	m, err := cardkey.EMV(h.version, h.option, emv.Card{PAN: q.Card.PAN, PSN: h.psn})
 	if err != nil {
 		return false, err
 	}

@@ -12,6 +12,7 @@ import (
 	"cardkms/derive/scp02"
 	"cardkms/derive/scp03"
 	"cardkms/kms/approval"
+	"cardkms/kms/cardkey"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
 	"cardkms/kms/profile"
@@ -114,14 +115,13 @@ func (q gpQuestion) differences(h hypothesis) (out []string) {
 func (q gpQuestion) cardKeys(h hypothesis, c derive.Class) (enc, mac *derive.Key, err error) {
 	v := h.version
 	v.Diversification = string(h.method)
-	part := map[diversify.Purpose]key.Part{diversify.ENC: key.ENC, diversify.MAC: key.MAC, diversify.DEK: key.DEK}
 	if h.method == diversify.None && c == derive.Static && (h.enc == diversify.DEK || h.mac == diversify.DEK) {
 		return nil, nil, fault.New(fault.TokenUnable, "a K-DEK that the token holds only wraps")
 	}
-	if enc, err = cardKey(v, part[h.enc], q.answer.KDD, diversify.Target{Purpose: h.enc, Class: c}); err != nil {
+	if enc, err = cardkey.Of(v, q.answer.KDD, diversify.Target{Purpose: h.enc, Class: c}); err != nil {
 		return nil, nil, err
 	}
-	mac, err = cardKey(v, part[h.mac], q.answer.KDD, diversify.Target{Purpose: h.mac, Class: c})
+	mac, err = cardkey.Of(v, q.answer.KDD, diversify.Target{Purpose: h.mac, Class: c})
 	return enc, mac, err
 }
 
