@@ -3,6 +3,7 @@ package kms
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -126,6 +127,16 @@ func (s *Service) draft(ctx context.Context, r Request, in ProposeInput) (c Case
 		err = x.check(ctx, s, c.Proposal)
 	}
 	return c, err
+}
+
+// onlyParams reports whether a proposal has no other parameters than these.
+func onlyParams(p approval.Proposal, names ...string) bool {
+	for name := range p.Params {
+		if !slices.Contains(names, name) {
+			return false
+		}
+	}
+	return true
 }
 
 // officer returns the officer that a caller is, who may propose this. It goes by the

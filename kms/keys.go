@@ -213,13 +213,10 @@ func (n NewKey) checkEMV() error {
 	return fault.New(fault.InvalidInput, "issuer master keys of EMV are diversified by emv-option-a or emv-option-b")
 }
 
-// emvUsages are those of issuer master keys of EMV.
-var emvUsages = []key.Usage{key.EMVAC, key.EMVSMI, key.EMVSMC}
-
 // optionC reports whether this is an issuer master key of EMV under AES, which is
 // experimental: see Config.Experimental.
 func (n NewKey) optionC() bool {
-	return slices.Contains(emvUsages, n.Usage) && n.Algorithm == key.AES128 && n.CardAlgorithm == key.AES128 && string(n.Diversification) == emvDiversification(emv.OptionC)
+	return n.Usage.EMV() && n.Algorithm == key.AES128 && n.CardAlgorithm == key.AES128 && string(n.Diversification) == emvDiversification(emv.OptionC)
 }
 
 // allowed refuses a key that the configuration has no use for: in a token that it does not
