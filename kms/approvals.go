@@ -3,7 +3,6 @@ package kms
 import (
 	"context"
 	"errors"
-	"slices"
 	"strings"
 	"time"
 
@@ -97,7 +96,7 @@ func (s *Service) draft(ctx context.Context, r Request, in ProposeInput) (c Case
 		ID: newID(), Issuer: in.Issuer, Operation: in.Operation, Object: in.Object, Params: in.Params,
 		Created: now, Expires: now.Add(in.Life),
 	}
-	if x.params != nil && !onlyParams(c.Proposal, x.params...) {
+	if x.params != nil && !c.Proposal.Only(x.params...) {
 		return c, fault.New(fault.InvalidInput, in.Operation+" has no other parameters than "+strings.Join(x.params, " and "))
 	}
 	officer, err := s.officer(ctx, r, in)
@@ -127,16 +126,6 @@ func (s *Service) draft(ctx context.Context, r Request, in ProposeInput) (c Case
 		err = x.check(ctx, s, c.Proposal)
 	}
 	return c, err
-}
-
-// onlyParams reports whether a proposal has no other parameters than these.
-func onlyParams(p approval.Proposal, names ...string) bool {
-	for name := range p.Params {
-		if !slices.Contains(names, name) {
-			return false
-		}
-	}
-	return true
 }
 
 // officer returns the officer that a caller is, who may propose this. It goes by the
