@@ -18,7 +18,7 @@ import (
 //	programs        cmd/cardkmsd             cmd/cardkms               cmd/cardkms-demo
 //	front doors     api/server               api/client                softhsm  softhsm/cardsim
 //	service         kms  kms/probe
-//	state machines  kms/update   kms/channel   kms/approval   kms/ledger   kms/report   kms/profile
+//	state machines  kms/update   kms/channel   kms/approval   kms/ledger   kms/report   kms/explain → kms/profile kms/cardkey
 //	specifications  derive/scp11 → derive/scp03 derive/scp02 derive/diversify → derive    audit/tiles audit/witness → audit
 //	vocabulary      kms/apdu → kms/fault   kms/key   kms/secret   kms/store   api
 //	adapters        kms/hsm  kms/tokens  kms/vault  kms/store/sqlite  kms/store/postgres: vocabulary and the interfaces that they satisfy
@@ -67,14 +67,21 @@ var policy = map[string][]string{
 	// answers are run by the code that serves cards: so it sees the protocols and the
 	// channel, and no row, log or clock.
 	"kms/profile": {"derive", "derive/diversify", "derive/scp02", "derive/scp03", "derive/scp11", "kms/apdu", "kms/channel", "kms/fault", "kms/key", "kms/update"},
+	// It turns a version of the service into references of derive, so it sees every protocol
+	// whose keys follow from one, and neither rows nor tokens.
+	"kms/cardkey": {"derive", "derive/diversify", "derive/emv", "derive/scp02", "derive/scp03", "derive/scp80", "kms/key"},
+	// It goes again, with other keys and in other ways, through what channels and transactions
+	// prove, so it sees the same specifications as the service; it has no row, log, clock or
+	// caller, and does not know that what it is asked was approved.
+	"kms/explain": {"derive", "derive/diversify", "derive/emv", "derive/scp02", "derive/scp03", "kms/apdu", "kms/cardkey", "kms/fault", "kms/key", "kms/profile"},
 	// crashtest is tests and nothing else.
 	"kms/ledger/crashtest": {},
 	// kmstest watches what goes on beside a test, and knows nothing of it.
 	"kms/kmstest": {},
 	"kms/ledger":  {"audit", "audit/durable", "audit/statemap", "audit/witness", "kms/fault", "kms/store"},
 
-	"kms": {"audit", "derive", "derive/diversify", "derive/emv", "derive/scp02", "derive/scp03", "derive/scp11", "derive/scp80", "kms/apdu", "kms/approval", "kms/channel",
-		"kms/fault", "kms/key", "kms/ledger", "kms/profile", "kms/report", "kms/store", "kms/update"},
+	"kms": {"audit", "derive", "derive/diversify", "derive/emv", "derive/scp02", "derive/scp03", "derive/scp11", "derive/scp80", "kms/apdu", "kms/approval", "kms/cardkey", "kms/channel",
+		"kms/explain", "kms/fault", "kms/key", "kms/ledger", "kms/profile", "kms/report", "kms/store", "kms/update"},
 
 	// probe runs published answers through the code that serves cards, so it sees
 	// the same specifications as the service; it has no store, log or caller.
@@ -82,9 +89,9 @@ var policy = map[string][]string{
 		"kms/key", "kms/secret", "kms/update"},
 
 	// ceremony reads what people wrote and combines what they entered; what is done with
-	// it is the program's, because it needs a token. It knows the service for what a key
+	// it is the program's, because it needs a token. It knows the service for what a new key
 	// version is.
-	"kms/ceremony": {"audit/durable", "derive/diversify", "kms", "kms/fault", "kms/key", "kms/profile", "kms/secret"},
+	"kms/ceremony": {"audit/durable", "derive/diversify", "kms", "kms/cardkey", "kms/fault", "kms/key", "kms/profile", "kms/secret"},
 	// keywrap and tr31 hold clear keys: no package of the service imports them, only the
 	// client's offline tool.
 	"kms/keywrap": {"kms/secret"},
@@ -120,7 +127,7 @@ var policy = map[string][]string{
 	// testtoken opens real tokens for tests, so it needs the adapter.
 	"softhsm/testtoken": {"kms/hsm", "kms/secret", "softhsm"},
 
-	"cmd/cardkmsd": {"api/server", "audit", "audit/durable", "audit/tiles", "audit/witness", "deploy/version", "derive", "kms", "kms/approval", "kms/approval/officerkey", "kms/ceremony", "kms/channel",
+	"cmd/cardkmsd": {"api/server", "audit", "audit/durable", "audit/tiles", "audit/witness", "deploy/version", "derive", "kms", "kms/approval", "kms/approval/officerkey", "kms/cardkey", "kms/ceremony", "kms/channel",
 		"kms/fault", "kms/hsm", "kms/key", "kms/ledger", "kms/probe", "kms/profile", "kms/report", "kms/secret", "kms/store", "kms/store/postgres", "kms/store/sqlite", "kms/tokens", "kms/vault", "softhsm"},
 	// The client holds no key and links no PKCS#11: update is for the statement that
 	// a release key signs and the commands that ask a card for its status; approval is

@@ -96,7 +96,7 @@ func (s *Service) draft(ctx context.Context, r Request, in ProposeInput) (c Case
 		ID: newID(), Issuer: in.Issuer, Operation: in.Operation, Object: in.Object, Params: in.Params,
 		Created: now, Expires: now.Add(in.Life),
 	}
-	if x.params != nil && !onlyParams(c.Proposal, x.params...) {
+	if x.params != nil && !c.Proposal.Only(x.params...) {
 		return c, fault.New(fault.InvalidInput, in.Operation+" has no other parameters than "+strings.Join(x.params, " and "))
 	}
 	officer, err := s.officer(ctx, r, in)

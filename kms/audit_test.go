@@ -15,6 +15,7 @@ import (
 	"cardkms/audit"
 	"cardkms/derive"
 	"cardkms/kms"
+	"cardkms/kms/cardkey"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
 	"cardkms/kms/ledger"
@@ -113,7 +114,7 @@ func TestReports(t *testing.T) {
 	if len(inv.Keys) != 2 || inv.Keys[0].Held != report.Present || inv.Keys[0].Created.IsZero() || len(inv.Ghosts) == 0 {
 		t.Errorf("inventory: %s", inv.Text())
 	}
-	h.must(h.token.Destroy(h.ctx, kms.Root(inv.Keys[0].Version, key.Master).Label))
+	h.must(h.token.Destroy(h.ctx, cardkey.Root(inv.Keys[0].Version, key.Master).Label))
 	d, err = h.report(report.Inventory, from, to)
 	h.must(err)
 	if d.(*report.InventoryReport).Keys[0].Held != report.Missing {

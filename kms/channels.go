@@ -15,6 +15,7 @@ import (
 	"cardkms/derive"
 	"cardkms/derive/scp03"
 	"cardkms/kms/apdu"
+	"cardkms/kms/cardkey"
 	"cardkms/kms/channel"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
@@ -448,7 +449,7 @@ func (s *Service) prove(ctx context.Context, o *openChannel, a scp03.Answer, l s
 	if o.profile.Legacy() {
 		return s.proveSCP02(ctx, o, v, a.KDD, l)
 	}
-	static, err := staticKeys(v, a.KDD)
+	static, err := cardkey.SCP03(v, a.KDD)
 	if err != nil {
 		return apdu.Command{}, err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"cardkms/derive"
 	"cardkms/derive/emv"
+	"cardkms/kms/cardkey"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
 	"cardkms/kms/store"
@@ -156,7 +157,7 @@ func (s *Service) emvMaster(ctx context.Context, t transaction, name string, u k
 	if v.Diversification != emvDiversification(t.profile.Option) {
 		return v, emv.Master{}, fault.New(fault.KeyState, "the key derives card keys in another way than the profile")
 	}
-	m, err := emv.NewMaster(t.profile.Option, derive.FromRoot(Root(v, key.Master)), t.Card)
+	m, err := cardkey.EMV(v, t.profile.Option, t.Card)
 	return v, m, err
 }
 

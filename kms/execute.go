@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"cardkms/kms/approval"
+	"cardkms/kms/explain"
 	"cardkms/kms/fault"
 	"cardkms/kms/store"
 )
@@ -170,7 +171,7 @@ func (s *Service) execute(ctx context.Context, r Request, e event, p approval.Pr
 			return Case{}, s.refuse(ctx, e, err)
 		}
 	}
-	found, told := acted.(interface{ said() string })
+	found, told := acted.(explain.Explanation)
 	// Also after an error: a commit whose answer was lost is a change too.
 	defer s.forget()
 	var done Case
@@ -196,7 +197,7 @@ func (s *Service) execute(ctx context.Context, r Request, e event, p approval.Pr
 		}
 		c.describe(f)
 		if told {
-			c.Found, e.detail["found"] = found.said(), found.said()
+			c.Found, e.detail["found"] = string(found), string(found)
 		}
 		c.Nonce, done = newID(), c
 		return put(tx, caseRef(p.ID), version, c)

@@ -2,13 +2,11 @@ package kms
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"cardkms/kms/approval"
+	"cardkms/kms/explain"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
 	"cardkms/kms/store"
@@ -24,93 +22,28 @@ type explained struct {
 	Nonce string      `json:"nonce"`
 }
 
-// A card whose proof fails is explained by trying, inside the token, what else could
-// have computed it. The search is over lists in this package and nothing that a caller
-// chooses, and its answer is the names of options, never a value: it tells whoever asks
-// one of a few hundred words about one answer, of which a card gives as many as one
-// likes to anybody.
-
-// question is a card's proof that did not verify.
-type question interface {
-	// search tries every hypothesis until one explains the proof.
-	search(ctx context.Context, s *Service) (explanation, error)
-}
-
-// explanation is what the search found, in words of this package.
-type explanation string
-
-// Words that stand alone.
-const (
-	foundNothing explanation = "none"
-	foundRight   explanation = "as-expected"
-)
-
-// said returns the words for the log and the case.
-func (e explanation) said() string { return string(e) }
-
-// explain returns the first of some hypotheses that try accepts. try returns the words
-// in which it differs from what the service expects. A key whose token is away keeps
-// nobody from finding an explanation under another key, but from saying that there is none.
-// A token that hangs ends the search: each try would take a session of it.
-func explain[H any](all []H, try func(H) (found bool, words []string, err error)) (explanation, error) {
-	var away error
-	for _, h := range all {
-		found, words, err := try(h)
-		switch code := fault.CodeOf(err); {
-		case code == fault.TokenUnable:
-		case code == fault.TokenUnavailable && !errors.Is(err, context.DeadlineExceeded):
-			away = err
-		case err != nil:
-			return "", err
-		case found && len(words) == 0:
-			return foundRight, nil
-		case found:
-			return explanation(strings.Join(words, "/")), nil
-		}
-	}
-	if away != nil {
-		return "", away
-	}
-	return foundNothing, nil
-}
-
-// searchable reports whether the objects of a key version are there to search under.
-func searchable(v key.Version) bool { return v.State != key.Destroyed && !v.Destroying }
-
-// verified turns the answer of a proof into whether it verified.
-func verified(err error) (bool, error) {
-	if fault.CodeOf(err) == fault.ProofFailed {
-		return false, nil
-	}
-	return err == nil, err
-}
-
 // questionOf reads a case of card.explain: about an application cryptogram, which has
 // the parameter arqc; about the MACs of a session, which has a transcript as its document;
 // or about a card's answer to INITIALIZE UPDATE.
-func (s *Service) questionOf(ctx context.Context, c Case, card []byte) (question, error) {
+func (s *Service) questionOf(ctx context.Context, c Case, card []byte) (explain.Question, error) {
 	p := c.Proposal
 	_, signed := p.Params["sha256"]
 	if signed != (c.Document != "") {
 		return nil, fault.New(fault.InvalidInput, "a transcript is the document, and sha256 its digest")
 	}
 	if _, ok := p.Params["arqc"]; ok {
-		return s.emvQuestionOf(p, card)
+		return explain.Cryptogram(p.Params, card)
 	}
-	if signed {
-		return s.macQuestionOf(ctx, c, card)
+	of, err := s.profile(ctx, p.Issuer, p.Params["profile"])
+	switch {
+	case err != nil:
+		return nil, err
+	case !signed:
+		return explain.Answer(p.Params, card, of.Profile)
+	case !p.Signs([]byte(c.Document)):
+		return nil, fault.New(fault.InvalidInput, "sha256 is not the digest of the transcript")
 	}
-	return s.gpQuestionOf(ctx, p, card)
-}
-
-// onlyParams reports whether a proposal has no other parameters than these.
-func onlyParams(p approval.Proposal, names ...string) bool {
-	for name := range p.Params {
-		if !slices.Contains(names, name) {
-			return false
-		}
-	}
-	return true
+	return explain.Session(p.Params, c.Document, card, of.Profile)
 }
 
 // hideExplained puts the pseudonym of any card, known or not, in the place of its key
@@ -179,7 +112,11 @@ func actExplain(ctx context.Context, s *Service, p approval.Proposal) (any, erro
 	if err != nil {
 		return nil, err
 	}
-	return q.search(ctx, s)
+	versions, err := s.versions(ctx, p.Issuer)
+	if err != nil {
+		return nil, err
+	}
+	return q.Search(ctx, s.cfg.Token, versions)
 }
 
 func changeExplain(s *Service, rows store.Rows, p approval.Proposal, _ any) error {

@@ -11,8 +11,7 @@ import (
 	"cardkms/derive"
 	"cardkms/derive/diversify"
 	"cardkms/derive/emv"
-	"cardkms/derive/scp02"
-	"cardkms/derive/scp03"
+	"cardkms/kms/cardkey"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
 	"cardkms/kms/profile"
@@ -130,70 +129,6 @@ func algorithmOf(v key.Version) audit.Algorithm {
 	return audit.Approved
 }
 
-// Root names the object of one part of a version inside its token. A pair is one part.
-func Root(v key.Version, p key.Part) derive.Root {
-	r := derive.Root{Token: v.Token, Label: v.ID.Label(p), Algorithm: v.Algorithm, Class: derive.Static, KCV: v.KCVs[p]}
-	switch {
-	case v.Usage == key.GPSCP11:
-		r.Class = derive.Agreeing
-	case p == key.Master:
-	case v.Usage == key.GPSCP02: // [GPCS], Section E.4.1: also the DEK of a session is derived
-		r.Class = derive.StaticCBC
-	case p == key.DEK:
-		r.Class = derive.DataEncryption
-	}
-	return r
-}
-
-// Parts returns the parts of a version: the card keys themselves without
-// diversification, else one master.
-func Parts(m diversify.Method, u key.Usage) []key.Part {
-	if m == diversify.None && u.Channels() {
-		return []key.Part{key.ENC, key.MAC, key.DEK}
-	}
-	return []key.Part{key.Master}
-}
-
-// cardKey refers to one key of one card.
-func cardKey(v key.Version, p key.Part, kdd []byte, to diversify.Target) (*derive.Key, error) {
-	m := diversify.Method(v.Diversification)
-	if m != diversify.None || !v.Usage.Channels() {
-		p = key.Master
-	}
-	to.Algorithm = v.CardAlgorithm
-	return diversify.Card(m, derive.FromRoot(Root(v, p)), kdd, to)
-}
-
-// staticKeys refers to K-ENC and K-MAC of one card. K-DEK is for PUT KEY only
-// and is not part of a session.
-func staticKeys(v key.Version, kdd []byte) (st scp03.Static, err error) {
-	if st.ENC, err = cardKey(v, key.ENC, kdd, diversify.Target{Purpose: diversify.ENC, Class: derive.Static}); err != nil {
-		return st, err
-	}
-	st.MAC, err = cardKey(v, key.MAC, kdd, diversify.Target{Purpose: diversify.MAC, Class: derive.Static})
-	return st, err
-}
-
-// staticKeysSCP02 is staticKeys for SCP02, where the keys of a session come by CBC and
-// K-DEK is one of those that they come from.
-func staticKeysSCP02(v key.Version, kdd []byte) (st scp02.Static, err error) {
-	for _, k := range []struct {
-		to      **derive.Key
-		part    key.Part
-		purpose diversify.Purpose
-	}{{&st.ENC, key.ENC, diversify.ENC}, {&st.MAC, key.MAC, diversify.MAC}, {&st.DEK, key.DEK, diversify.DEK}} {
-		if *k.to, err = cardKey(v, k.part, kdd, diversify.Target{Purpose: k.purpose, Class: derive.StaticCBC}); err != nil {
-			return st, err
-		}
-	}
-	return st, nil
-}
-
-// updateKey refers to K-UPD of one card.
-func updateKey(v key.Version, kdd []byte) (*derive.Key, error) {
-	return cardKey(v, key.Master, kdd, diversify.Target{Purpose: diversify.Update, Class: derive.Static})
-}
-
 // NewKey describes a key version that a ceremony at the console makes.
 type NewKey struct {
 	Issuer, Name    string
@@ -278,13 +213,10 @@ func (n NewKey) checkEMV() error {
 	return fault.New(fault.InvalidInput, "issuer master keys of EMV are diversified by emv-option-a or emv-option-b")
 }
 
-// emvUsages are those of issuer master keys of EMV.
-var emvUsages = []key.Usage{key.EMVAC, key.EMVSMI, key.EMVSMC}
-
 // optionC reports whether this is an issuer master key of EMV under AES, which is
 // experimental: see Config.Experimental.
 func (n NewKey) optionC() bool {
-	return slices.Contains(emvUsages, n.Usage) && n.Algorithm == key.AES128 && n.CardAlgorithm == key.AES128 && string(n.Diversification) == emvDiversification(emv.OptionC)
+	return n.Usage.EMV() && n.Algorithm == key.AES128 && n.CardAlgorithm == key.AES128 && string(n.Diversification) == emvDiversification(emv.OptionC)
 }
 
 // allowed refuses a key that the configuration has no use for: in a token that it does not
@@ -364,8 +296,8 @@ func (s *Service) LoadKey(ctx context.Context, by string, n NewKey, m Maker) (ke
 	if e.intent, err = s.intend(ctx, e); err != nil {
 		return v, err
 	}
-	for _, p := range Parts(n.Diversification, n.Usage) {
-		root, err := m.Make(ctx, id.Label(p), n.Algorithm, Root(v, p).Class, p)
+	for _, p := range cardkey.Parts(n.Diversification, n.Usage) {
+		root, err := m.Make(ctx, id.Label(p), n.Algorithm, cardkey.Root(v, p).Class, p)
 		if err != nil {
 			return v, s.refuse(ctx, e, err)
 		}
@@ -410,7 +342,7 @@ func (n NewKey) free(ctx context.Context, m interface {
 }, from int) (int, error) {
 	for id := (key.ID{Issuer: n.Issuer, Name: n.Name, Version: from}); ; id.Version++ {
 		taken := false
-		for _, p := range Parts(n.Diversification, n.Usage) {
+		for _, p := range cardkey.Parts(n.Diversification, n.Usage) {
 			used, err := m.Taken(ctx, id.Label(p))
 			if err != nil {
 				return 0, err

@@ -16,6 +16,7 @@ import (
 	"cardkms/derive/scp03"
 	"cardkms/kms"
 	"cardkms/kms/apdu"
+	"cardkms/kms/cardkey"
 	"cardkms/kms/channel"
 	"cardkms/kms/key"
 	"cardkms/kms/profile"
@@ -144,7 +145,7 @@ func (h *harness) bareMove(c *cardsim.Card) {
 }
 
 func (h *harness) bareKey(v key.Version, kdd []byte, p diversify.Purpose, c derive.Class) *derive.Key {
-	k, err := diversify.Card(diversify.KDF3, derive.FromRoot(kms.Root(v, key.Master)), kdd, diversify.Target{Purpose: p, Class: c, Algorithm: v.CardAlgorithm})
+	k, err := diversify.Card(diversify.KDF3, derive.FromRoot(cardkey.Root(v, key.Master)), kdd, diversify.Target{Purpose: p, Class: c, Algorithm: v.CardAlgorithm})
 	h.must(err)
 	return k
 }

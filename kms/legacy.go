@@ -9,6 +9,7 @@ import (
 	"cardkms/derive/scp02"
 	"cardkms/derive/scp03"
 	"cardkms/kms/apdu"
+	"cardkms/kms/cardkey"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
 	"cardkms/kms/store"
@@ -101,7 +102,7 @@ func (s *Service) proveSCP02(ctx context.Context, o *openChannel, v key.Version,
 	if !ok {
 		return apdu.Command{}, errNoRetail
 	}
-	static, err := staticKeysSCP02(v, kdd)
+	static, err := cardkey.SCP02(v, kdd)
 	if err != nil {
 		return apdu.Command{}, err
 	}

@@ -17,6 +17,7 @@ import (
 	"cardkms/kms"
 	"cardkms/kms/apdu"
 	"cardkms/kms/approval"
+	"cardkms/kms/cardkey"
 	"cardkms/kms/channel"
 	"cardkms/kms/fault"
 	"cardkms/kms/hsm"
@@ -578,7 +579,7 @@ func TestLegacyLife(t *testing.T) {
 	h.must(err)
 	for _, v := range all {
 		for p := range v.KCVs {
-			h.must(h.token.Check(h.ctx, kms.Root(v, p)))
+			h.must(h.token.Check(h.ctx, cardkey.Root(v, p)))
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"cardkms/derive"
 	"cardkms/derive/diversify"
 	"cardkms/kms/approval"
+	"cardkms/kms/cardkey"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
 	"cardkms/kms/store"
@@ -302,7 +303,7 @@ func actCreate(ctx context.Context, s *Service, p approval.Proposal) (any, error
 		ID: id, Token: n.Token, Usage: n.Usage, Algorithm: n.Algorithm, CardAlgorithm: n.CardAlgorithm, KVN: n.KVN,
 		Diversification: string(n.Diversification), State: key.PreActivation, Created: now, Ends: now.Add(life), KCVs: map[key.Part]key.KCV{},
 	}
-	for _, part := range Parts(n.Diversification, n.Usage) {
+	for _, part := range cardkey.Parts(n.Diversification, n.Usage) {
 		label := id.Label(part)
 		taken, err := holder.Taken(ctx, label)
 		if err == nil && taken {
@@ -311,7 +312,7 @@ func actCreate(ctx context.Context, s *Service, p approval.Proposal) (any, error
 		if err != nil {
 			return nil, err
 		}
-		root, err := holder.Generate(ctx, label, n.Algorithm, Root(v, part).Class)
+		root, err := holder.Generate(ctx, label, n.Algorithm, cardkey.Root(v, part).Class)
 		if err != nil {
 			return nil, err
 		}
@@ -319,7 +320,7 @@ func actCreate(ctx context.Context, s *Service, p approval.Proposal) (any, error
 		if v.Usage != key.GPSCP11 {
 			continue
 		}
-		public, err := holder.Public(ctx, Root(v, part))
+		public, err := holder.Public(ctx, cardkey.Root(v, part))
 		if err != nil {
 			return nil, err
 		}

@@ -12,6 +12,7 @@ import (
 	"cardkms/derive"
 	"cardkms/kms"
 	"cardkms/kms/approval"
+	"cardkms/kms/cardkey"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
 )
@@ -344,5 +345,5 @@ func TestCreateTwiceAtOnce(t *testing.T) {
 	if bad != 1 {
 		t.Errorf("%d of two failed", bad)
 	}
-	h.must(h.token.Check(h.ctx, kms.Root(h.version(2), key.Master)))
+	h.must(h.token.Check(h.ctx, cardkey.Root(h.version(2), key.Master)))
 }

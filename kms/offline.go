@@ -12,6 +12,7 @@ import (
 	"cardkms/derive/scp02"
 	"cardkms/derive/scp03"
 	"cardkms/kms/apdu"
+	"cardkms/kms/cardkey"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
 	"cardkms/kms/store"
@@ -221,7 +222,7 @@ func (s *Service) offline(ctx context.Context, job preparation, at CardAt, ref s
 	if job.profile.Legacy() {
 		return s.offlineSCP02(ctx, job, at, ref)
 	}
-	static, err := staticKeys(job.version, at.KDD[:])
+	static, err := cardkey.SCP03(job.version, at.KDD[:])
 	if err != nil {
 		return nil, err
 	}
@@ -247,7 +248,7 @@ func (s *Service) offlineSCP02(ctx context.Context, job preparation, at CardAt, 
 	if at.Counter > scp02.CounterMax {
 		return nil, fault.New(fault.InvalidInput, "a sequence counter of SCP02 has 16 bits")
 	}
-	static, err := staticKeysSCP02(job.version, at.KDD[:])
+	static, err := cardkey.SCP02(job.version, at.KDD[:])
 	if err != nil {
 		return nil, err
 	}

@@ -6,9 +6,8 @@ import (
 	"slices"
 	"time"
 
-	"cardkms/derive"
-	"cardkms/derive/diversify"
 	"cardkms/derive/scp80"
+	"cardkms/kms/cardkey"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
 	"cardkms/kms/store"
@@ -119,7 +118,7 @@ func (s *Service) beginOTA(ctx context.Context, r Request, op Operation, use key
 	}
 	e.key, e.algorithm = v.ID.String(), algorithmOf(v)
 	o.number = scp80.KeyByte(in.KVN, v.CardAlgorithm)
-	if o.keys, err = otaKeys(v, in.KDD); err == nil {
+	if o.keys, err = cardkey.OTA(v, in.KDD); err == nil {
 		o.ref, err = s.otaName(ctx, in)
 	}
 	if err == nil {
@@ -129,20 +128,6 @@ func (s *Service) beginOTA(ctx context.Context, r Request, op Operation, use key
 		return e, o, s.refuse(ctx, e, err)
 	}
 	return e, o, nil
-}
-
-// otaKeys refers to the keys of a card: of a key set, the first key is KIc and the
-// second KID, so their purposes are those of K-ENC and K-MAC.
-func otaKeys(v key.Version, kdd []byte) (k scp80.Keys, err error) {
-	class := derive.SessionMAC
-	if v.CardAlgorithm.TDEA() {
-		class = derive.SessionENC
-	}
-	if k.KIc, err = cardKey(v, key.Master, kdd, diversify.Target{Purpose: diversify.ENC, Class: derive.SessionENC}); err != nil {
-		return k, err
-	}
-	k.KID, err = cardKey(v, key.Master, kdd, diversify.Target{Purpose: diversify.MAC, Class: class})
-	return k, err
 }
 
 // otaSecured refuses packets that anybody could alter or send again, and responses

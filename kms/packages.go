@@ -9,6 +9,7 @@ import (
 	"cardkms/audit"
 	"cardkms/derive/scp03"
 	"cardkms/kms/apdu"
+	"cardkms/kms/cardkey"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
 	"cardkms/kms/store"
@@ -305,7 +306,7 @@ func (s *Service) packageKeys(ctx context.Context, p Package) (update.Keys, erro
 	if v.ID != id {
 		return update.Keys{}, fault.New(fault.KeyState, "the package's key version is not the one that serves its KVN")
 	}
-	kUPD, err := updateKey(v, p.Manifest.Card[:])
+	kUPD, err := cardkey.Update(v, p.Manifest.Card[:])
 	if err != nil {
 		return update.Keys{}, err
 	}

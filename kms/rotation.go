@@ -12,6 +12,7 @@ import (
 	"cardkms/derive/diversify"
 	"cardkms/derive/scp03"
 	"cardkms/kms/apdu"
+	"cardkms/kms/cardkey"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
 	"cardkms/kms/store"
@@ -167,7 +168,7 @@ func (s *Service) moveOf(ctx context.Context, o *openChannel) (from, to key.Vers
 // newKeys refers to the three keys of a version for one card, on their way to it.
 func newKeys(v key.Version, kdd []byte) (keys [3]*derive.Key, err error) {
 	for i, p := range []diversify.Purpose{diversify.ENC, diversify.MAC, diversify.DEK} {
-		if keys[i], err = cardKey(v, key.Master, kdd, diversify.Target{Purpose: p, Class: derive.Transport}); err != nil {
+		if keys[i], err = cardkey.Of(v, kdd, diversify.Target{Purpose: p, Class: derive.Transport}); err != nil {
 			return keys, err
 		}
 	}
@@ -198,7 +199,7 @@ func (s *Service) putKey(ctx context.Context, o *openChannel, from, to key.Versi
 // keyBlocks returns three key blocks, under the card's K-DEK or, in a session of SCP02,
 // under that of the session.
 func (s *Service) keyBlocks(ctx context.Context, o *openChannel, from key.Version, keys [3]*derive.Key) (out []byte, err error) {
-	dek, err := cardKey(from, key.DEK, o.ch.Card().KDD, diversify.Target{Purpose: diversify.DEK, Class: derive.DataEncryption})
+	dek, err := cardkey.Of(from, o.ch.Card().KDD, diversify.Target{Purpose: diversify.DEK, Class: derive.DataEncryption})
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"cardkms/derive/scp03"
 	"cardkms/derive/scp11"
 	"cardkms/kms/apdu"
+	"cardkms/kms/cardkey"
 	"cardkms/kms/channel"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
@@ -118,7 +119,7 @@ func (s *Service) proveHost(ctx context.Context, o *openChannel, peer *channel.P
 			continue
 		}
 		o.version = v.ID.String()
-		peer.Static, peer.Token = derive.FromRoot(Root(v, key.Master)), v.Token
+		peer.Static, peer.Token = derive.FromRoot(cardkey.Root(v, key.Master)), v.Token
 		return serves(v, key.Protect, s.cfg.Now())
 	}
 	return why

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"cardkms/derive"
+	"cardkms/kms/cardkey"
 	"cardkms/kms/fault"
 	"cardkms/kms/report"
 )
@@ -92,7 +93,7 @@ func (s *Service) inventoryOf(ctx context.Context, name string, out *report.Inve
 		k := report.Key{Version: v, Held: report.Present}
 		for p := range v.KCVs {
 			known = append(known, v.ID.Label(p))
-			if err := t.Check(ctx, Root(v, p)); err != nil {
+			if err := t.Check(ctx, cardkey.Root(v, p)); err != nil {
 				if fault.CodeOf(err) == fault.TokenUnavailable {
 					return err
 				}

@@ -9,6 +9,7 @@ import (
 
 	"cardkms/kms"
 	"cardkms/kms/approval"
+	"cardkms/kms/cardkey"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
 	"cardkms/kms/report"
@@ -29,13 +30,13 @@ func TestKeyInAnotherToken(t *testing.T) {
 	h.want("a token that is away", o.decide(approval.KeyCreate, h.versionName(2), with("away")), fault.TokenUnavailable)
 	h.must(o.decide(approval.KeyCreate, h.versionName(2), with("nss")))
 	v := h.version(2)
-	label := kms.Root(v, key.Master).Label
+	label := cardkey.Root(v, key.Master).Label
 	held := func(in kms.Holder) bool {
 		labels, err := in.Labels(h.ctx)
 		h.must(err)
 		return slices.Contains(labels, label)
 	}
-	if v.Token != "nss" || kms.Root(v, key.Master).Token != "nss" || !held(nss) || held(h.token) {
+	if v.Token != "nss" || cardkey.Root(v, key.Master).Token != "nss" || !held(nss) || held(h.token) {
 		t.Errorf("%+v is in NSS: %v, in SoftHSM2: %v", v, held(nss), held(h.token))
 	}
 

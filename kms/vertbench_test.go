@@ -20,6 +20,7 @@ import (
 	"cardkms/kms"
 	"cardkms/kms/apdu"
 	"cardkms/kms/approval"
+	"cardkms/kms/cardkey"
 	"cardkms/kms/key"
 	"cardkms/softhsm/cardsim"
 )
@@ -133,7 +134,7 @@ func (h *harness) bareOld(c *cardsim.Card) {
 	a, err := scp02.ParseAnswer(r[:len(r)-2])
 	h.must(err)
 	of := func(p diversify.Purpose) *derive.Key {
-		k, err := diversify.Card(diversify.VISA2, derive.FromRoot(kms.Root(v, key.Master)), a.KDD, diversify.Target{Purpose: p, Class: derive.StaticCBC, Algorithm: key.TDEA2})
+		k, err := diversify.Card(diversify.VISA2, derive.FromRoot(cardkey.Root(v, key.Master)), a.KDD, diversify.Target{Purpose: p, Class: derive.StaticCBC, Algorithm: key.TDEA2})
 		h.must(err)
 		return k
 	}
@@ -230,7 +231,7 @@ func (h *harness) bareMaster(t kms.Transaction, name string) (emv.Profile, emv.M
 	p, err := emv.ProfileOf(t.Profile)
 	h.must(err)
 	v := h.versionOf(name)
-	m, err := emv.NewMaster(p.Option, derive.FromRoot(kms.Root(v, key.Master)), t.Card)
+	m, err := emv.NewMaster(p.Option, derive.FromRoot(cardkey.Root(v, key.Master)), t.Card)
 	h.must(err)
 	return p, m
 }

@@ -12,6 +12,7 @@ import (
 	"cardkms/kms"
 	"cardkms/kms/approval"
 	"cardkms/kms/approval/officerkey"
+	"cardkms/kms/cardkey"
 	"cardkms/kms/ceremony"
 	"cardkms/kms/fault"
 	"cardkms/kms/hsm"
@@ -251,7 +252,7 @@ func (c *conductor) findKey(ctx context.Context, k ceremony.Key) (facts, bool, e
 		if v.State == key.Destroyed {
 			continue
 		}
-		if err := t.Check(ctx, kms.Root(v, p)); err != nil {
+		if err := t.Check(ctx, cardkey.Root(v, p)); err != nil {
 			return nil, false, fmt.Errorf("%s, which this ceremony made: %w", v.ID.Label(p), err)
 		}
 	}

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"cardkms/kms"
+	"cardkms/kms/cardkey"
 	"cardkms/kms/key"
 	"cardkms/kms/kmstest"
 )
@@ -48,7 +48,7 @@ func TestServeRefusesPlantedKeys(t *testing.T) {
 func TestServeRefusesATwin(t *testing.T) {
 	s := newSite(t)
 	s.stop()
-	label := kms.Root(key.Version{ID: key.ID{Issuer: "demo", Name: "isd", Version: 1}}, key.Master).Label
+	label := cardkey.Root(key.Version{ID: key.ID{Issuer: "demo", Name: "isd", Version: 1}}, key.Master).Label
 	known := filepath.Join(s.dir, "known.key")
 	s.must("", os.WriteFile(known, make([]byte, 32), 0o600))
 	s.plant("softhsm2-util", "--import", known, "--aes", "--token", devLabel, "--label", label, "--id", "A2", "--pin", s.pin())

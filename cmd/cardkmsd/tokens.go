@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"cardkms/kms"
+	"cardkms/kms/cardkey"
 	"cardkms/kms/fault"
 	"cardkms/kms/hsm"
 	"cardkms/kms/key"
@@ -157,7 +157,7 @@ func (n *node) verifyToken(ctx context.Context, name string, t *hsm.Token, versi
 		}
 		for p := range v.KCVs {
 			ours = append(ours, v.ID.Label(p))
-			if err := t.Check(ctx, kms.Root(v, p)); err != nil {
+			if err := t.Check(ctx, cardkey.Root(v, p)); err != nil {
 				return fmt.Errorf("%s: %w", v.ID.Label(p), err)
 			}
 		}

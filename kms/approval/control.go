@@ -90,7 +90,7 @@ func EnrolledBy(p Proposal) (Officer, error) {
 	name, ok := strings.CutPrefix(p.Object, officersPrefix)
 	public, err := base64.RawURLEncoding.Strict().DecodeString(p.Params["public"])
 	sealed, seal := p.Params["sealed"]
-	if !ok || err != nil || p.Issuer != "" || !only(p.Params, "identity", "public", "issuer", "sealed") || seal && sealed != sealedYes {
+	if !ok || err != nil || p.Issuer != "" || !p.Only("identity", "public", "issuer", "sealed") || seal && sealed != sealedYes {
 		return Officer{}, fault.New(fault.InvalidInput, "an officer is enrolled as officers/NAME for every issuer, with identity, public and maybe issuer and sealed=yes")
 	}
 	o := Officer{Name: name, Identity: p.Params["identity"], Public: ed25519.PublicKey(public), Issuer: p.Params["issuer"], State: Active}
@@ -103,7 +103,7 @@ func EnrolledBy(p Proposal) (Officer, error) {
 // RemovedBy returns the name of the officer that a proposal removes.
 func RemovedBy(p Proposal) (string, error) {
 	name, ok := strings.CutPrefix(p.Object, officersPrefix)
-	if !ok || !validOfficer(name) || p.Issuer != "" || !only(p.Params, "reason") {
+	if !ok || !validOfficer(name) || p.Issuer != "" || !p.Only("reason") {
 		return "", fault.New(fault.InvalidInput, "an officer is removed as officers/NAME for every issuer, maybe with a reason")
 	}
 	return name, nil
@@ -113,7 +113,7 @@ func RemovedBy(p Proposal) (string, error) {
 // parameter k.
 func SetBy(p Proposal) (Policy, error) {
 	name, ok := strings.CutPrefix(p.Object, policiesPrefix)
-	if !ok || p.Issuer != "" || !only(p.Params, "k") {
+	if !ok || p.Issuer != "" || !p.Only("k") {
 		return Policy{}, fault.New(fault.InvalidInput, "a policy is set as policies/OPERATION for every issuer, with k")
 	}
 	set := Policy{Operation: name, K: parseK(p.Params["k"])}
@@ -131,7 +131,7 @@ func (p Proposal) Signs(document []byte) bool {
 // that Signs compares.
 func RegisteredBy(p Proposal) error {
 	b, err := hex.DecodeString(p.Params["sha256"])
-	if err != nil || len(b) != sha256.Size || p.Params["sha256"] != hex.EncodeToString(b) || !only(p.Params, "sha256") {
+	if err != nil || len(b) != sha256.Size || p.Params["sha256"] != hex.EncodeToString(b) || !p.Only("sha256") {
 		return fault.New(fault.InvalidInput, "a card profile is registered with sha256, the digest of its document in lower-case hexadecimal, and the document")
 	}
 	return nil
@@ -139,7 +139,7 @@ func RegisteredBy(p Proposal) error {
 
 // WithdrawnBy checks a proposal to withdraw a card profile: parameter reason.
 func WithdrawnBy(p Proposal) error {
-	if p.Params["reason"] == "" || !only(p.Params, "reason") {
+	if p.Params["reason"] == "" || !p.Only("reason") {
 		return fault.New(fault.InvalidInput, "a card profile is withdrawn with a reason")
 	}
 	return nil
@@ -171,15 +171,15 @@ func DestroyedAfter(p Proposal) (time.Duration, error) {
 func LegacyUntil(p Proposal) (time.Time, error) {
 	last, err := time.Parse(time.DateOnly, p.Params["until"])
 	end := last.AddDate(0, 0, 1)
-	if err != nil || p.Params["reason"] == "" || !only(p.Params, "until", "reason") || !end.After(p.Created) || last.After(p.Created.AddDate(1, 0, 0)) {
+	if err != nil || p.Params["reason"] == "" || !p.Only("until", "reason") || !end.After(p.Created) || last.After(p.Created.AddDate(1, 0, 0)) {
 		return time.Time{}, fault.New(fault.InvalidInput, "an exception has until=YYYY-MM-DD, at most a year ahead, and a reason")
 	}
 	return end, nil
 }
 
-// only reports whether a proposal has no other parameters than these.
-func only(params map[string]string, keys ...string) bool {
-	for k := range params {
+// Only reports whether a proposal has no other parameters than these.
+func (p Proposal) Only(keys ...string) bool {
+	for k := range p.Params {
 		if !slices.Contains(keys, k) {
 			return false
 		}

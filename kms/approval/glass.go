@@ -34,7 +34,7 @@ func (g Glass) Broken(now time.Time) bool { return now.Before(g.Until) }
 // BrokenBy returns for how long a proposal breaks the glass.
 func BrokenBy(p Proposal) (time.Duration, error) {
 	hours := parseK(p.Params["hours"])
-	if p.Object != GlassObject || p.Issuer != "" || hours < 1 || hours > GlassHoursMax || p.Params["reason"] == "" || !only(p.Params, "hours", "reason") {
+	if p.Object != GlassObject || p.Issuer != "" || hours < 1 || hours > GlassHoursMax || p.Params["reason"] == "" || !p.Only("hours", "reason") {
 		return 0, fault.New(fault.InvalidInput, "the glass is broken as "+GlassObject+" for every issuer, with a reason and 1 to "+strconv.Itoa(GlassHoursMax)+" hours")
 	}
 	return time.Duration(hours) * time.Hour, nil
@@ -42,7 +42,7 @@ func BrokenBy(p Proposal) (time.Duration, error) {
 
 // ReviewedBy checks a proposal that says what the review of a broken glass found.
 func ReviewedBy(p Proposal) error {
-	if p.Object != GlassObject || p.Issuer != "" || p.Params["finding"] == "" || !only(p.Params, "finding") {
+	if p.Object != GlassObject || p.Issuer != "" || p.Params["finding"] == "" || !p.Only("finding") {
 		return fault.New(fault.InvalidInput, "a broken glass is reviewed as "+GlassObject+" for every issuer, with a finding")
 	}
 	return nil

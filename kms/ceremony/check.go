@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"cardkms/kms"
+	"cardkms/kms/cardkey"
 	"cardkms/kms/key"
 	"cardkms/kms/profile"
 )
@@ -109,7 +109,7 @@ func (k Key) check() error {
 	if err != nil {
 		return err
 	}
-	want, values := kms.Parts(n.Diversification, n.Usage), k.Values()
+	want, values := cardkey.Parts(n.Diversification, n.Usage), k.Values()
 	if len(values) != len(want) {
 		return invalid("%s has the values %v, and the file says where %d come from", k, want, len(values))
 	}

@@ -1,4 +1,4 @@
-package kms
+package explain
 
 import (
 	"bytes"
@@ -27,7 +27,7 @@ func TestExplainSearch(t *testing.T) {
 	}
 	for name, tt := range map[string]struct {
 		answers []answer
-		want    explanation
+		want    Explanation
 		err     error
 	}{
 		"found behind a token that is away":   {[]answer{{err: away}, {}, {found: true}}, "word", nil},
@@ -37,7 +37,7 @@ func TestExplainSearch(t *testing.T) {
 		"a token that hangs ends it":          {[]answer{{err: hangs}, {found: true}}, "", hangs},
 		"anything else ends it":               {[]answer{{err: broken}, {found: true}}, "", broken},
 	} {
-		got, err := explain(tt.answers, func(a answer) (bool, []string, error) { return a.found, []string{"word"}, a.err })
+		got, err := first(tt.answers, func(a answer) (bool, []string, error) { return a.found, []string{"word"}, a.err })
 		if got != tt.want || !errors.Is(err, tt.err) {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
@@ -88,7 +88,7 @@ func (t retailFails) RetailMAC(context.Context, derive.RetailKey, []byte) ([]byt
 // nothing explains one, and one that is away says nothing.
 func TestExplainWithoutRetailMAC(t *testing.T) {
 	ext := apdu.Command{CLA: 0x84, INS: 0x82, P1: 0x01, Data: make([]byte, 16)}
-	q := macQuestion02{level: scp02.CMAC, exchanges: []exchange{{command: ext}}}
+	q := session02{level: scp02.CMAC, exchanges: []exchange{{command: ext}}}
 	q.profile.I = 0x15
 	h := hypothesis{enc: diversify.DEK, mac: diversify.MAC}
 	unable, away := fault.New(fault.TokenUnable, "unable"), fault.New(fault.TokenUnavailable, "away")

@@ -1,4 +1,4 @@
-package kms
+package explain
 
 import (
 	"context"
@@ -13,8 +13,8 @@ import (
 // deviation03 is one of a MAC of SCP03.
 type deviation03 = deviation[scp03.MAC]
 
-// replay is a session that goes through its transcript again.
-type replay struct {
+// replay03 is a session that goes through its transcript again.
+type replay03 struct {
 	scp03.Messaging
 	state scp03.State
 	past  [][16]byte // chaining values so far, the first one zero
@@ -22,15 +22,15 @@ type replay struct {
 
 // What is said of data whose MAC is right, of a response without one, and of an error with one.
 const (
-	notDecrypted explanation = "decryption:fails"
-	macMissing   explanation = "mac:missing"
+	notDecrypted Explanation = "decryption:fails"
+	macMissing   Explanation = "mac:missing"
 	macOnError               = "mac:on-error"
 	// macNotChecked is said where the token cannot compute what the transcript asks for.
 	macNotChecked = "mac:not-checked"
 )
 
 // command explains the MAC of a command. One that is as expected moves the session on.
-func (r *replay) command(ctx context.Context, c apdu.Command) (explanation, error) {
+func (r *replay03) command(ctx context.Context, c apdu.Command) (Explanation, error) {
 	o, next, err := r.Received(r.state, c)
 	if err != nil {
 		return "", err
@@ -50,7 +50,7 @@ func (r *replay) command(ctx context.Context, c apdu.Command) (explanation, erro
 			deviation03{"cla:unsecured", func(o *scp03.MAC) { o.Header = append([]byte{o.Header[0] &^ 0x04}, o.Header[1:]...) }}),
 		when(c.Ne > 0, deviation03{"le:covered", func(o *scp03.MAC) { o.After = le(c) }}),
 	)
-	found, err := explain(ways, func(w way[scp03.MAC]) (bool, []string, error) {
+	found, err := first(ways, func(w way[scp03.MAC]) (bool, []string, error) {
 		var err error
 		next.Chaining, err = w.mac.Verify(ctx, r.Token)
 		ok, err := verified(err)
@@ -76,7 +76,7 @@ func le(c apdu.Command) []byte {
 
 // response explains the MAC of the response to the last command. [AmdD], Section 6.2.5:
 // success and warnings have one, errors have none and no data.
-func (r *replay) response(ctx context.Context, a apdu.Response) (explanation, error) {
+func (r *replay03) response(ctx context.Context, a apdu.Response) (Explanation, error) {
 	failure := a.SW != apdu.Success && !a.SW.Warning()
 	if failure && len(a.Data) == 0 {
 		return foundRight, nil
@@ -103,7 +103,7 @@ func (r *replay) response(ctx context.Context, a apdu.Response) (explanation, er
 		return macMissing, nil
 	}
 	slices.SortStableFunc(ways, fewer[scp03.MAC])
-	found, err := explain(ways, func(w way[scp03.MAC]) (bool, []string, error) {
+	found, err := first(ways, func(w way[scp03.MAC]) (bool, []string, error) {
 		_, err := w.mac.Verify(ctx, r.Token)
 		ok, err := verified(err)
 		return ok, w.words, err
@@ -116,7 +116,7 @@ func (r *replay) response(ctx context.Context, a apdu.Response) (explanation, er
 
 // responded returns the ways in which a card may have computed an R-MAC of this length,
 // none if the response is too short, and whether its data should decrypt and do not.
-func (r *replay) responded(ctx context.Context, a apdu.Response, mode scp03.Mode) (ways []way[scp03.MAC], undecrypted bool, err error) {
+func (r *replay03) responded(ctx context.Context, a apdu.Response, mode scp03.Mode) (ways []way[scp03.MAC], undecrypted bool, err error) {
 	m := r.Messaging
 	m.Mode = mode
 	o, err := m.ResponseMAC(r.state, a)
@@ -137,7 +137,7 @@ func (r *replay) responded(ctx context.Context, a apdu.Response, mode scp03.Mode
 // plain returns the data under a MAC decrypted, nil if they are not encrypted. It leaves
 // this package as the word that a MAC over it matches, or that data whose MAC is right are
 // none, so that nobody learns about the padding of data of his own.
-func (r *replay) plain(ctx context.Context, s scp03.State, o scp03.MAC, encrypted bool) ([]byte, error) {
+func (r *replay03) plain(ctx context.Context, s scp03.State, o scp03.MAC, encrypted bool) ([]byte, error) {
 	if !encrypted {
 		return nil, nil
 	}
@@ -149,7 +149,7 @@ func (r *replay) plain(ctx context.Context, s scp03.State, o scp03.MAC, encrypte
 }
 
 // chainings are the chaining values that may stand in the place of the last one.
-func (r *replay) chainings() []deviation03 {
+func (r *replay03) chainings() []deviation03 {
 	last := len(r.past) - 1
 	return instead(r.past[last], func(o *scp03.MAC, value [16]byte) { o.Chaining = value },
 		chained[[16]byte]{"chaining:zero", [16]byte{}},

@@ -1,4 +1,4 @@
-package kms
+package explain
 
 import (
 	"context"
@@ -28,7 +28,7 @@ type replay02 struct {
 }
 
 // command explains the MAC of a command. One that is as expected moves the session on.
-func (r *replay02) command(ctx context.Context, c apdu.Command) (explanation, error) {
+func (r *replay02) command(ctx context.Context, c apdu.Command) (Explanation, error) {
 	o, err := r.Received(r.state, c)
 	if err != nil {
 		return "", err
@@ -58,7 +58,7 @@ func (r *replay02) command(ctx context.Context, c apdu.Command) (explanation, er
 
 // response explains the MAC of the response to the last command. [GPCS], Section E.4.5:
 // errors have one too, but for those with which a card ends the session.
-func (r *replay02) response(ctx context.Context, a apdu.Response) (explanation, error) {
+func (r *replay02) response(ctx context.Context, a apdu.Response) (Explanation, error) {
 	if len(a.Data) == 0 && a.SW != apdu.Success && !a.SW.Warning() {
 		return foundRight, nil
 	}
@@ -92,8 +92,8 @@ func (r *replay02) response(ctx context.Context, a apdu.Response) (explanation, 
 // explain02 returns the words of the first of some MACs that verifies, and the MAC. One
 // that the token cannot compute, for data that are encrypted among other reasons, is not
 // one that differs.
-func explain02(ctx context.Context, t derive.TDEAToken, ways []way[scp02.MAC]) (found explanation, mac [8]byte, err error) {
-	found, err = explain(ways, func(w way[scp02.MAC]) (bool, []string, error) {
+func explain02(ctx context.Context, t derive.TDEAToken, ways []way[scp02.MAC]) (found Explanation, mac [8]byte, err error) {
+	found, err = first(ways, func(w way[scp02.MAC]) (bool, []string, error) {
 		var err error
 		mac, err = w.mac.Verify(ctx, t)
 		if fault.CodeOf(err) == fault.TokenUnable {

@@ -1,4 +1,4 @@
-package kms
+package explain
 
 import (
 	"context"
@@ -6,22 +6,23 @@ import (
 
 	"cardkms/derive"
 	"cardkms/derive/scp02"
+	"cardkms/kms/key"
 )
 
-// macQuestion02 is a session of SCP02 as it was on the wire, one of whose MACs failed.
-type macQuestion02 struct {
-	gpQuestion
+// session02 is a session of SCP02 as it was on the wire, one of whose MACs failed.
+type session02 struct {
+	answer
 	level     scp02.Level
 	exchanges []exchange
 }
 
-// macQuestion02Of looks that a transcript is one of SCP02.
-func macQuestion02Of(g gpQuestion, exchanges []exchange) (q macQuestion02, err error) {
+// session02Of looks that a transcript is one of SCP02.
+func session02Of(a answer, exchanges []exchange) (q session02, err error) {
 	// [GPCS], Section E.5.2: P1 is the security level, and the data are host cryptogram
 	// and MAC.
-	first := exchanges[0].command
-	q = macQuestion02{g, scp02.Level(first.P1), exchanges}
-	if first.CLA&0xF0 != 0x80 || first.INS != 0x82 || len(first.Data) != 16 || !scp02.ValidLevel(q.level, g.profile.I) {
+	ext := exchanges[0].command
+	q = session02{a, scp02.Level(ext.P1), exchanges}
+	if ext.CLA&0xF0 != 0x80 || ext.INS != 0x82 || len(ext.Data) != 16 || !scp02.ValidLevel(q.level, a.profile.I) {
 		return q, errFirst
 	}
 	for n, x := range exchanges {
@@ -34,7 +35,7 @@ func macQuestion02Of(g gpQuestion, exchanges []exchange) (q macQuestion02, err e
 
 // messaging returns what secures command n. [GPCS], Section E.4.4: EXTERNAL AUTHENTICATE,
 // which is command 0, is MACed and nothing else at every level.
-func (q macQuestion02) messaging(n int) scp02.Messaging {
+func (q session02) messaging(n int) scp02.Messaging {
 	m := scp02.Messaging{Level: q.level, I: q.profile.I}
 	if n == 0 {
 		m.Level = scp02.CMAC
@@ -42,13 +43,10 @@ func (q macQuestion02) messaging(n int) scp02.Messaging {
 	return m
 }
 
-func (q macQuestion02) search(ctx context.Context, s *Service) (explanation, error) {
-	all, err := s.versions(ctx, q.issuer)
-	if err != nil {
-		return "", err
-	}
-	return explain(q.hypotheses(all), func(h hypothesis) (bool, []string, error) {
-		return q.underLegacy(ctx, s, h, func(t derive.TDEAToken, k scp02.Session) (bool, []string, error) {
+// Search implements Question.
+func (q session02) Search(ctx context.Context, t derive.Token, versions []key.Version) (Explanation, error) {
+	return first(q.hypotheses(versions), func(h hypothesis) (bool, []string, error) {
+		return q.under02(ctx, t, h, func(t derive.TDEAToken, k scp02.Session) (bool, []string, error) {
 			return q.try(ctx, t, k, h)
 		})
 	})
@@ -58,7 +56,7 @@ func (q macQuestion02) search(ctx context.Context, s *Service) (explanation, err
 // cryptogram is of K-ENC alone, so that EXTERNAL AUTHENTICATE shows K-MAC: another one
 // may explain a first MAC that this one does not, and where none does, nothing is known
 // of it.
-func (q macQuestion02) try(ctx context.Context, t derive.TDEAToken, k scp02.Session, h hypothesis) (bool, []string, error) {
+func (q session02) try(ctx context.Context, t derive.TDEAToken, k scp02.Session, h hypothesis) (bool, []string, error) {
 	n, words, err := q.firstWrong(ctx, t, k)
 	switch unknown := n == 0 && len(words) > 0 && (words[1] == string(foundNothing) || words[1] == macNotChecked); {
 	case err != nil:
@@ -73,14 +71,14 @@ func (q macQuestion02) try(ctx context.Context, t derive.TDEAToken, k scp02.Sess
 
 // firstWrong names the first MAC that is not as expected, and what explains it. Those
 // after it chain from one that is not known.
-func (q macQuestion02) firstWrong(ctx context.Context, t derive.TDEAToken, k scp02.Session) (n int, words []string, err error) {
+func (q session02) firstWrong(ctx context.Context, t derive.TDEAToken, k scp02.Session) (n int, words []string, err error) {
 	at := replay02{commanded: [][8]byte{{}}}
 	for n, x := range q.exchanges {
 		at.Messaging = q.messaging(n)
 		at.Token, at.Keys = t, k
 		found, err := at.command(ctx, x.command)
 		if err != nil || found != foundRight {
-			return n, []string{fmt.Sprintf("c-mac:%d", n), found.said()}, err
+			return n, []string{fmt.Sprintf("c-mac:%d", n), string(found)}, err
 		}
 		switch {
 		case n == 0:
@@ -94,7 +92,7 @@ func (q macQuestion02) firstWrong(ctx context.Context, t derive.TDEAToken, k scp
 			continue
 		}
 		if found, err = at.response(ctx, *x.response); err != nil || found != foundRight {
-			return n, []string{fmt.Sprintf("r-mac:%d", n), found.said()}, err
+			return n, []string{fmt.Sprintf("r-mac:%d", n), string(found)}, err
 		}
 	}
 	return 0, nil, nil
