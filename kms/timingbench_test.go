@@ -11,7 +11,7 @@ import (
 	"cardkms/derive"
 	"cardkms/derive/emv"
 	"cardkms/derive/scp03"
-	"cardkms/kms"
+	"cardkms/kms/cardkey"
 	"cardkms/kms/key"
 	"cardkms/kms/kmstest"
 )
@@ -34,7 +34,7 @@ func TestBenchTiming(t *testing.T) {
 	kmstest.Judge(t, "EMV ARQC", n, slowest, in.ARQC, func(cryptogram []byte) bool {
 		return emv.Verify(h.ctx, h.token, k, p.Padding, in.Data, cryptogram) == nil
 	})
-	static := derive.FromRoot(kms.Root(h.versionOf("isd"), key.Master))
+	static := derive.FromRoot(cardkey.Root(h.versionOf("isd"), key.Master))
 	session := scp03.SessionKeys(scp03.Static{ENC: static, MAC: static}, make([]byte, 8), make([]byte, 8))
 	answer := scp03.Answer{CardChallenge: make([]byte, 8), CardCryptogram: make([]byte, 8)}
 	right := h.findCryptogram(session, answer)
