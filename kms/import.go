@@ -166,7 +166,7 @@ func (c newCard) add(tx store.Rows) (added bool, err error) {
 	if err != nil || n > 0 && c.ota.Counter <= before.Counter {
 		return false, err
 	}
-	before.Counter, before.Nonce = c.ota.Counter, c.ota.Nonce
+	before.Counter, before.Given, before.Nonce = c.ota.Counter, otaGiven{}, c.ota.Nonce
 	return true, put(tx, c.ref, n, before)
 }
 

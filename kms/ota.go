@@ -32,6 +32,7 @@ type OTACard struct {
 // named by a MAC over the card's identifier, which stands nowhere in it.
 type otaCounters struct {
 	Counter uint64       `json:"counter"`           // the highest that was given away
+	Given   otaGiven     `json:"given,omitzero"`    // what the packet of Counter answered
 	Awaited []otaAwaited `json:"awaited,omitempty"` // responses, the oldest first
 	Seen    time.Time    `json:"seen,omitzero"`     // last successful proof
 	Nonce   string       `json:"nonce"`
@@ -44,9 +45,16 @@ type otaAwaited struct {
 	TAR     [3]byte   `json:"tar"`
 }
 
+// otaGiven are fingerprints of a request that had an Idempotency-Key, by itself and with
+// its answer; empty without one.
+type otaGiven struct {
+	Request string `json:"request"`
+	Answer  string `json:"answer"`
+}
+
 // gave books that a packet was given away.
-func (c *otaCounters) gave(p otaAwaited) {
-	c.Counter = p.Counter
+func (c *otaCounters) gave(p otaAwaited, to otaGiven) {
+	c.Counter, c.Given = p.Counter, to
 	if !p.SPI.Answered() {
 		return
 	}
@@ -160,7 +168,9 @@ type OTAPacket struct {
 
 // SecureOTAPacket secures one packet for one card under the next counter of its key
 // set. The packet leaves after its counter is durable: if the process dies before, or
-// the answer is lost, the counter is used up and no other packet has it.
+// the answer is lost, the counter is used up and no other packet has it. The same request
+// under its Idempotency-Key has this packet again, at whichever node, until the key set of
+// the card has another one.
 func (s *Service) SecureOTAPacket(ctx context.Context, r Request, in OTAPacketInput) (out OTAPacket, err error) {
 	e, o, err := s.beginOTA(ctx, r, OTAPacketOp, key.Protect, in.OTACard)
 	if err != nil {
@@ -168,10 +178,24 @@ func (s *Service) SecureOTAPacket(ctx context.Context, r Request, in OTAPacketIn
 	}
 	defer s.cfg.Token.Release(o.keys.KIc, o.keys.KID)
 	p := otaAwaited{Counter: o.before.Counter + 1, SPI: in.SPI, TAR: in.TAR}
+	to := otaGiven{Request: given(r, nil)}
+	again := to.Request != "" && to.Request == o.before.Given.Request
+	if again {
+		p.Counter = o.before.Counter
+	}
 	e.detail = map[string]string{"kvn": fmt.Sprintf("%02X", in.KVN), "tar": fmt.Sprintf("%X", in.TAR), "ota_counter": fmt.Sprintf("%010X", p.Counter)}
 	packet, err := s.otaPacket(ctx, o, p, in.Data)
 	if err != nil {
 		return out, s.refuse(ctx, e, err)
+	}
+	if to.Request != "" {
+		to.Answer = given(r, [][]byte{packet})
+	}
+	if again {
+		if to != o.before.Given {
+			return out, s.refuse(ctx, e, fault.New(fault.IdempotencyMismatch, "this Idempotency-Key belongs to another request"))
+		}
+		e.detail["again"] = "true"
 	}
 	e.digest = digestOf(packet)
 	if p.Counter >= otaAlarm {
@@ -189,7 +213,10 @@ func (s *Service) SecureOTAPacket(ctx context.Context, r Request, in OTAPacketIn
 			e.outcome = fault.New(fault.Conflict, "another packet for this card was secured meanwhile; ask again")
 			return nil
 		}
-		c.gave(p)
+		if again {
+			return nil
+		}
+		c.gave(p, to)
 		c.Nonce = newID()
 		return put(tx, o.ref, n, c)
 	})

@@ -165,6 +165,51 @@ func TestOTACounterNeverGoesBack(t *testing.T) {
 	all.Wait()
 }
 
+// TestOTAPacketAgain: a packet whose answer was lost is given again under its Idempotency-Key,
+// from a process that knows the database alone, and its counter serves no other one.
+func TestOTAPacketAgain(t *testing.T) {
+	h := newHarness(t)
+	h.loadOTA()
+	r := h.req()
+	r.Idempotency = "lost"
+	in := h.otaInput(1)
+	first, err := h.service.SecureOTAPacket(h.ctx, r, in)
+	h.must(err)
+	for range 2 {
+		h.restart()
+		again, err := h.service.SecureOTAPacket(h.ctx, r, in)
+		if err != nil || again.Counter != first.Counter || !bytes.Equal(again.Packet, first.Packet) {
+			t.Fatalf("%+v, %v, want %+v", again, err, first)
+		}
+		if e := h.lastEntry(); e.Detail["again"] != "true" {
+			t.Errorf("%+v", e.Detail)
+		}
+	}
+	other := in
+	other.Data = []byte("another command")
+	_, err = h.service.SecureOTAPacket(h.ctx, r, other)
+	h.want("another command under the key", err, fault.IdempotencyMismatch)
+	anybody := r
+	anybody.Caller.ID += "x"
+	next, err := h.service.SecureOTAPacket(h.ctx, anybody, in)
+	h.must(err)
+	if next.Counter != first.Counter+1 {
+		t.Errorf("the key of another caller: counter %d", next.Counter)
+	}
+	later, err := h.service.SecureOTAPacket(h.ctx, r, in)
+	h.must(err)
+	if later.Counter != next.Counter+1 {
+		t.Errorf("after another packet: counter %d", later.Counter)
+	}
+	_, err = h.service.ImportCards(h.ctx, h.as(kms.SecurityOfficer), h.issuer, "ota", []kms.ImportedCard{{KDD: [10]byte(iccid), KVN: 1, Counter: 90}})
+	h.must(err)
+	imported, err := h.service.SecureOTAPacket(h.ctx, r, in)
+	h.must(err)
+	if imported.Counter != 91 {
+		t.Errorf("after an import: counter %d", imported.Counter)
+	}
+}
+
 // TestOTAImport: a card that another system served goes on behind its counter, which an
 // import raises and never takes back.
 func TestOTAImport(t *testing.T) {

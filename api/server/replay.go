@@ -11,8 +11,9 @@ import (
 
 // replays keeps the answers of changes for clients whose connection broke before
 // they had them. It lives in the memory of one process: a client that repeats a
-// change on another node is told so by the object's own state, and package kms gives
-// prepared scripts and the answers to EMV cryptograms again from there.
+// change on another node is told so by the object's own state, and what used up a counter
+// of a card package kms gives again from there: prepared scripts, packets over the air and
+// answers to EMV cryptograms.
 //
 // An answer is kept only for a change that happened. The oldest answers of a
 // client go first, so that no client can push out those of another.
