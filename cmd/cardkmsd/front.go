@@ -39,7 +39,7 @@ func newFront(cfg *config, n *node, traces *traces, logger *slog.Logger) (*front
 		return nil, err
 	}
 	f.api, err = server.New(server.Config{
-		Service: n.service, Admission: admission, Logger: logger, Observer: f.served, Degraded: cfg.degraded,
+		Service: n.service, Admission: admission, Logger: logger, Observer: f.served, Degraded: n.without,
 		Limits: server.Limits{RequestsPerSecond: cfg.Limits.RequestsPerSecond, ImageBytesMax: cfg.Limits.ImageBytes},
 	})
 	if err != nil {

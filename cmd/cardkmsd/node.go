@@ -181,11 +181,15 @@ func (n *node) openLog(ctx context.Context, logger *slog.Logger, restore *ledger
 	if err != nil {
 		return nil, err
 	}
+	anchors, err := n.anchors()
+	if err != nil {
+		return nil, err
+	}
 	return ledger.Open(ctx, ledger.Config{
 		Store: n.store, Signer: signer, Verifier: verifier, Origin: n.cfg.Log.Origin, Now: time.Now, Logger: logger,
 		MAC:        func(ctx context.Context, m []byte) ([]byte, error) { return n.token.MAC(ctx, stateKey, m) },
 		Extensions: n.cfg.extensions(), Node: n.cfg.Node,
-		Anchors: n.anchors(), Witnesses: append(witnesses, ofVault...), Disk: n.cfg.disk(),
+		Anchors: anchors, Witnesses: append(witnesses, ofVault...), Disk: n.cfg.disk(),
 		OnViolation: n.suspects.add, OnGroup: n.metrics.group, Restore: restore, Elapsed: func() time.Duration { return time.Since(processStart) },
 	})
 }
@@ -193,13 +197,19 @@ func (n *node) openLog(ctx context.Context, logger *slog.Logger, restore *ledger
 // processStart has a monotonic reading, which nobody sets.
 var processStart = time.Now()
 
-// anchors returns where checkpoints are kept outside the database.
-func (n *node) anchors() []ledger.Anchor {
-	out := []ledger.Anchor{{Name: "file", Keeper: ledger.File{Path: n.cfg.path(n.cfg.Anchors.File)}}}
+// anchors returns where checkpoints are kept outside the database. The directory of the file
+// is nobody's to make but the operator's: one that is missing may be a disk that is not
+// there, and with it what shows an older database.
+func (n *node) anchors() ([]ledger.Anchor, error) {
+	file := n.cfg.path(n.cfg.Anchors.File)
+	if i, err := os.Stat(filepath.Dir(file)); err != nil || !i.IsDir() {
+		return nil, errUsage{fmt.Errorf("anchors.file: there is no directory %s; make it, for the user of the service alone (mode 0700)", filepath.Dir(file))}
+	}
+	out := []ledger.Anchor{{Name: "file", Keeper: ledger.File{Path: file}}}
 	if l := n.cfg.Anchors.Token; l != "" {
 		out = append(out, ledger.Anchor{Name: "token", Keeper: n.token.Anchor(l), Every: n.cfg.Anchors.TokenEvery})
 	}
-	return out
+	return out, nil
 }
 
 // signTimeout bounds the signature of a checkpoint, which no request waits for.

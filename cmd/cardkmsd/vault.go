@@ -124,10 +124,7 @@ func (c *config) openCertificate(ctx context.Context) error {
 	return ofVault(err)
 }
 
-// degraded names what the node does without at the moment.
-func (c *config) degraded() []string {
-	if c.fromVault == nil || c.fromVault.client == nil || c.fromVault.client.Failing() == nil {
-		return nil
-	}
-	return []string{"vault"}
+// vaultFails reports whether Vault did not answer to the newest request.
+func (c *config) vaultFails() bool {
+	return c.fromVault != nil && c.fromVault.client != nil && c.fromVault.client.Failing() != nil
 }
