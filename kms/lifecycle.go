@@ -283,6 +283,9 @@ func checkCreate(ctx context.Context, s *Service, p approval.Proposal) error {
 	if next, err = n.free(ctx, holder, next); err == nil && id.Version != next {
 		err = fault.New(fault.Conflict, fmt.Sprintf("the next version of this key is %d", next))
 	}
+	if err == nil && n.Usage == key.GPSCP11 {
+		err = s.agrees(ctx, n.Token)
+	}
 	return err
 }
 

@@ -37,6 +37,19 @@ func (s *Service) agreeing() (channel.Token, error) {
 	return t, nil
 }
 
+// agrees has a token make a pair and give it up: officers sign for none that it could not use.
+func (s *Service) agrees(ctx context.Context, token string) error {
+	t, err := s.agreeing()
+	if err != nil {
+		return err
+	}
+	k, _, err := t.Ephemeral(ctx, token)
+	if err == nil {
+		t.Release(k)
+	}
+	return err
+}
+
 // newChannelSCP11 is newChannel for a profile of SCP11. It returns the commands for the card.
 func (s *Service) newChannelSCP11(ctx context.Context, r Request, in OpenChannelInput, p cardProfile) (*openChannel, []apdu.Command, error) {
 	o := &openChannel{id: s.newChannelID(), caller: r.Caller.ID, issuer: in.Issuer, key: in.Key, profile: p, algorithm: audit.Approved}

@@ -456,7 +456,7 @@ func TestAgreedCarriesNothingElse(t *testing.T) {
 	w.want("an explanation", err, fault.InvalidInput)
 }
 
-// TestAgreedUnable: with SoftHSM2 neither a pair is made nor a channel opened.
+// TestAgreedUnable: with SoftHSM2 no pair is proposed and no channel opened.
 func TestAgreedUnable(t *testing.T) {
 	w := newAgreed(t, func(h *harness) { h.token = testtoken.SoftHSM(t) })
 	w.register(w.document(scp11.B))
@@ -466,7 +466,7 @@ func TestAgreedUnable(t *testing.T) {
 		t.Errorf("it does not say why: %v", err)
 	}
 	w.want("a pair", w.board.decide(approval.KeyCreate, w.pairName(1), pairParams), fault.TokenUnable)
-	if got := w.outcomes(2); !slices.Contains(got, "key.create="+string(fault.TokenUnable)) {
+	if got := w.outcomes(2); !slices.Contains(got, "approval.propose="+string(fault.TokenUnable)) {
 		t.Errorf("the log says %v", got)
 	}
 }
