@@ -177,7 +177,7 @@ func TestReadme(t *testing.T) {
 		script.WriteString(block("README.md", heading, "```"))
 	}
 	script.WriteString("(" + commands(t, "../../audit/VERIFY.md") + strings.Join(fenced(t, "../../audit/VERIFY.md", "", "```bash"), "") + ")\n")
-	script.WriteString(block("deploy/CEREMONY.md", "A simulated card", "```sh"))
+	script.WriteString(strings.Join(fenced(t, "../../deploy/CEREMONY.md", "A simulated card", "```sh"), ""))
 	service, card := freeAddress(t), freeAddress(t)
 	typed := strings.NewReplacer(
 		"make build\n", "", "dist/", "", "init ./site\n", "init ./site\nsed -i 's/^listen: .*/listen: \""+service+"\"/' site/cardkms.yaml\n",
@@ -190,6 +190,7 @@ func TestReadme(t *testing.T) {
 	for _, want := range []string{
 		"issuers/demo/keys/isd/versions/1", "8050000008", "complete and unchanged", "1 card in the file, 1 of them new", "suspended",
 		"1 card in the file, 0 of them without a script", "not_found", "verified: the entry is in the log", "660B730906072A864886FC6B019000",
+		"runs image cos-02; the service verified its receipt",
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("nothing says %q:\n%s", want, out)

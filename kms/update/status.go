@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/subtle"
 	"encoding/binary"
+	"fmt"
 
 	"cardkms/derive"
 	"cardkms/kms/apdu"
@@ -106,7 +107,7 @@ func (s Status) Missing(n int) ([]int, error) {
 // version that the image replaces, and its security counter does not fall.
 func (s Status) Accepts(im Image) error {
 	if s.Version != im.From {
-		return fault.New(fault.VersionMismatch, "the card does not run the version that the image replaces")
+		return fault.New(fault.VersionMismatch, fmt.Sprintf("the card runs version %X, and the image replaces %X", s.Version, im.From))
 	}
 	if im.Counter < s.Counter {
 		return fault.New(fault.Downgrade, "the image's security counter is below the card's")
