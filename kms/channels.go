@@ -278,7 +278,8 @@ func (s *Service) OpenChannel(ctx context.Context, r Request, in OpenChannelInpu
 	if err != nil {
 		return out, s.refuse(ctx, e, err)
 	}
-	e.object, e.key, e.detail = o.object(), o.version, map[string]string{"kvn": fmt.Sprintf("%02X", in.KVN)}
+	// In INITIALIZE UPDATE and in the command of SCP11, P1 is the Key Version Number.
+	e.object, e.key, e.detail = o.object(), o.version, map[string]string{"kvn": fmt.Sprintf("%02X", commands[len(commands)-1].P1)}
 	p.named(e.detail)
 	e.digest = p.digest
 	if err := s.channels.add(o, r.Caller.ChannelsMax); err != nil {
@@ -375,7 +376,9 @@ func (s *Service) Authenticate(ctx context.Context, r Request, in AuthenticateIn
 		return out, err // the challenge is not used up by what cannot be an answer
 	}
 	answer, err := o.ch.Answer(response, s.cfg.Now())
-	e.card = answer.KDD
+	if e.card, e.key = answer.KDD, o.version; e.card == nil {
+		e.card = o.kdd
+	}
 	if err != nil && fault.CodeOf(err) != fault.ProofFailed {
 		if fault.CodeOf(err) != fault.ChannelState {
 			s.end(o)

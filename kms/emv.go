@@ -66,15 +66,21 @@ func (c *emvCard) proved(op Operation, in emv.Input, given string, proof error, 
 	return false, nil
 }
 
-// given returns the fingerprint of a request's answer, empty where no Idempotency-Key names
-// it. The answer, which is computed anew, stands for what was asked: it tells nobody who
-// finds it in a row of which card it is.
-func given(r Request, answer [][]byte) string {
+// given returns the fingerprint of a request and its answer, empty where no Idempotency-Key
+// names the request: CMAC under Config.Registry over "cardkms-given/1" 0A and the SHA-256 of
+// caller, key and answer, each behind its length. The answer, which is computed anew, stands
+// for what was asked. It is a MAC because a caller may put anything into the key, a card's
+// number too.
+func (s *Service) given(ctx context.Context, r Request, answer ...[]byte) (string, error) {
 	if r.Idempotency == "" {
-		return ""
+		return "", nil
 	}
 	d := digestOf(append([][]byte{[]byte(r.Caller.ID), []byte(r.Idempotency)}, answer...)...)
-	return hex.EncodeToString(d[:])
+	mac, err := s.cfg.Token.MAC(ctx, s.cfg.Registry, append([]byte("cardkms-given/1\n"), d[:]...))
+	if err != nil {
+		return "", fmt.Errorf("naming a request: %w", err)
+	}
+	return hex.EncodeToString(mac), nil
 }
 
 // emvName is the row of a card: see cardname.go, with what its master key follows from
@@ -168,6 +174,10 @@ func (s *Service) conclude(ctx context.Context, e *event, t transaction, answer 
 	if err != nil {
 		return err
 	}
+	request, err := s.given(ctx, e.req, answer...)
+	if err != nil {
+		return err
+	}
 	if proof == nil && t.ATC >= counterAlarm {
 		e.detail["counter"] = "ending"
 		s.cfg.Logger.Warn("the transaction counter of an EMV card nears its end", "key", e.key)
@@ -179,7 +189,7 @@ func (s *Service) conclude(ctx context.Context, e *event, t transaction, answer 
 		if err != nil {
 			return err
 		}
-		again, err := c.proved(e.op, t.Input, given(e.req, answer), proof, now)
+		again, err := c.proved(e.op, t.Input, request, proof, now)
 		delete(e.detail, "again") // of a transaction that did not happen
 		if again {
 			e.detail["again"] = "true"

@@ -165,6 +165,10 @@ func TestEMVAnswersAgain(t *testing.T) {
 	next.Transaction = h.arqc(in.Transaction, in.ATC+1)
 	h.must(script(r, next))
 	h.want("after the card's next transaction", script(r, in), fault.CardCounter)
+	h.must(h.service.VerifyARQC(h.ctx, r, next.Transaction))
+	if e := h.lastEntry(); e.Detail["again"] != "" {
+		t.Errorf("what was asked of the last transaction is given again for this one: %+v", e.Detail)
+	}
 }
 
 // arqc returns a transaction of another ATC, with the cryptogram that the service

@@ -65,3 +65,16 @@ func (s *Service) Cryptogram(ctx context.Context, in Transaction) ([]byte, error
 
 // ForgetHealth has the next caller of Health look anew.
 func (s *Service) ForgetHealth() { s.health.at = time.Time{} }
+
+// HostChallenge chooses the host challenge of a script that is prepared.
+func (s *Service) HostChallenge(ctx context.Context, in PrepareInput, at CardAt) ([]byte, error) {
+	job, err := s.preparation(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	ref, err := s.cardRef(ctx, in.Issuer, at.KDD[:])
+	if err != nil {
+		return nil, err
+	}
+	return s.hostChallenge(ctx, job, at, ref, 16)
+}

@@ -64,8 +64,8 @@ type Prepared struct {
 //
 // Each card has a result of its own, and an entry. If the process dies in between,
 // a card whose entry is durable has used its counter for this script. The same request,
-// to whichever node, gives it again, byte for byte, as long as the card has proved no
-// higher counter and no script was made for one: see hostChallenge.
+// to whichever node, gives it again, byte for byte, until the card proves this counter or a
+// higher one, or a script is made for a higher one: see hostChallenge.
 func (s *Service) PrepareScripts(ctx context.Context, r Request, in PrepareInput) ([]Prepared, error) {
 	e, err := s.start(ctx, r, ScriptPrepare, in.Issuer, "keys/"+printable(in.Key))
 	if err != nil {
@@ -198,18 +198,20 @@ func (c *Card) reserve(version string, counter uint32, script string) error {
 // hostChallenge is the host challenge of a script for a card that is not there: the first n
 // bytes of
 //
-//	CMAC(K, "cardkms-offline-host/1" 0A | name of the card's row | counter (4) | level | key version | 0A | SHA-256(commands))
+//	CMAC(K, "cardkms-offline-host/1" 0A | name of the card's row | counter (4) | level | key version | 0A | SHA-256(profile) | SHA-256(commands))
 //
-// under Config.Registry, where each plain command stands behind its length in 4 bytes. Nobody
-// without the token foresees it, other commands have another one, and so have other session
-// keys; the same ones have the same, so that an answer that was lost is given again.
+// under Config.Registry, where each plain command stands behind its length in 4 bytes and the
+// profile is its document. Nobody without the token foresees it. A request that differs in
+// anything has another one and so, under SCP03, other session keys; the same request has the
+// same, so that an answer that was lost is given again.
 func (s *Service) hostChallenge(ctx context.Context, job preparation, at CardAt, ref store.Ref, n int) ([]byte, error) {
 	h := sha256.New()
 	for _, c := range job.Commands {
 		h.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(c))), c...))
 	}
 	m := binary.BigEndian.AppendUint32([]byte("cardkms-offline-host/1\n"+ref.ID), at.Counter)
-	m = h.Sum(append(append(m, byte(job.Level)), job.version.ID.String()+"\n"...))
+	m = append(append(append(m, byte(job.Level)), job.version.ID.String()+"\n"...), job.profile.digest[:]...)
+	m = h.Sum(m)
 	mac, err := s.cfg.Token.MAC(ctx, s.cfg.Registry, m)
 	if err != nil {
 		return nil, fmt.Errorf("choosing a host challenge: %w", err)

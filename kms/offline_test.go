@@ -2,12 +2,14 @@ package kms_test
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"testing"
 
 	"cardkms/derive/scp03"
 	"cardkms/kms"
 	"cardkms/kms/fault"
+	"cardkms/kms/key"
 	"cardkms/softhsm/cardsim"
 )
 
@@ -186,4 +188,46 @@ func TestPreparedRefusals(t *testing.T) {
 	out, err = h.service.PrepareScripts(h.ctx, h.req(), h.prepareInput(kms.CardAt{KDD: good, Counter: 91}))
 	h.must(err)
 	h.must(out[0].Err) // no refusal used the counter up
+}
+
+// TestHostChallenges: whatever differs in a request for a prepared script has another host
+// challenge, and so other session keys.
+func TestHostChallenges(t *testing.T) {
+	h := newHarness(t)
+	h.load("isd", key.GPSCP03, key.AES128, kvn+1, unhex("505152535455565758595A5B5C5D5E5F"))
+	at := kms.CardAt{KDD: [10]byte{9: 1}, Counter: 7}
+	challenge := func(change func(*kms.PrepareInput, *kms.CardAt)) string {
+		in, at := h.prepareInput(at), at
+		in.Commands = [][]byte{plain("80CA006600").Bytes(), plain("80CA00E000").Bytes()}
+		change(&in, &at)
+		got, err := h.service.HostChallenge(h.ctx, in, at)
+		h.must(err)
+		return fmt.Sprintf("%X", got)
+	}
+	same := func(*kms.PrepareInput, *kms.CardAt) {}
+	first := challenge(same)
+	if again := challenge(same); again != first {
+		t.Errorf("the same request has %s and %s", first, again)
+	}
+	seen := map[string]string{first: "the first"}
+	tell := func(name, got string) {
+		if other, ok := seen[got]; ok {
+			t.Errorf("%s has the challenge of %s", name, other)
+		}
+		seen[got] = name
+	}
+	for name, change := range map[string]func(*kms.PrepareInput, *kms.CardAt){
+		"another card":    func(_ *kms.PrepareInput, at *kms.CardAt) { at.KDD[0] = 1 },
+		"another counter": func(_ *kms.PrepareInput, at *kms.CardAt) { at.Counter++ },
+		"another level":   func(in *kms.PrepareInput, _ *kms.CardAt) { in.Level = 0x01 },
+		"another version": func(in *kms.PrepareInput, _ *kms.CardAt) { in.KVN++ },
+		"another order":   func(in *kms.PrepareInput, _ *kms.CardAt) { slices.Reverse(in.Commands) },
+		"another command": func(in *kms.PrepareInput, _ *kms.CardAt) { in.Commands[1][3] ^= 1 },
+		"a command less":  func(in *kms.PrepareInput, _ *kms.CardAt) { in.Commands = in.Commands[:1] },
+	} {
+		tell(name, challenge(change))
+	}
+	h.profile.AID = unhex("A000000151000001")
+	h.restart()
+	tell("another profile", challenge(same))
 }

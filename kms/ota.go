@@ -2,10 +2,12 @@ package kms
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"time"
 
+	"cardkms/audit"
 	"cardkms/derive/scp80"
 	"cardkms/kms/cardkey"
 	"cardkms/kms/fault"
@@ -45,11 +47,11 @@ type otaAwaited struct {
 	TAR     [3]byte   `json:"tar"`
 }
 
-// otaGiven are fingerprints of a request that had an Idempotency-Key, by itself and with
-// its answer; empty without one.
+// otaGiven is the fingerprint of a request that had an Idempotency-Key, and the digest of the
+// packet that it got; empty without a key.
 type otaGiven struct {
 	Request string `json:"request"`
-	Answer  string `json:"answer"`
+	Packet  string `json:"packet"`
 }
 
 // gave books that a packet was given away.
@@ -178,7 +180,10 @@ func (s *Service) SecureOTAPacket(ctx context.Context, r Request, in OTAPacketIn
 	}
 	defer s.cfg.Token.Release(o.keys.KIc, o.keys.KID)
 	p := otaAwaited{Counter: o.before.Counter + 1, SPI: in.SPI, TAR: in.TAR}
-	to := otaGiven{Request: given(r, nil)}
+	var to otaGiven
+	if to.Request, err = s.given(ctx, r); err != nil {
+		return out, err
+	}
 	again := to.Request != "" && to.Request == o.before.Given.Request
 	if again {
 		p.Counter = o.before.Counter
@@ -188,16 +193,17 @@ func (s *Service) SecureOTAPacket(ctx context.Context, r Request, in OTAPacketIn
 	if err != nil {
 		return out, s.refuse(ctx, e, err)
 	}
+	e.digest = digestOf(packet)
 	if to.Request != "" {
-		to.Answer = given(r, [][]byte{packet})
+		to.Packet = hex.EncodeToString(e.digest[:])
 	}
 	if again {
 		if to != o.before.Given {
+			e.digest = audit.Digest{}
 			return out, s.refuse(ctx, e, fault.New(fault.IdempotencyMismatch, "this Idempotency-Key belongs to another request"))
 		}
 		e.detail["again"] = "true"
 	}
-	e.digest = digestOf(packet)
 	if p.Counter >= otaAlarm {
 		e.detail["counter"] = "ending"
 		s.cfg.Logger.Warn("the counter of a card's over-the-air keys nears its end", "key", e.key)

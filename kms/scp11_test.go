@@ -119,17 +119,23 @@ func (w *agreed) pair(n int) {
 // hosts registers profiles with a certificate of a version of the pair.
 func (w *agreed) hosts(n int) {
 	w.t.Helper()
+	own := w.certify("OCE", w.publicOf(n), w.hostBy, w.hostCA, nil)
+	for _, v := range []scp11.Variant{scp11.A, scp11.C} {
+		w.register(w.document(v, own))
+	}
+	w.advance(1100 * time.Millisecond)
+}
+
+// publicOf returns the public key of a version of the host's pair.
+func (w *agreed) publicOf(n int) crypto.PublicKey {
+	w.t.Helper()
 	w.advance(1100 * time.Millisecond)
 	all, err := w.service.Keys(w.ctx, w.as(kms.SecurityOfficer), w.issuer)
 	w.must(err)
 	i := slices.IndexFunc(all, func(v key.Version) bool { return v.ID.String() == w.pairName(n) })
 	public, err := x509.ParsePKIXPublicKey(all[i].PublicKey)
 	w.must(err)
-	own := w.certify("OCE", public, w.hostBy, w.hostCA, nil)
-	for _, v := range []scp11.Variant{scp11.A, scp11.C} {
-		w.register(w.document(v, own))
-	}
-	w.advance(1100 * time.Millisecond)
+	return public
 }
 
 // simulated is a card with a certificate.
@@ -381,7 +387,7 @@ func TestAgreedHost(t *testing.T) {
 	w.advance(1100 * time.Millisecond)
 	_, err = w.service.OpenChannel(w.ctx, w.req(), w.opening(scp11.A, card))
 	w.want("a certificate of no version", err, fault.ProfileMismatch)
-	w.register(w.document(scp11.A, w.certify("OCE", stranger.Public(), w.hostBy, w.hostCA, func(c *x509.Certificate) { c.NotAfter = w.clock() })))
+	w.register(w.document(scp11.A, w.certify("OCE", w.publicOf(2), w.hostBy, w.hostCA, func(c *x509.Certificate) { c.NotAfter = w.clock() })))
 	w.advance(1100 * time.Millisecond)
 	_, err = w.service.OpenChannel(w.ctx, w.req(), w.opening(scp11.A, card))
 	w.want("a certificate that ran out", err, fault.ProfileMismatch)
@@ -454,6 +460,23 @@ func TestAgreedCarriesNothingElse(t *testing.T) {
 	err = w.board.decide(approval.CardExplain, fmt.Sprintf("issuers/%s/cards/%X", w.issuer, card.kdd),
 		map[string]string{"key": "oce", "profile": "agreed-a", "host": "0011223344556677", "answer": strings.Repeat("00", 19)})
 	w.want("an explanation", err, fault.InvalidInput)
+}
+
+// TestAgreedEntries: the log says of which card and which host's pair an opening is, and so of
+// one that the card refuses.
+func TestAgreedEntries(t *testing.T) {
+	w := newAgreed(t)
+	w.prepare()
+	id, _ := w.askCard(scp11.A, w.agreedCard())
+	opened := w.lastEntry()
+	if opened.Operation != "channel.open" || opened.Card == "" || opened.Key != w.pairName(1) || opened.Detail["kvn"] != "01" {
+		t.Errorf("%+v", opened)
+	}
+	_, err := w.prove(id, unhex("6A80"))
+	w.want("a card that refuses", err, fault.CardRefused)
+	if e := w.lastEntry(); e.Operation != "channel.authenticate" || e.Card != opened.Card || e.Key != opened.Key {
+		t.Errorf("%+v", e)
+	}
 }
 
 // TestAgreedUnable: with SoftHSM2 no pair is proposed and no channel opened.

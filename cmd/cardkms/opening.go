@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bytes"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +9,7 @@ import (
 
 	"cardkms/api"
 	"cardkms/api/client"
+	"cardkms/kms/profile"
 )
 
 // opening are the flags that say which channel is opened.
@@ -40,19 +39,16 @@ func (o opening) request() (out api.OpenChannel, err error) {
 
 // readCertificates reads certificates in PEM, and nothing else.
 func readCertificates(path string) (out []api.Hex, err error) {
-	rest, err := os.ReadFile(path)
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	for len(bytes.TrimSpace(rest)) > 0 {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil || block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("%s: these are not certificates in PEM and nothing else", path)
-		}
-		out = append(out, block.Bytes)
+	blocks, err := profile.DecodePEM(text)
+	if err != nil || len(blocks) == 0 {
+		return nil, fmt.Errorf("%s holds no certificates in PEM, or something else beside", path)
 	}
-	if len(out) == 0 {
-		return nil, fmt.Errorf("%s holds no certificate", path)
+	for _, der := range blocks {
+		out = append(out, der)
 	}
 	return out, nil
 }

@@ -58,7 +58,7 @@ unshare --mount --pid --uts --ipc --net --fork bash -c '
 	mkdir -p dev/shm dev/pts sys/fs/cgroup old && ln -s pts/ptmx dev/ptmx && mount -t cgroup2 none sys/fs/cgroup
 	pivot_root . old && umount -l old && mount --make-rshared / # credentials of units arrive by propagation
 	exec env -i container=other PATH=/usr/sbin:/usr/bin /lib/systemd/systemd' boot "$root" >"$root/boot.log" 2>&1 </dev/null &
-until boot=$(pgrep -P $! -x systemd); do kill -0 $! && sleep 0.1; done
+until boot=$(pgrep -P $! -x systemd); do kill -0 $! || exit 1; sleep 0.1; done
 inside() { nsenter --target "$boot" --mount --pid --net --root -- "$@"; }
 until_serves() {
 	for _ in $(seq 90); do
@@ -70,8 +70,9 @@ until_serves() {
 	exit 1
 }
 until_serves
-inside systemctl show cardkmsd -p ActiveState -p User -p NRestarts
-inside grep -E '^(NoNewPrivs|Seccomp|CapEff):' "/proc/$(inside systemctl show cardkmsd -p MainPID --value)/status"
+[ "$(inside systemctl show cardkmsd -p User --value)" = cardkms ]
+pid=$(inside systemctl show cardkmsd -p MainPID --value)
+for line in 'NoNewPrivs:	1' 'Seccomp:	2' 'CapEff:	0000000000000000'; do inside grep "^$line" "/proc/$pid/status"; done
 
 echo '== one card is updated through it'
 known=404142434445464748494A4B4C4D4E4F # what both pairs of components make

@@ -80,18 +80,19 @@ func TestCard(t *testing.T) {
 		chain, anchors []*x509.Certificate
 		at             time.Time
 	}{
-		"no anchors":             {[]*x509.Certificate{card, middle}, nil, now},
-		"another anchor":         {[]*x509.Certificate{card, middle}, []*x509.Certificate{certify(t, "root", other.Public(), nil, other, authority)}, now},
-		"a link is missing":      {[]*x509.Certificate{card}, []*x509.Certificate{root}, now},
-		"the order":              {[]*x509.Certificate{middle, card}, []*x509.Certificate{root}, now},
-		"expired":                {[]*x509.Certificate{card, middle}, []*x509.Certificate{root}, now.AddDate(2, 0, 0)},
-		"not yet":                {[]*x509.Certificate{card, middle}, []*x509.Certificate{root}, now.AddDate(-2, 0, 0)},
-		"for signatures":         {[]*x509.Certificate{certify(t, "s", cardKey.Public(), middle, middleKey, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageDigitalSignature }), middle}, []*x509.Certificate{root}, now},
-		"an authority's":         {[]*x509.Certificate{middle}, []*x509.Certificate{root}, now},
-		"on P-384":               {[]*x509.Certificate{certify(t, "p", rootKey.Public(), middle, middleKey, nil), middle}, []*x509.Certificate{root}, now},
-		"of Ed25519":             {[]*x509.Certificate{certify(t, "e", edKey, middle, middleKey, nil), middle}, []*x509.Certificate{root}, now},
-		"a middle without power": {[]*x509.Certificate{certify(t, "u", cardKey.Public(), card, cardKey, nil), card, middle}, []*x509.Certificate{root}, now},
-		"a forged signature":     {[]*x509.Certificate{certify(t, "f", cardKey.Public(), certify(t, "middle", other.Public(), root, rootKey, authority), other, nil), middle}, []*x509.Certificate{root}, now},
+		"no anchors":                 {[]*x509.Certificate{card, middle}, nil, now},
+		"another anchor":             {[]*x509.Certificate{card, middle}, []*x509.Certificate{certify(t, "root", other.Public(), nil, other, authority)}, now},
+		"a link is missing":          {[]*x509.Certificate{card}, []*x509.Certificate{root}, now},
+		"the order":                  {[]*x509.Certificate{middle, card}, []*x509.Certificate{root}, now},
+		"expired":                    {[]*x509.Certificate{card, middle}, []*x509.Certificate{root}, now.AddDate(2, 0, 0)},
+		"not yet":                    {[]*x509.Certificate{card, middle}, []*x509.Certificate{root}, now.AddDate(-2, 0, 0)},
+		"for signatures":             {[]*x509.Certificate{certify(t, "s", cardKey.Public(), middle, middleKey, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageDigitalSignature }), middle}, []*x509.Certificate{root}, now},
+		"an authority's":             {[]*x509.Certificate{middle}, []*x509.Certificate{root}, now},
+		"an authority's that agrees": {[]*x509.Certificate{certify(t, "a", cardKey.Public(), middle, middleKey, func(c *x509.Certificate) { c.IsCA = true }), middle}, []*x509.Certificate{root}, now},
+		"on P-384":                   {[]*x509.Certificate{certify(t, "p", rootKey.Public(), middle, middleKey, nil), middle}, []*x509.Certificate{root}, now},
+		"of Ed25519":                 {[]*x509.Certificate{certify(t, "e", edKey, middle, middleKey, nil), middle}, []*x509.Certificate{root}, now},
+		"a middle without power":     {[]*x509.Certificate{certify(t, "u", cardKey.Public(), card, cardKey, nil), card, middle}, []*x509.Certificate{root}, now},
+		"a forged signature":         {[]*x509.Certificate{certify(t, "f", cardKey.Public(), certify(t, "middle", other.Public(), root, rootKey, authority), other, nil), middle}, []*x509.Certificate{root}, now},
 		"a critical extension": {[]*x509.Certificate{certify(t, "x", cardKey.Public(), middle, middleKey, func(c *x509.Certificate) {
 			c.ExtraExtensions = []pkix.Extension{{Id: []int{1, 2, 3}, Critical: true, Value: []byte{5, 0}}}
 		}), middle}, []*x509.Certificate{root}, now},

@@ -3,8 +3,6 @@ package profile
 import (
 	"crypto/ecdh"
 	"crypto/x509"
-	"encoding/pem"
-	"strings"
 	"time"
 
 	"cardkms/derive/scp11"
@@ -109,15 +107,13 @@ func (d document) host(p *Profile, wrong *Problems) {
 
 // certificates reads PEM in which nothing else stands.
 func certificates(wrong *Problems, field, text string) (out []*x509.Certificate) {
-	for rest := []byte(text); len(strings.TrimSpace(string(rest))) > 0; {
-		var block *pem.Block
-		before := rest
-		block, rest = pem.Decode(rest)
-		if block == nil || block.Type != "CERTIFICATE" || len(block.Headers) > 0 || !strings.HasPrefix(strings.TrimSpace(string(before)), "-----BEGIN CERTIFICATE-----") {
-			wrong.add("%s is certificates in PEM and nothing else", field)
-			return nil
-		}
-		c, err := scp11.ParseCertificate(block.Bytes)
+	blocks, err := DecodePEM([]byte(text))
+	if err != nil {
+		wrong.add("%s is certificates in PEM and nothing else", field)
+		return nil
+	}
+	for _, der := range blocks {
+		c, err := scp11.ParseCertificate(der)
 		if err != nil || len(out) == scp11.CertificatesMax {
 			wrong.add("%s are X.509 certificates, at most %d", field, scp11.CertificatesMax)
 			return nil
