@@ -194,6 +194,9 @@ the proposal is void.`,
 			in.LifeSeconds, in.ValidateOnly = int(life/time.Second), dry
 			return a.with(func(c *client.Client) error {
 				p, err := c.Propose(cmd.Context(), in)
+				if _, known := effects[in.Operation]; err != nil && !known { // a newer service may know it
+					return advised{err, `"cardkms help approval propose" lists the operations`}
+				}
 				if err != nil {
 					return err
 				}

@@ -273,10 +273,22 @@ func cobraUsage(err error) bool {
 // errNotVerified is a log, a receipt or a signature that is not what it claims.
 var errNotVerified = errors.New("not verified")
 
+// advised is an error with a hint that only its command can give.
+type advised struct {
+	error
+	hint string
+}
+
+func (e advised) Unwrap() error { return e.error }
+
 // hint says what the reader could do about an error.
 func (a *app) hint(err error) string {
 	var p *api.Problem
 	var lost *cardLost
+	var known advised
+	if errors.As(err, &known) {
+		return known.hint
+	}
 	if errors.As(err, &lost) {
 		return "is the card in the reader, and does --card name it (tcp:HOST:PORT)?"
 	}
@@ -303,13 +315,14 @@ func (a *app) hint(err error) string {
 // tokenHints are hints for whoever shows a bearer token, before those for everybody.
 var tokenHints = map[api.Code]string{
 	api.Unauthenticated: "have the OpenID provider give a new ID token for this service, and put it into the file; its sub must stand under people.subjects in the server's configuration",
-	api.Forbidden:       "another role, or another officer, may do this, with a token or a certificate of its own",
+	api.Forbidden:       "if it is your role that may not do this, another may, with a token or a certificate of its own",
 }
 
+// hints fit every refusal of their code: which one it is, only its detail says.
 var hints = map[api.Code]string{
 	api.Unauthenticated:  "the server does not know this certificate; its URI must stand under clients: in the server's configuration",
-	api.Forbidden:        "another role, or another officer, may do this; choose it with --as",
-	api.NotFound:         "names belong to one issuer; is --issuer right?",
+	api.Forbidden:        "if it is your role that may not do this, another may; choose it with --as",
+	api.NotFound:         "keys, cards, images and card profiles are looked for at one issuer: that of --issuer, or of issuers/ISSUER/... in a proposal",
 	api.ProofFailed:      "wrong keys, a wrong key version or diversification, or something in between changed bytes; for an approval: the key is not that of the officer whose certificate is used; the audit log holds the attempt",
 	api.CardQuarantined:  "the card failed three proofs in a row; find out why before it is used again",
 	api.CardCounter:      "two cards with one identity, or a card that lost its memory",
