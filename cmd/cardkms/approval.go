@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -35,7 +36,7 @@ means that the proposal needs another approval.`,
 
 func (a *app) proposalsCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "List proposals", Args: exactly(0),
+		Use: "list", Short: "List proposals, the newest last", Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.with(func(c *client.Client) error {
 				all := []api.Proposal{}
@@ -49,12 +50,16 @@ func (a *app) proposalsCommand() *cobra.Command {
 						break
 					}
 				}
-				text := make([]string, len(all))
+				// The service pages by id, which is random.
+				slices.SortFunc(all, func(x, y api.Proposal) int {
+					return cmp.Or(x.Created.Compare(y.Created), cmp.Compare(x.ID, y.ID))
+				})
+				rows := make([][]string, len(all))
 				for i, p := range all {
-					text[i] = fmt.Sprintf("%s  %s  %s  %s  by %s  %d of %d approvals  expires %s",
-						plain(p.ID), plain(p.State), plain(p.Operation), plain(p.Object), plain(p.Proposer), p.Counted, p.Required, stamp(p.Expires))
+					rows[i] = []string{plain(p.ID), plain(p.State), plain(p.Operation), plain(p.Object), "by " + plain(p.Proposer),
+						fmt.Sprintf("%d of %d approvals", p.Counted, p.Required), "expires " + stamp(p.Expires)}
 				}
-				return a.show(all, "%s", strings.Join(append(text, count(int64(len(all)), "proposal")), "\n"))
+				return a.show(all, "%s", strings.Join(append(columns(rows), count(int64(len(all)), "proposal")), "\n"))
 			})
 		},
 	}
