@@ -277,10 +277,10 @@ func (a *app) haltCommand() *cobra.Command {
 served. One officer or operator can do this. To go on, an officer proposes
 system.resume for system/halt, and others approve it.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := a.confirm(cmd, yes, "halt", "This will stop all use of keys, for every issuer.\n"); err != nil {
-				return err
-			}
 			return a.with(func(c *client.Client) error {
+				if err := a.ask(cmd, yes, "halt", "Stop all use of keys, for every issuer?"); err != nil {
+					return err
+				}
 				s, err := c.Halt(cmd.Context())
 				if err != nil {
 					return err
@@ -309,6 +309,15 @@ func (a *app) confirm(cmd *cobra.Command, yes bool, word, what string) error {
 		return errUnconfirmed
 	}
 	return nil
+}
+
+// ask is confirm for a command that has checked nothing with the service yet: it puts a
+// question, and with yes there is none.
+func (a *app) ask(cmd *cobra.Command, yes bool, word, question string) error {
+	if yes {
+		return nil
+	}
+	return a.confirm(cmd, false, word, question+"\n")
 }
 
 // effects say in plain words what an operation does.
