@@ -109,7 +109,8 @@ func (s *site) restore() {
 	}
 	s.must("", os.WriteFile(file, encoding, 0o600))
 	refused("not confirmed", "no\n", "not confirmed")
-	if out := s.must(run("restore\n")); !strings.Contains(out, "Signed by ada, bob, who are officers by the log up to entry") || !strings.Contains(out, "Accepted") {
+	if out := s.must(run("restore\n")); !strings.Contains(out, "Signed by ada, bob, who are officers by the log up to entry") || !strings.Contains(out, "Accepted") ||
+		!strings.Contains(out, `"level":"WARN","msg":"audit log: officers accept an older database"`) {
 		s.t.Error(out)
 	}
 	if e := s.last("log.restore"); e.Sequence != x.To.Size || e.Detail["to_size"] != fmt.Sprint(x.To.Size) {
