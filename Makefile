@@ -13,7 +13,7 @@ BALANCER := haproxy
 .PHONY: help vaultdev demo demo-rogue demo-rotation demo-cluster test check race fuzz bench setup build tear audit-tamper audit-canary audit-crash bench-audit bench-keys bench-cards bench-nodes bench-timing test-long test-pcsc test-opencryptoki package test-package test-image check-alerts clean
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 19
 
 # install installs the Debian packages of its argument that are missing.
 define install
@@ -35,13 +35,13 @@ number = -X cardkms/deploy/version.number=$(1)
 build: ## build the three programs into dist/
 	$(GO) build -trimpath -ldflags '$(call number,$(shell git describe --always --dirty 2>/dev/null))' -o $(BIN)/ ./cmd/...
 
-demo: setup build ## update a simulated card, with the power cut in the middle
+demo: setup build ## update a simulated card, with its power cut three times
 	$(BIN)/cardkms-demo
 
 demo-rogue: setup build ## an administrator of the database attacks it, ten times
 	$(BIN)/cardkms-demo rogue
 
-demo-rotation: setup build ## two officers replace a master key, and 1,000 cards move while their power fails
+demo-rotation: setup build ## officers replace a master key (one proposes, two sign), and 1,000 cards move while their power fails
 	$(BIN)/cardkms-demo rotation
 
 demo-cluster: setup build ## the same with three nodes, PostgreSQL and a load balancer, which are killed meanwhile

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -35,7 +36,7 @@ means that the proposal needs another approval.`,
 
 func (a *app) proposalsCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "List proposals", Args: exactly(0),
+		Use: "list", Short: "List proposals, the newest last", Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.with(func(c *client.Client) error {
 				all := []api.Proposal{}
@@ -49,12 +50,16 @@ func (a *app) proposalsCommand() *cobra.Command {
 						break
 					}
 				}
-				text := make([]string, len(all))
+				// The service pages by id, which is random.
+				slices.SortFunc(all, func(x, y api.Proposal) int {
+					return cmp.Or(x.Created.Compare(y.Created), cmp.Compare(x.ID, y.ID))
+				})
+				rows := make([][]string, len(all))
 				for i, p := range all {
-					text[i] = fmt.Sprintf("%s  %s  %s  %s  by %s  %d of %d approvals  expires %s",
-						plain(p.ID), plain(p.State), plain(p.Operation), plain(p.Object), plain(p.Proposer), p.Counted, p.Required, stamp(p.Expires))
+					rows[i] = []string{plain(p.ID), plain(p.State), plain(p.Operation), plain(p.Object), "by " + plain(p.Proposer),
+						fmt.Sprintf("%d of %d approvals", p.Counted, p.Required), "expires " + stamp(p.Expires)}
 				}
-				return a.show(all, "%s", strings.Join(append(text, count(int64(len(all)), "proposal")), "\n"))
+				return a.show(all, "%s", strings.Join(append(columns(rows), count(int64(len(all)), "proposal")), "\n"))
 			})
 		},
 	}
@@ -194,6 +199,9 @@ the proposal is void.`,
 			in.LifeSeconds, in.ValidateOnly = int(life/time.Second), dry
 			return a.with(func(c *client.Client) error {
 				p, err := c.Propose(cmd.Context(), in)
+				if _, known := effects[in.Operation]; err != nil && !known { // a newer service may know it
+					return advised{err, `"cardkms help approval propose" lists the operations`}
+				}
 				if err != nil {
 					return err
 				}
@@ -269,10 +277,10 @@ func (a *app) haltCommand() *cobra.Command {
 served. One officer or operator can do this. To go on, an officer proposes
 system.resume for system/halt, and others approve it.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := a.confirm(cmd, yes, "halt", "This will stop all use of keys, for every issuer.\n"); err != nil {
-				return err
-			}
 			return a.with(func(c *client.Client) error {
+				if err := a.ask(cmd, yes, "halt", "Stop all use of keys, for every issuer?"); err != nil {
+					return err
+				}
 				s, err := c.Halt(cmd.Context())
 				if err != nil {
 					return err
@@ -301,6 +309,15 @@ func (a *app) confirm(cmd *cobra.Command, yes bool, word, what string) error {
 		return errUnconfirmed
 	}
 	return nil
+}
+
+// ask is confirm for a command that has checked nothing with the service yet: it puts a
+// question, and with yes there is none.
+func (a *app) ask(cmd *cobra.Command, yes bool, word, question string) error {
+	if yes {
+		return nil
+	}
+	return a.confirm(cmd, false, word, question+"\n")
 }
 
 // effects say in plain words what an operation does.

@@ -31,16 +31,20 @@ func (s *service) approvals(mux *http.ServeMux) {
 			Proposer: "ada", Created: time.Date(2026, 11, 12, 9, 30, 0, 0, time.UTC), Expires: time.Date(2026, 11, 13, 9, 30, 0, 0, time.UTC),
 		}
 		encoding, err := p.Encode()
-		if err != nil {
+		if err != nil || effects[p.Operation] == "" {
 			refuse(w, api.InvalidInput)
 			return
 		}
-		s.proposal = api.Proposal{ID: p.ID, Encoding: string(encoding), State: api.ProposalOpen, Required: 2, Document: in.Document, Decisions: []api.Decision{}}
+		s.proposal = api.Proposal{ID: p.ID, Operation: p.Operation, Object: p.Object, Proposer: p.Proposer, Created: p.Created, Expires: p.Expires, Encoding: string(encoding), State: api.ProposalOpen, Required: 2, Document: in.Document, Decisions: []api.Decision{}}
 		answer(w)
 	})
 	mux.HandleFunc("GET "+api.Prefix+"/proposals/{id}", func(w http.ResponseWriter, _ *http.Request) { answer(w) })
 	mux.HandleFunc("GET "+api.Prefix+"/proposals", func(w http.ResponseWriter, _ *http.Request) {
-		_ = json.NewEncoder(w).Encode(api.ProposalList{Proposals: []api.Proposal{s.proposal}})
+		old := api.Proposal{
+			ID: strings.Repeat("f", 32), State: api.ProposalRejected, Operation: approval.ProfileRegister, Object: "issuers/demo/profiles/default",
+			Proposer: "bob", Required: 2, Created: s.proposal.Created.Add(-time.Hour), Expires: s.proposal.Created.Add(time.Hour),
+		}
+		_ = json.NewEncoder(w).Encode(api.ProposalList{Proposals: []api.Proposal{s.proposal, old}})
 	})
 	mux.HandleFunc("POST "+api.Prefix+"/proposals/{call}", func(w http.ResponseWriter, r *http.Request) {
 		_, verb, _ := strings.Cut(r.PathValue("call"), ":")
@@ -64,8 +68,10 @@ func (s *service) approvals(mux *http.ServeMux) {
 		answer(w)
 	})
 	profile := api.CardProfile{Name: "issuers/demo/profiles/default", Profile: "default", Version: 2, Registered: time.Date(2026, 11, 12, 9, 30, 0, 0, time.UTC), SHA256: bytes.Repeat([]byte{0xAB}, 32), Withdrawn: true}
+	other := profile
+	other.Name, other.Version, other.Withdrawn = "issuers/demo/profiles/visa-2", 11, false
 	mux.HandleFunc("GET "+api.Prefix+"/issuers/demo/profiles", func(w http.ResponseWriter, _ *http.Request) {
-		_ = json.NewEncoder(w).Encode(api.CardProfileList{Profiles: []api.CardProfile{profile}})
+		_ = json.NewEncoder(w).Encode(api.CardProfileList{Profiles: []api.CardProfile{profile, other}})
 	})
 	mux.HandleFunc("GET "+api.Prefix+"/issuers/demo/profiles/default", func(w http.ResponseWriter, r *http.Request) {
 		old := profile

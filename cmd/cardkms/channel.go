@@ -143,7 +143,7 @@ type scripter func(*client.Client, context.Context, string, string, [][]byte) ([
 
 func (a *app) scriptCommand(use, short string, f scripter) *cobra.Command {
 	return &cobra.Command{
-		Use: use + " CHANNEL APDU...", Short: short, Args: cobra.MinimumNArgs(2),
+		Use: use + " CHANNEL APDU...", Short: short, Args: cobra.MatchAll(atLeast(2), formed(channelArg)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			apdus, err := parseAPDUs(args[1:])
 			if err != nil {
@@ -185,7 +185,7 @@ func (a *app) runCommand() *cobra.Command {
 	var from opening
 	var where string
 	c := from.flags(&cobra.Command{
-		Use: "run --card tcp:HOST:PORT APDU...", Short: "Authenticate a card and send it commands through a channel", Args: cobra.MinimumNArgs(1),
+		Use: "run --card tcp:HOST:PORT APDU...", Short: "Authenticate a card and send it commands through a channel", Args: atLeast(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			plain, err := parseAPDUs(args)
 			if err != nil {

@@ -30,10 +30,10 @@ func (a *app) suspendClientCommand() *cobra.Command {
 connections that it has. One officer is enough. To let it go on, an officer proposes
 client.resume, and others approve it. Security officers are not suspended so.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := a.confirm(cmd, yes, "suspend", "This will refuse everything to "+args[0]+".\n"); err != nil {
-				return err
-			}
 			return a.with(func(c *client.Client) error {
+				if err := a.ask(cmd, yes, "suspend", "Refuse everything to "+args[0]+"?"); err != nil {
+					return err
+				}
 				s, err := c.SuspendClient(cmd.Context(), api.SuspendClient{Client: args[0]})
 				if err != nil {
 					return err

@@ -38,23 +38,32 @@ func (a *app) cardCommand() *cobra.Command {
 						break
 					}
 				}
-				text := make([]string, len(all))
+				rows := make([][]string, len(all))
 				for i, cd := range all {
-					text[i] = cardLine(cd)
+					rows[i] = cardFields(cd)
 				}
-				return a.show(all, "%s", strings.Join(append(text, count(int64(len(all)), "card")), "\n"))
+				return a.show(all, "%s", strings.Join(append(columns(rows), count(int64(len(all)), "card")), "\n"))
 			})
 		},
 	}, a.moveCommand())
 	return c
 }
 
-func cardLine(c api.Card) string {
-	state := "served"
+func cardLine(c api.Card) string { return strings.Join(cardFields(c), "  ") }
+
+func cardFields(c api.Card) []string {
+	kvn, state := c.KVN.String(), "served"
+	if c.KVN == 0 { // it never proved itself
+		kvn = "-"
+	}
 	if c.Quarantined {
 		state = "QUARANTINED"
 	}
-	return fmt.Sprintf("%s  KVN %s  %s  failed proofs in a row %d  package %s", c.KDD, c.KVN, state, c.Failures, plain(c.Package))
+	fields := []string{c.KDD.String(), "KVN " + kvn, state, fmt.Sprintf("failed proofs in a row %d", c.Failures)}
+	if c.Package != "" {
+		fields = append(fields, "package "+plain(c.Package))
+	}
+	return fields
 }
 
 func (a *app) keyCommand() *cobra.Command {

@@ -54,11 +54,11 @@ func (a *app) suspendCommand() *cobra.Command {
 officer is enough; to let it go on, officers approve key.activate.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			key, version := versionArgs(args)
-			what := fmt.Sprintf("This will stop every use of version %d of %s. Only an approved key.activate lets it go on.\n", version, key)
-			if err := a.confirm(cmd, yes, "suspend", what); err != nil {
-				return err
-			}
 			return a.with(func(c *client.Client) error {
+				what := fmt.Sprintf("Stop every use of version %d of %s? Only an approved key.activate lets it go on.", version, key)
+				if err := a.ask(cmd, yes, "suspend", what); err != nil {
+					return err
+				}
 				k, err := c.SuspendKey(cmd.Context(), a.issuer, key, version)
 				if err != nil {
 					return err

@@ -104,7 +104,7 @@ Exit status: 0 done, 1 failure, 2 usage, 3 a verification was negative,
 	f.StringVar(&a.ca, "ca", "", "CA `FILE` that verifies the server")
 	f.BoolVar(&a.json, "json", false, "print JSON")
 	a.named = f.Changed
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return errUsage{err} })
+	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(a.updateCommand(), a.channelCommand(), a.imageCommand(), a.cardCommand(), a.keyCommand(), a.profileCommand(), a.rotationCommand(), a.emvCommand(), a.otaCommand(), a.scriptsCommand(), a.fleetCommand(), a.auditCommand(), a.witnessCommand(),
 		a.approvalCommand(), a.officerCommand(), a.ceremonyCommand(), a.tr31Command(), a.clientCommand(), a.haltCommand(), a.healthCommand(), manCommand(root))
 	for _, c := range root.Commands() {
@@ -119,9 +119,28 @@ Exit status: 0 done, 1 failure, 2 usage, 3 a verification was negative,
 // like success.
 func group(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return errUsage{fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())}
+		return unknown(cmd, args[0])
 	}
 	return cmd.Help()
+}
+
+// unknown refuses a mistyped command of a group, as cobra does at the top.
+func unknown(group *cobra.Command, typed string) error {
+	text := fmt.Sprintf("unknown command %q for %q", typed, group.CommandPath())
+	group.SuggestionsMinimumDistance = 2 // cobra sets it at the top only
+	if near := group.SuggestionsFor(typed); len(near) > 0 {
+		text += "\n\nDid you mean this?\n\t" + strings.Join(near, "\n\t")
+	}
+	return errUsage{errors.New(text)}
+}
+
+// flagError marks a wrong flag as usage. A group has no flags of its own, so behind a
+// mistyped command it is the command that is wrong.
+func flagError(cmd *cobra.Command, err error) error {
+	if args := cmd.Flags().Args(); cmd.HasParent() && cmd.HasSubCommands() && len(args) > 0 {
+		return unknown(cmd, args[0])
+	}
+	return errUsage{err}
 }
 
 func env(name, otherwise string) string {
@@ -165,11 +184,15 @@ func (a *app) show(v any, format string, args ...any) error {
 	return e.Encode(v)
 }
 
-// exactly refuses another number of arguments as a usage error.
-func exactly(n int) cobra.PositionalArgs {
+// exactly and atLeast refuse another number of arguments as a usage error.
+func exactly(n int) cobra.PositionalArgs { return counted(cobra.ExactArgs(n)) }
+func atLeast(n int) cobra.PositionalArgs { return counted(cobra.MinimumNArgs(n)) }
+
+// counted names the arguments that a command takes, where cobra only counts them.
+func counted(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if err := cobra.ExactArgs(n)(cmd, args); err != nil {
-			return errUsage{err}
+		if check(cmd, args) != nil {
+			return errUsage{fmt.Errorf("%s given; usage: %s", count(int64(len(args)), "argument"), cmd.UseLine())}
 		}
 		return nil
 	}
@@ -197,10 +220,12 @@ func isHex(digits int) func(string) bool {
 
 // arguments is exactly for arguments that have a form.
 func arguments(want ...argument) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if err := exactly(len(want))(cmd, args); err != nil {
-			return err
-		}
+	return cobra.MatchAll(exactly(len(want)), formed(want...))
+}
+
+// formed checks the form of the first arguments, which are there.
+func formed(want ...argument) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
 		for i, w := range want {
 			if !w.is(args[i]) {
 				return errUsage{fmt.Errorf("%q is no %s: that is %s", args[i], w.name, w.form)}
@@ -237,7 +262,7 @@ func unreachable(err error) bool {
 
 // cobraUsage reports the usage errors for which cobra has no type.
 func cobraUsage(err error) bool {
-	for _, prefix := range []string{"required flag(s)", "unknown command", "requires at least"} {
+	for _, prefix := range []string{"required flag(s)", "unknown command"} {
 		if strings.HasPrefix(err.Error(), prefix) {
 			return true
 		}
@@ -248,10 +273,22 @@ func cobraUsage(err error) bool {
 // errNotVerified is a log, a receipt or a signature that is not what it claims.
 var errNotVerified = errors.New("not verified")
 
+// advised is an error with a hint that only its command can give.
+type advised struct {
+	error
+	hint string
+}
+
+func (e advised) Unwrap() error { return e.error }
+
 // hint says what the reader could do about an error.
 func (a *app) hint(err error) string {
 	var p *api.Problem
 	var lost *cardLost
+	var known advised
+	if errors.As(err, &known) {
+		return known.hint
+	}
 	if errors.As(err, &lost) {
 		return "is the card in the reader, and does --card name it (tcp:HOST:PORT)?"
 	}
@@ -278,13 +315,14 @@ func (a *app) hint(err error) string {
 // tokenHints are hints for whoever shows a bearer token, before those for everybody.
 var tokenHints = map[api.Code]string{
 	api.Unauthenticated: "have the OpenID provider give a new ID token for this service, and put it into the file; its sub must stand under people.subjects in the server's configuration",
-	api.Forbidden:       "another role, or another officer, may do this, with a token or a certificate of its own",
+	api.Forbidden:       "if it is your role that may not do this, another may, with a token or a certificate of its own",
 }
 
+// hints fit every refusal of their code: which one it is, only its detail says.
 var hints = map[api.Code]string{
 	api.Unauthenticated:  "the server does not know this certificate; its URI must stand under clients: in the server's configuration",
-	api.Forbidden:        "another role, or another officer, may do this; choose it with --as",
-	api.NotFound:         "names belong to one issuer; is --issuer right?",
+	api.Forbidden:        "if it is your role that may not do this, another may; choose it with --as",
+	api.NotFound:         "keys, cards, images and card profiles are looked for at one issuer: that of --issuer, or of issuers/ISSUER/... in a proposal",
 	api.ProofFailed:      "wrong keys, a wrong key version or diversification, or something in between changed bytes; for an approval: the key is not that of the officer whose certificate is used; the audit log holds the attempt",
 	api.CardQuarantined:  "the card failed three proofs in a row; find out why before it is used again",
 	api.CardCounter:      "two cards with one identity, or a card that lost its memory",

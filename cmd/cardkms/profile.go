@@ -72,11 +72,11 @@ func (a *app) profilesCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				text := make([]string, len(all))
+				rows := make([][]string, len(all))
 				for i, p := range all {
-					text[i] = profileLine(p)
+					rows[i] = profileFields(p)
 				}
-				return a.show(all, "%s", strings.Join(append(text, count(int64(len(all)), "card profile")), "\n"))
+				return a.show(all, "%s", strings.Join(append(columns(rows), count(int64(len(all)), "card profile")), "\n"))
 			})
 		},
 	}
@@ -92,7 +92,7 @@ func (a *app) profileShowCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.show(p, "# %s\n%s", profileLine(p), strings.TrimSuffix(p.Document, "\n"))
+				return a.show(p, "# %s\n%s", strings.Join(profileFields(p), "  "), strings.TrimSuffix(p.Document, "\n"))
 			})
 		},
 	}
@@ -100,12 +100,12 @@ func (a *app) profileShowCommand() *cobra.Command {
 	return c
 }
 
-func profileLine(p api.CardProfile) string {
-	line := fmt.Sprintf("%s  version %d  %s  SHA-256 %x", plain(p.Name), p.Version, stamp(p.Registered), []byte(p.SHA256))
+func profileFields(p api.CardProfile) []string {
+	fields := []string{plain(p.Name), fmt.Sprintf("version %d", p.Version), stamp(p.Registered), fmt.Sprintf("SHA-256 %x", []byte(p.SHA256))}
 	if p.Withdrawn {
-		line += "  WITHDRAWN"
+		fields = append(fields, "WITHDRAWN")
 	}
-	return line
+	return fields
 }
 
 // attach puts a document into a proposal that is to sign its digest.

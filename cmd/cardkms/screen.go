@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"text/tabwriter"
 	"unicode"
 )
 
@@ -43,6 +44,20 @@ func quoted(s string) string {
 		return s
 	}
 	return "'" + strings.ReplaceAll(plain(s), "'", `'\''`) + "'"
+}
+
+// columns returns rows as lines, what stands in the same place below each other.
+func columns(rows [][]string) []string {
+	if len(rows) == 0 {
+		return nil
+	}
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	for _, r := range rows {
+		fmt.Fprintln(w, strings.Join(r, "\t"))
+	}
+	_ = w.Flush() // a Builder takes all
+	return strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
 }
 
 // count says how many there are of something.

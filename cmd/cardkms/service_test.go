@@ -262,6 +262,12 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(p.Status)
 		out = p
 	})
+	mux.HandleFunc("GET "+api.Prefix+"/issuers/demo/cards", func(http.ResponseWriter, *http.Request) {
+		out = api.CardList{Cards: []api.Card{
+			{KDD: bytes.Repeat([]byte{1}, 10), KVN: 0x30, Package: "p1"}, {KDD: bytes.Repeat([]byte{2}, 10), Failures: 3, Quarantined: true}}}
+	})
+	mux.HandleFunc("GET "+api.Prefix+"/issuers/demo/cards/{kdd}", func(w http.ResponseWriter, _ *http.Request) { refuse(w, api.NotFound) })
+	mux.HandleFunc("GET "+api.Prefix+"/issuers/demo/keys", func(w http.ResponseWriter, _ *http.Request) { refuse(w, api.Forbidden) })
 	s.approvals(mux)
 	mux.ServeHTTP(w, r)
 	if out != nil {

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -62,7 +61,7 @@ func prune(cmd *cobra.Command, path string, dirs []string, yes bool) error {
 	if err := confirm(cmd, yes, "prune"); err != nil {
 		return err
 	}
-	n, err := open(cmd.Context(), cfg, slog.Default())
+	n, err := open(cmd.Context(), cfg, operatorLog(cmd))
 	if err != nil {
 		return err
 	}
@@ -146,7 +145,7 @@ func withNode(cmd *cobra.Command, path string, f func(*node) error) error {
 	if err != nil {
 		return err
 	}
-	n, err := open(cmd.Context(), cfg, slog.Default())
+	n, err := open(cmd.Context(), cfg, operatorLog(cmd))
 	if err != nil {
 		return err
 	}

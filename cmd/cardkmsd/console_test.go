@@ -109,7 +109,8 @@ func (s *site) restore() {
 	}
 	s.must("", os.WriteFile(file, encoding, 0o600))
 	refused("not confirmed", "no\n", "not confirmed")
-	if out := s.must(run("restore\n")); !strings.Contains(out, "Signed by ada, bob, who are officers by the log up to entry") || !strings.Contains(out, "Accepted") {
+	if out := s.must(run("restore\n")); !strings.Contains(out, "Signed by ada, bob, who are officers by the log up to entry") || !strings.Contains(out, "Accepted") ||
+		!strings.Contains(out, `"level":"WARN","msg":"audit log: officers accept an older database"`) {
 		s.t.Error(out)
 	}
 	if e := s.last("log.restore"); e.Sequence != x.To.Size || e.Detail["to_size"] != fmt.Sprint(x.To.Size) {
@@ -128,6 +129,11 @@ func TestPseudonymCommands(t *testing.T) {
 	if !strings.Contains(line, `pseudonym: {label: cardkms-pseudonym-2, kcv: "aes-cmac:`) {
 		t.Fatal(line)
 	}
+	s.serve() // the configuration does not name it yet
+	if !strings.Contains(s.log.String(), `"msg":"the token holds a key that is not ours","token":"main","label":"cardkms-pseudonym-2"`) {
+		t.Error("the log does not tell of the new key")
+	}
+	s.stop()
 	destroy := []string{"pseudonym", "destroy", "--config", s.config(), "--label", pseudoLabel}
 	if out, err := s.cardkmsd("destroy\n", destroy...); err == nil || !strings.Contains(out, "names cards now") {
 		t.Errorf("the key in use: %v\n%s", err, out)

@@ -87,7 +87,7 @@ func (g gauges) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// mainToken is the label of the token that has no name.
+// mainToken is the word for the token that has no name, in metrics, logs and reports.
 const mainToken = "main"
 
 func (g gauges) health(ctx context.Context, ch chan<- prometheus.Metric) {

@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -65,7 +67,7 @@ names is missing or wrong, 3 sealed until somebody acts, 75 sealed for now.`,
 		}
 	}
 	markUsage(root)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return errUsage{err} })
+	root.SetFlagErrorFunc(flagError)
 	return root
 }
 
@@ -84,18 +86,25 @@ func run(ctx context.Context, args []string) int {
 	if errors.As(err, &sealed) {
 		return sealed.status()
 	}
-	if errors.As(err, &errUsage{}) {
+	if errors.As(err, &errUsage{}) || cobraUsage(err) {
 		return exitUsage
 	}
 	return exitFailure
 }
 
-// markUsage has wrong arguments of a command and of those below it count as usage.
+// cobraUsage reports the usage errors for which cobra has no type.
+func cobraUsage(err error) bool {
+	return slices.ContainsFunc([]string{"required flag(s)", "unknown command", "if any flags in the group"},
+		func(prefix string) bool { return strings.HasPrefix(err.Error(), prefix) })
+}
+
+// markUsage has wrong arguments of a command and of those below it count as usage, and
+// names what it takes, where cobra only counts.
 func markUsage(c *cobra.Command) {
 	if check := c.Args; check != nil {
 		c.Args = func(cmd *cobra.Command, args []string) error {
-			if err := check(cmd, args); err != nil {
-				return errUsage{err}
+			if check(cmd, args) != nil {
+				return errUsage{fmt.Errorf("these arguments do not fit; usage: %s", cmd.UseLine())}
 			}
 			return nil
 		}
@@ -109,7 +118,26 @@ func markUsage(c *cobra.Command) {
 // like success.
 func group(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return errUsage{fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())}
+		return unknown(cmd, args[0])
 	}
 	return cmd.Help()
+}
+
+// unknown refuses a mistyped command of a group, as cobra does at the top.
+func unknown(group *cobra.Command, typed string) error {
+	text := fmt.Sprintf("unknown command %q for %q", typed, group.CommandPath())
+	group.SuggestionsMinimumDistance = 2 // cobra sets it at the top only
+	if near := group.SuggestionsFor(typed); len(near) > 0 {
+		text += "\n\nDid you mean this?\n\t" + strings.Join(near, "\n\t")
+	}
+	return errUsage{errors.New(text)}
+}
+
+// flagError marks a wrong flag as usage. A group has no flags of its own, so behind a
+// mistyped command it is the command that is wrong.
+func flagError(cmd *cobra.Command, err error) error {
+	if args := cmd.Flags().Args(); cmd.HasParent() && cmd.HasSubCommands() && len(args) > 0 {
+		return unknown(cmd, args[0])
+	}
+	return errUsage{err}
 }

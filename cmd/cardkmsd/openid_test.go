@@ -196,7 +196,7 @@ func TestPeopleCommands(t *testing.T) {
 	expect(0, "1 of 2 approvals", append(approve, filepath.Join(officers, "bob"))...)
 
 	shown = append(shown, hold("grace-7", ""))
-	expect(1, "hint: another role", "halt", "--yes")
+	expect(1, "hint: if it is your role", "halt", "--yes")
 	for wrong, want := range map[string]string{"expired": "the bearer token has expired", "audience": "the bearer token is not valid here", "key": "the bearer token is not valid here"} {
 		shown = append(shown, hold("ada-1", wrong))
 		expect(1, want, "key", "list")

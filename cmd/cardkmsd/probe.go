@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cardkms/derive"
 	"cardkms/kms/hsm"
 	"cardkms/kms/probe"
 	"cardkms/kms/profile"
@@ -46,6 +45,9 @@ one line for the whole of it.`,
 			if len(args) > 0 && len(f.vectors) == 0 {
 				return errUsage{errors.New("files are given with --vectors")}
 			}
+			if f.module == "" && (f.label != "" || f.pin != "" || f.initArgs != "") {
+				return errUsage{errors.New("--label, --pin and --init-args name a token of --module")}
+			}
 			f.vectors = append(f.vectors, args...)
 			return runProbe(cmd.Context(), f, cmd.OutOrStdout())
 		},
@@ -62,21 +64,61 @@ one line for the whole of it.`,
 }
 
 func runProbe(ctx context.Context, f probeFlags, out io.Writer) error {
+	known, err := f.read()
+	if err != nil {
+		return errUsage{err}
+	}
 	if f.config != "" {
-		return probeConfigured(ctx, f, out)
+		return probeConfigured(ctx, f.config, known, out)
 	}
 	t, cleanup, err := probeToken(ctx, f)
 	if err != nil {
 		return err
 	}
 	defer cleanup()
-	return probeOne(ctx, t, f, out)
+	return probeOne(ctx, t, known, out)
+}
+
+// knownAnswers are what runs through each token, read before the first is opened.
+type knownAnswers struct {
+	profiles []profile.Profile
+	vectors  []vectorFile
+}
+
+type vectorFile struct {
+	name    string
+	content []byte
+}
+
+func (f probeFlags) read() (k knownAnswers, err error) {
+	if len(f.vectors) == 0 && len(f.profiles) == 0 {
+		return knownAnswers{vectors: []vectorFile{{"built in", probe.Standards}}}, nil
+	}
+	for _, path := range f.profiles {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return k, err
+		}
+		p, err := profile.Parse(b)
+		if err != nil {
+			return k, fmt.Errorf("%s: %w", path, err)
+		}
+		k.profiles = append(k.profiles, p)
+	}
+	for _, path := range f.vectors {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return k, err
+		}
+		k.vectors = append(k.vectors, vectorFile{path, b})
+	}
+	return k, nil
 }
 
 // probeConfigured probes each token of a configuration. One that does not open keeps no
 // other from being probed.
-func probeConfigured(ctx context.Context, f probeFlags, out io.Writer) error {
-	cfg, err := load(f.config)
+func probeConfigured(ctx context.Context, path string, known knownAnswers, out io.Writer) error {
+	cfg, err := load(path)
 	if err != nil {
 		return err
 	}
@@ -91,7 +133,7 @@ func probeConfigured(ctx context.Context, f probeFlags, out io.Writer) error {
 		if perr == nil {
 			var t *hsm.Token
 			if t, perr = hsm.OpenAny(ctx, hsm.Config{Module: c.Module, InitArgs: c.InitArgs, Label: c.Label, PIN: pin}); perr == nil {
-				perr = probeOne(ctx, t, f, out)
+				perr = probeOne(ctx, t, known, out)
 				t.Close()
 			}
 		}
@@ -104,7 +146,7 @@ func probeConfigured(ctx context.Context, f probeFlags, out io.Writer) error {
 }
 
 // probeOne prints the table of one token and runs known answers through it.
-func probeOne(ctx context.Context, t *hsm.Token, f probeFlags, out io.Writer) (err error) {
+func probeOne(ctx context.Context, t *hsm.Token, known knownAnswers, out io.Writer) (err error) {
 	fmt.Fprintln(out, t.Description())
 	for _, c := range t.Capabilities() {
 		how := c.Plan
@@ -114,32 +156,20 @@ func probeOne(ctx context.Context, t *hsm.Token, f probeFlags, out io.Writer) (e
 		fmt.Fprintf(out, "%-48s %s\n", c.Operation, how)
 	}
 	var results []probe.Result
-	add := func(file []byte) error {
-		rs, err := probe.Run(ctx, t, file)
+	add := func(rs ...probe.Result) {
 		for _, r := range rs {
 			fmt.Fprintln(out, r)
 		}
 		results = append(results, rs...)
-		return err
 	}
-	if len(f.vectors) == 0 && len(f.profiles) == 0 {
-		err = add(probe.Standards)
+	for _, p := range known.profiles { // which keys a service has is looked at when it registers the profile
+		add(probe.Judge("profile/"+p.Name, p.Prove(ctx, t, nil)))
 	}
-	for _, path := range f.profiles {
-		r, rerr := probeProfile(ctx, t, path)
-		if rerr == nil {
-			fmt.Fprintln(out, r)
-			results = append(results, r)
-		}
-		err = errors.Join(err, rerr)
-	}
-	for _, path := range f.vectors {
-		b, rerr := os.ReadFile(path)
-		if rerr == nil {
-			rerr = add(b)
-		}
+	for _, v := range known.vectors {
+		rs, rerr := probe.Run(ctx, t, v.content)
+		add(rs...)
 		if rerr != nil {
-			err = errors.Join(err, fmt.Errorf("%s: %w", path, rerr))
+			err = errors.Join(err, fmt.Errorf("%s: %w", v.name, rerr))
 		}
 	}
 	passed, failed, skipped := probe.Count(results)
@@ -150,24 +180,10 @@ func probeOne(ctx context.Context, t *hsm.Token, f probeFlags, out io.Writer) (e
 	return err
 }
 
-// probeProfile runs the known answers of a card profile. Which keys a service has is not
-// known here; the service looks at that when the profile is registered.
-func probeProfile(ctx context.Context, t derive.VectorToken, path string) (r probe.Result, err error) {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return r, err
-	}
-	p, err := profile.Parse(b)
-	if err != nil {
-		return r, fmt.Errorf("%s: %w", path, err)
-	}
-	return probe.Judge("profile/"+p.Name, p.Prove(ctx, t, nil)), nil
-}
-
 // probeToken opens the token to probe: the named one, or a throw-away SoftHSM2
 // token in a directory that cleanup removes.
 func probeToken(ctx context.Context, f probeFlags) (*hsm.Token, func(), error) {
-	if f.module != "" && (f.label != "" || !softhsm.Is(f.module)) {
+	if f.module != "" && (f.label != "" || f.pin != "" || !softhsm.Is(f.module)) {
 		return namedToken(ctx, f)
 	}
 	module := f.module

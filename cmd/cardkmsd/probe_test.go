@@ -54,16 +54,24 @@ func TestProbeFails(t *testing.T) {
 	if err == nil || !strings.Contains(out, "FAIL profile/template") || !strings.Contains(out, "card-keys") || strings.Contains(out, "0C790A") {
 		t.Errorf("a wrong answer of a profile: %v\n%s", err, out)
 	}
-	for name, args := range map[string][]string{
-		"no such profile":      {"--profile", "nowhere.yaml"},
-		"no profile":           {"--profile", "config.go"},
-		"no such file":         {"--vectors", "nowhere.json"},
-		"files without flag":   {"file.json"},
-		"a module without PIN": {"--module", "/usr/lib/x86_64-linux-gnu/libsoftokn3.so"},
-		"no such module":       {"--module", "/nowhere.so", "--label", "x", "--pin", "env:HOME"},
+	for name, c := range map[string]struct {
+		args   []string
+		status int
+	}{
+		"no such profile":       {[]string{"--profile", "nowhere.yaml"}, exitUsage},
+		"no profile":            {[]string{"--profile", "config.go"}, exitUsage},
+		"no such file":          {[]string{"--vectors", "nowhere.json"}, exitUsage},
+		"no vectors":            {[]string{"--vectors", "config.go"}, exitFailure},
+		"a module without PIN":  {[]string{"--module", "/usr/lib/x86_64-linux-gnu/libsoftokn3.so"}, exitUsage},
+		"SoftHSM without label": {[]string{"--module", "/usr/lib/softhsm/libsofthsm2.so", "--pin", "env:HOME"}, exitUsage},
+		"no such module":        {[]string{"--module", "/nowhere.so", "--label", "x", "--pin", "env:HOME"}, exitFailure},
 	} {
-		if out, err := s.cardkmsd("", append([]string{"probe"}, args...)...); err == nil {
-			t.Errorf("%s passed:\n%s", name, out)
+		out, err := s.cardkmsd("", append([]string{"probe"}, c.args...)...)
+		if exitStatus(err) != c.status {
+			t.Errorf("%s: %v, want %d:\n%s", name, err, c.status, out)
+		}
+		if c.status == exitUsage && strings.Contains(out, "AES-CMAC key derivation") {
+			t.Errorf("%s: a token was probed before:\n%s", name, out)
 		}
 	}
 }

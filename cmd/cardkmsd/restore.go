@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"strings"
 	"time"
@@ -73,7 +72,7 @@ func (r *restorer) run(ctx context.Context) (err error) {
 		decide = r.state
 	}
 	accepted := false
-	n, err := openRestoring(ctx, r.cfg, slog.Default(), &ledger.Restoration{
+	n, err := openRestoring(ctx, r.cfg, operatorLog(r.cmd), &ledger.Restoration{
 		Approve: func(ctx context.Context, l *ledger.Ledger, g ledger.Gap) (map[string]string, error) {
 			detail, err := decide(ctx, l, g)
 			accepted = err == nil

@@ -47,11 +47,16 @@ SoftHSM2 is refused unless the configuration says development: true.`,
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), cfg, slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil)))
+			return serve(cmd.Context(), cfg, operatorLog(cmd))
 		},
 	}
 	c.Flags().StringVar(&path, "config", "cardkms.yaml", "configuration `FILE`")
 	return c
+}
+
+// operatorLog is the log of a command: JSON on standard error.
+func operatorLog(cmd *cobra.Command) *slog.Logger {
+	return slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil))
 }
 
 // Times of the server.

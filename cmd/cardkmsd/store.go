@@ -43,7 +43,7 @@ of the old database then, and it refuses to serve.`,
 			if err != nil {
 				return err
 			}
-			n, err := migrateStore(cmd.Context(), cfg, old, slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil)))
+			n, err := migrateStore(cmd.Context(), cfg, old, operatorLog(cmd))
 			if err != nil {
 				return err
 			}

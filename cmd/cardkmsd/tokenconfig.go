@@ -57,7 +57,7 @@ func (c *config) checkTokens() (wrong []error) {
 		if t.SoftHSM != "" && !c.Development {
 			bad(".softhsm is for development: true only")
 		}
-		if t.name == "main" || t.name != "" && !key.ValidName(t.name) {
+		if t.name == mainToken || t.name != "" && !key.ValidName(t.name) {
 			bad(": a token has a name of 1 to 63 lower-case letters, digits and hyphens, a letter first, and not main")
 		}
 		for _, o := range all[:i] {

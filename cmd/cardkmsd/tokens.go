@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -167,7 +168,7 @@ func (n *node) verifyToken(ctx context.Context, name string, t *hsm.Token, versi
 		return err
 	}
 	for _, label := range found.Foreign {
-		logger.Warn("the token holds a key that is not ours", "token", name, "label", label)
+		logger.Warn("the token holds a key that is not ours", "token", cmp.Or(name, mainToken), "label", label)
 	}
 	return found.Err()
 }
@@ -200,7 +201,7 @@ func said(t *hsm.Token, name string, logger *slog.Logger) map[string]string {
 		if c.Err != nil {
 			state = "no"
 		}
-		logger.Info("token", "name", name, "operation", c.Operation, "plan", c.Plan, "able", state)
+		logger.Info("token", "name", cmp.Or(name, mainToken), "operation", c.Operation, "plan", c.Plan, "able", state)
 		found[c.Word] = state
 	}
 	found["kdf"] = "composed"

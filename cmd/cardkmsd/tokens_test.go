@@ -146,6 +146,11 @@ func TestSeveralTokens(t *testing.T) {
 	t.Parallel()
 	s, second, database := newTokenSite(t)
 	s.serve()
+	for _, name := range []string{"main", "second", "nss"} {
+		if !strings.Contains(s.log.String(), `"msg":"token","name":"`+name+`"`) {
+			t.Errorf("the log does not say what the token %s can do", name)
+		}
+	}
 	r := s.recorder()
 	r.servesBut("at first", 1)
 	keys, err := s.client("security-officer").Keys(t.Context(), "demo")
