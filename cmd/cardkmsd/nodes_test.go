@@ -171,11 +171,12 @@ func killUnderLoad(t *testing.T, s, dying, living *site) {
 	var wg sync.WaitGroup
 	var through [2]atomic.Int64
 	for i, n := range []*site{dying, living} {
+		c := n.updateServer // which outlives the processes behind it
 		for w := range 2 {
 			wg.Go(func() {
 				for round := 0; !stop.Load(); round++ {
 					number := uint32(1000 + 10*round + 2*i + w)
-					_, err := n.proves(n.updateServer, s.card(number, 0))
+					_, err := n.proves(c, s.card(number, 0))
 					if err == nil {
 						acknowledged.Store(fmt.Sprintf("%020X", number), true)
 						through[i].Add(1)
@@ -192,7 +193,7 @@ func killUnderLoad(t *testing.T, s, dying, living *site) {
 		_ = dying.server.Process.Kill()
 		_ = dying.server.Wait()
 		await(t, &through[1])
-		dying.start()
+		dying.serve()
 	}
 	stop.Store(true)
 	wg.Wait()
