@@ -107,6 +107,7 @@ func TestBackupDrill(t *testing.T) {
 // the simulated card of CEREMONY.md before them. In the end the card proves itself to
 // both nodes, of which one has another token with the same keys. Only the place of the programs and addresses that this machine has free are put in.
 func TestNodesPage(t *testing.T) {
+	t.Parallel()
 	cluster := newCluster(t)
 	if err := cluster.Passwords(t.Context()); err != nil {
 		t.Fatal(err)
@@ -148,10 +149,13 @@ cardkmsd serve --config site/cardkms.yaml 2> /dev/null || echo "the old database
 	}
 }
 
-// session runs what somebody types in one shell, with these variables.
+// session runs what somebody types in one shell, with these variables. Whoever types has
+// patience: a wait for a program to start is three times as long as the page says, because
+// here others use the machine.
 func session(t *testing.T, dir, typed string, env ...string) (string, error) {
 	t.Helper()
 	const preamble = `trap 'kill $(jobs -p) || true; wait' EXIT
+sleep() { case $1 in *.*) command sleep $1 ;; *) command sleep $((3 * $1)) ;; esac; }
 `
 	cmd := exec.Command("bash", "-euo", "pipefail", "-c", preamble+typed)
 	cmd.Dir = dir
@@ -165,6 +169,7 @@ func session(t *testing.T, dir, typed string, env ...string) (string, error) {
 // that this leaves, and the simulated card of CEREMONY.md. Only the place of the programs
 // and addresses that this machine has free are put in, the first one as the README says.
 func TestReadme(t *testing.T) {
+	t.Parallel()
 	var script strings.Builder
 	block := func(page, heading, fence string) string {
 		found := fenced(t, "../../"+page, heading, fence)
