@@ -190,12 +190,13 @@ func (c *cluster) balance() error {
 	if err != nil {
 		return err
 	}
-	c.balancer = exec.Command("/usr/sbin/haproxy", "-db", "-f", path) //nolint:gosec // the Debian package's
-	c.balancer.Stdout, c.balancer.Stderr = log, log
-	c.balancer.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := c.balancer.Start(); err != nil {
-		return fmt.Errorf("starting the load balancer: %w", err)
+	balancer := exec.Command("/usr/sbin/haproxy", "-db", "-f", path) //nolint:gosec // the Debian package's
+	balancer.Stdout, balancer.Stderr = log, log
+	balancer.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := balancer.Start(); err != nil {
+		return fmt.Errorf("starting the load balancer (make demo-cluster installs it): %w", err)
 	}
+	c.balancer = balancer
 	for range 100 {
 		if conn, err := net.Dial("tcp", strings.TrimPrefix(c.url, "https://")); err == nil {
 			return conn.Close()
