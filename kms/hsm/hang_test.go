@@ -18,6 +18,7 @@ import (
 	"cardkms/kms/kmstest"
 	"cardkms/kms/secret"
 	"cardkms/softhsm/faulty"
+	"cardkms/softhsm/testtoken"
 )
 
 func numberOf(function string) int { return slices.Index(faulty.Functions, function) }
@@ -227,6 +228,55 @@ func TestLoginHangsAgain(t *testing.T) {
 		wantCode(t, "after the login failed", tok.Ready(ctx), fault.TokenUnavailable)
 	}
 	if n := module.Calls(login) - before; n != 2 {
+		t.Errorf("%d logins", n)
+	}
+}
+
+// TestSlowLibrary: a library that was slow to begin anew is no login that was late, so an
+// error that the token answers to its PIN at once is one to try again after.
+func TestSlowLibrary(t *testing.T) {
+	if !inChild(t) {
+		return
+	}
+	cfg, module := faultyToken(t)
+	cfg.CallWait = 100 * time.Millisecond
+	tok := openToken(t, cfg)
+	must(t, tok.LoseSessions())
+	module.Fail(numberOf("C_Login"), faulty.Before, pkcs11.CKR_DEVICE_ERROR, 1)
+	module.Hang(numberOf("C_Initialize"), 1)
+	wantCode(t, "a library that hangs", tok.Ready(ctx), fault.TokenUnavailable)
+	hangs(t, cfg.Module, true)
+	module.Hang(-1, 0)
+	hangs(t, cfg.Module, false)
+	if module.Hits() != 1 {
+		t.Errorf("%d logins failed", module.Hits())
+	}
+	module.Heal()
+	tok.ForgiveLoss()
+	must(t, tok.Ready(ctx))
+}
+
+// TestLateLoginOfOpening: an opening whose login was late and failed says so to whoever still
+// waits, and presents the PIN no second time.
+func TestLateLoginOfOpening(t *testing.T) {
+	if !inChild(t) {
+		return
+	}
+	first, module := faultyToken(t)
+	second, _, err := testtoken.FurtherSoftHSM("cardkms-late-login")
+	must(t, err)
+	second.Module, second.Logger = first.Module, quiet
+	second.CallWait = time.Second
+	openToken(t, first)
+	login := numberOf("C_Login")
+	before := module.Calls(login)
+	module.Fail(login, faulty.Before, pkcs11.CKR_DEVICE_ERROR, 1)
+	module.Hang(login, 1)
+	time.AfterFunc(1500*time.Millisecond, func() { module.Hang(-1, 0) })
+	if _, err := hsm.Open(ctx, second); !hsm.PINUnanswered(err) {
+		t.Errorf("the opening says %v", err)
+	}
+	if n := module.Calls(login) - before; n != 1 {
 		t.Errorf("%d logins", n)
 	}
 }

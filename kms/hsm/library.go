@@ -99,10 +99,10 @@ func (l *library) add(ctx context.Context, t *Token) error {
 		return err
 	}
 	t.ctx = newCounted(l.ctx)
-	err := t.openSessions(ctx)
-	if len(l.tokens) > 0 && (errors.Is(err, errNoToken) || remedyFor(err) == reconnect) {
-		if err = l.restart(ctx); err == nil {
-			err = t.openSessions(ctx)
+	err := t.openSessions()
+	if len(l.tokens) > 0 && t.sealed == nil && (errors.Is(err, errNoToken) || remedyFor(err) == reconnect) {
+		if err = l.restart(); err == nil {
+			err = t.openSessions()
 		}
 	}
 	if err == nil && !t.opening.CompareAndSwap(presented, joined) {
@@ -134,7 +134,7 @@ func (l *library) admit(cfg Config) error {
 // restart finalises and initialises the library and opens each of its tokens again: every
 // handle is forgotten. One that does not open is away, and keeps no other from serving.
 // The error is that of the library as a whole. The caller holds life for writing.
-func (l *library) restart(ctx context.Context) error {
+func (l *library) restart() error {
 	for _, t := range l.tokens {
 		t.forgetAll()
 	}
@@ -148,7 +148,7 @@ func (l *library) restart(ctx context.Context) error {
 			continue
 		}
 		if t.away = err; err == nil {
-			t.away = t.openSessions(ctx)
+			t.away = t.openSessions()
 		}
 	}
 	return err
