@@ -113,8 +113,10 @@ func (t *Token) DestroyExchange(ctx context.Context, label string) error {
 	return t.alone(ctx, func(_ context.Context, s pkcs11.SessionHandle) error { return t.destroyPair(s, label) })
 }
 
+// destroyPair destroys the public half first: if the process dies in between, whoever comes
+// back finds the pair by its private half.
 func (t *Token) destroyPair(s pkcs11.SessionHandle, label string) error {
-	for _, class := range []uint{pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_PUBLIC_KEY} {
+	for _, class := range []uint{pkcs11.CKO_PUBLIC_KEY, pkcs11.CKO_PRIVATE_KEY} {
 		hs, err := t.findAll(s, append(name(label), pkcs11.NewAttribute(pkcs11.CKA_CLASS, class)))
 		if err != nil {
 			return err

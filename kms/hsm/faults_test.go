@@ -153,3 +153,24 @@ func (p *patient) suffer(number int, function string, ckr uint, when faulty.When
 	}
 	return hits
 }
+
+// TestPairHalfDestroyed: a pair of which one half went, and then something failed, is
+// destroyed by the next attempt.
+func TestPairHalfDestroyed(t *testing.T) {
+	if !inChild(t) {
+		return
+	}
+	cfg, module := faultyToken(t)
+	tok := openToken(t, cfg)
+	_, err := tok.GenerateExchange(ctx, "half")
+	must(t, err)
+	module.Fail(numberOf("C_DestroyObject"), faulty.After, pkcs11.CKR_FUNCTION_FAILED, 1)
+	if tok.Destroy(ctx, "half") == nil || module.Hits() != 1 {
+		t.Error("no half of the pair failed to go")
+	}
+	module.Heal()
+	must(t, tok.Destroy(ctx, "half"))
+	if held, err := tok.Taken(ctx, "half"); held || err != nil {
+		t.Errorf("a half of the pair is still there: %v", err)
+	}
+}
