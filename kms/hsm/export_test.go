@@ -172,3 +172,10 @@ func (t *Token) Panic(ctx context.Context) (operation, alone error) {
 
 // Hung returns how many calls of a module take longer than whoever asked waits.
 func Hung(module string) int { return int(libraryOf(module).life.hung.Load()) }
+
+// Epoch counts the lives of the token's library.
+func (t *Token) Epoch() uint64 {
+	_ = t.life.RLock(context.Background())
+	defer t.life.RUnlock()
+	return t.epoch
+}

@@ -18,7 +18,6 @@ import (
 	"cardkms/kms/kmstest"
 	"cardkms/kms/secret"
 	"cardkms/softhsm/faulty"
-	"cardkms/softhsm/testtoken"
 )
 
 func numberOf(function string) int { return slices.Index(faulty.Functions, function) }
@@ -262,10 +261,7 @@ func TestLateLoginOfOpening(t *testing.T) {
 	if !inChild(t) {
 		return
 	}
-	first, module := faultyToken(t)
-	second, _, err := testtoken.FurtherSoftHSM("cardkms-late-login")
-	must(t, err)
-	second.Module, second.Logger = first.Module, quiet
+	first, second, module := twoFaulty(t)
 	second.CallWait = time.Second
 	openToken(t, first)
 	login := numberOf("C_Login")

@@ -94,7 +94,7 @@ func Away(err error) bool { return errors.Is(err, errNoToken) || remedyFor(err) 
 
 // openSessions finds the token and logs in. What was opened is closed again where it
 // fails: the library may go on with other tokens. The caller holds life for writing, or
-// nobody else knows t yet.
+// shares it and nobody else knows t yet.
 func (t *Token) openSessions() (err error) {
 	if t.slot, err = findSlot(t.library.ctx, t.cfg.Label); err != nil {
 		return err
