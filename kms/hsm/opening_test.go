@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/pkcs11"
+
 	"cardkms/derive"
 	"cardkms/kms/fault"
 	"cardkms/kms/hsm"
@@ -134,4 +136,41 @@ func agreed(t *testing.T, tok *hsm.Token) *derive.Key {
 	z, err := tok.Agree(ctx, [2]*derive.Key{ephemeral, ephemeral}, [2]*ecdh.PublicKey{pair(t).PublicKey(), pair(t).PublicKey()})
 	must(t, err)
 	return z
+}
+
+// TestLostWhileTried: a token that is lost and found again while it is tried out is not opened
+// as one that cannot do what was tried then.
+func TestLostWhileTried(t *testing.T) {
+	if !inChild(t) {
+		return
+	}
+	cfg, module := faultyToken(t)
+	module.Fail(numberOf("C_WrapKey"), faulty.Before, pkcs11.CKR_DEVICE_ERROR, 1)
+	_, err := hsm.Open(ctx, cfg)
+	wantCode(t, "a token that was lost meanwhile", err, fault.TokenUnavailable)
+	if module.Hits() != 1 {
+		t.Errorf("%d calls failed", module.Hits())
+	}
+	module.Heal()
+	for _, c := range openToken(t, cfg).Capabilities() {
+		if c.Word == "wrap_aes128" && c.Err != nil {
+			t.Errorf("%s: %v", c.Operation, c.Err)
+		}
+	}
+}
+
+// TestTryingStops: after a call that does not answer nothing more is tried of a token.
+func TestTryingStops(t *testing.T) {
+	if !inChild(t) {
+		return
+	}
+	cfg, module := faultyToken(t)
+	cfg.CallWait = 200 * time.Millisecond
+	module.Hang(numberOf("C_WrapKey"), faulty.Every)
+	defer module.Heal()
+	_, err := hsm.Open(ctx, cfg)
+	wantCode(t, "a token that does not answer", err, fault.TokenUnavailable)
+	if n := module.Calls(numberOf("C_WrapKey")); n != 1 {
+		t.Errorf("%d calls hang", n)
+	}
 }
