@@ -64,7 +64,10 @@ func (t *Token) WithFound(at []*pkcs11.Attribute, f func(pkcs11.SessionHandle, p
 
 // SessionObjects counts the secret keys that end with a session, as the token
 // sees them.
-func (t *Token) SessionObjects() (n int, err error) {
+func (t *Token) SessionObjects() (n int, err error) { return t.SessionObjectsOf(pkcs11.CKO_SECRET_KEY) }
+
+// SessionObjectsOf does so for a class of objects.
+func (t *Token) SessionObjectsOf(class uint) (n int, err error) {
 	_ = t.life.RLock(context.Background())
 	defer t.life.RUnlock()
 	s, err := t.openSession()
@@ -73,7 +76,7 @@ func (t *Token) SessionObjects() (n int, err error) {
 	}
 	defer func() { _ = t.ctx.CloseSession(s) }()
 	if err := t.ctx.FindObjectsInit(s, []*pkcs11.Attribute{
-		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, class),
 		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false),
 	}); err != nil {
 		return 0, err

@@ -71,7 +71,12 @@ func TestFaults(t *testing.T) {
 // faultyToken returns how to open the token through a module that can fail.
 func faultyToken(t *testing.T) (hsm.Config, *faulty.Module) {
 	t.Helper()
-	cfg := softHSM(t)
+	return faultyFor(t, softHSM(t))
+}
+
+// faultyFor has a token be opened through a module that can fail.
+func faultyFor(t *testing.T, cfg hsm.Config) (hsm.Config, *faulty.Module) {
+	t.Helper()
 	headers, err := faulty.Headers(ctx)
 	must(t, err)
 	module, err := faulty.Build(ctx, t.TempDir(), cfg.Module, headers)

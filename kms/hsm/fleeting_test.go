@@ -5,10 +5,15 @@ import (
 	"errors"
 	"path/filepath"
 	"testing"
+	"time"
+
+	"github.com/miekg/pkcs11"
 
 	"cardkms/derive"
 	"cardkms/kms/fault"
 	"cardkms/kms/hsm"
+	"cardkms/kms/key"
+	"cardkms/softhsm/faulty"
 	"cardkms/softhsm/testtoken"
 )
 
@@ -80,4 +85,75 @@ func TestOwnersReplaced(t *testing.T) {
 		}
 		return err
 	})
+}
+
+// TestFleetingForNobody: what nobody waits for any more when it was made is not kept.
+func TestFleetingForNobody(t *testing.T) {
+	if !inChild(t) {
+		return
+	}
+	cfg, module := faultyFor(t, ownNSS(t))
+	cfg.CallWait = 500 * time.Millisecond
+	tok := openToken(t, cfg)
+	module.Hang(numberOf("C_GetAttributeValue"), 1)
+	if _, _, err := tok.Ephemeral(ctx, ""); err == nil {
+		t.Error("a call that hangs was answered")
+	}
+	hangs(t, cfg.Module, true)
+	module.Heal()
+	hangs(t, cfg.Module, false)
+	if n := tok.LiveObjects(); n != 0 {
+		t.Errorf("%d objects", n)
+	}
+	for _, class := range []uint{pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_PUBLIC_KEY} {
+		if n, err := tok.SessionObjectsOf(class); n != 0 || err != nil {
+			t.Errorf("%d objects of class %d in the token, %v", n, class, err)
+		}
+	}
+}
+
+// TestFleetingReadBack: what cannot be read back of a secret that was agreed on is not taken
+// for what it should be.
+func TestFleetingReadBack(t *testing.T) {
+	if !inChild(t) {
+		return
+	}
+	cfg, module := faultyFor(t, ownNSS(t))
+	tok := openToken(t, cfg)
+	ephemeral, _, err := tok.Ephemeral(ctx, "")
+	must(t, err)
+	module.Fail(numberOf("C_GetAttributeValue"), faulty.Before, pkcs11.CKR_FUNCTION_FAILED, 1)
+	_, err = tok.Agree(ctx, [2]*derive.Key{ephemeral, ephemeral}, [2]*ecdh.PublicKey{pair(t).PublicKey(), pair(t).PublicKey()})
+	wantCode(t, "a secret that was not read back", err, fault.TokenUnavailable)
+	if n := tok.LiveObjects(); n != 1 || module.Hits() != 1 {
+		t.Errorf("%d objects, %d calls failed", n, module.Hits())
+	}
+}
+
+// TestEphemeralPublicHalf: no public object of a pair that was made for one agreement stays.
+func TestEphemeralPublicHalf(t *testing.T) {
+	tok := testtoken.NSS(t)
+	before, err := tok.SessionObjectsOf(pkcs11.CKO_PUBLIC_KEY)
+	must(t, err)
+	k, _, err := tok.Ephemeral(ctx, "")
+	must(t, err)
+	defer tok.Release(k)
+	if n, err := tok.SessionObjectsOf(pkcs11.CKO_PUBLIC_KEY); n != before || err != nil {
+		t.Errorf("%d public objects more, %v", n-before, err)
+	}
+}
+
+// TestPublicHalfSwapped: another public object in the place of a pair's own is not given out as
+// its public half, also when the pair was found before.
+func TestPublicHalfSwapped(t *testing.T) {
+	tok := testtoken.NSS(t)
+	label := unique(t, "pair")
+	root, err := tok.Generate(ctx, label, key.ECP256, derive.Agreeing)
+	must(t, err)
+	_, err = tok.Public(ctx, root)
+	must(t, err)
+	replacePublic(t, tok, label)
+	_, err = tok.Public(ctx, root)
+	wantCode(t, "another public half", err, fault.KeyState)
+	must(t, tok.Destroy(ctx, label))
 }
