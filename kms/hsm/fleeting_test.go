@@ -150,10 +150,28 @@ func TestPublicHalfSwapped(t *testing.T) {
 	label := unique(t, "pair")
 	root, err := tok.Generate(ctx, label, key.ECP256, derive.Agreeing)
 	must(t, err)
-	_, err = tok.Public(ctx, root)
-	must(t, err)
+	must(t, tok.Check(ctx, root))
 	replacePublic(t, tok, label)
 	_, err = tok.Public(ctx, root)
 	wantCode(t, "another public half", err, fault.KeyState)
+	must(t, tok.Destroy(ctx, label))
+}
+
+// TestPairOfSameCheckValue: a pair is told from another one of its check value, of which one is
+// soon made, by its whole public half.
+func TestPairOfSameCheckValue(t *testing.T) {
+	tok := testtoken.NSS(t)
+	label := unique(t, "pair")
+	root, err := tok.Generate(ctx, label, key.ECP256, derive.Agreeing)
+	must(t, err)
+	public, err := tok.Public(ctx, root)
+	must(t, err)
+	other := root
+	other.Public = string(derive.SubjectPublicKeyInfo(pair(t).PublicKey()))
+	wantCode(t, "a pair of the same check value", tok.Check(ctx, other), fault.KeyState)
+	root.Public = string(derive.SubjectPublicKeyInfo(public))
+	must(t, tok.Check(ctx, root))
+	_, err = tok.Public(ctx, root)
+	must(t, err)
 	must(t, tok.Destroy(ctx, label))
 }
