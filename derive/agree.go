@@ -23,18 +23,23 @@ type Agreer interface {
 	Agree(ctx context.Context, ours [2]*Key, peers [2]*ecdh.PublicKey) (*Key, error)
 }
 
-// Fingerprint returns the SHA-256 of the SubjectPublicKeyInfo ([RFC 5280], Section 4.1) of
-// a public key.
-func Fingerprint(public *ecdh.PublicKey) [sha256.Size]byte {
+// SubjectPublicKeyInfo returns a public key as [RFC 5280], Section 4.1, has it, in DER.
+func SubjectPublicKeyInfo(public *ecdh.PublicKey) []byte {
 	der, err := x509.MarshalPKIXPublicKey(public)
 	if err != nil {
 		panic("derive: " + err.Error()) // P-256 has an object identifier
 	}
-	return sha256.Sum256(der)
+	return der
+}
+
+// Fingerprint returns the SHA-256 of the SubjectPublicKeyInfo of a public key.
+func Fingerprint(public *ecdh.PublicKey) [sha256.Size]byte {
+	return sha256.Sum256(SubjectPublicKeyInfo(public))
 }
 
 // PairKCV is the check value of a pair, which tells two of them apart for people: the
-// first bytes of its fingerprint.
+// first bytes of its fingerprint. Whoever wants another pair to have it tries 2^24, so what
+// compares pairs for a program compares Root.Public.
 func PairKCV(public *ecdh.PublicKey) key.KCV {
 	sum := Fingerprint(public)
 	return key.KCV{Method: key.KCVSPKI, Value: fmt.Sprintf("%X", sum[:3])}

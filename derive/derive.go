@@ -108,6 +108,9 @@ type Root struct {
 	Algorithm key.Algorithm
 	Class     Class
 	KCV       key.KCV // compared whenever the object is found again
+	// Public is the SubjectPublicKeyInfo of a pair in DER, which is compared as well: another
+	// pair of the same check value is soon made. Empty where nobody knows it yet.
+	Public string
 	// Volatile: an object that ends with the library's life, or when it is released, and
 	// cannot be made again. Its label is not used twice.
 	Volatile bool
@@ -127,7 +130,7 @@ func FromRoot(r Root) *Key {
 	// Every field counts: an object that was checked as one class or algorithm
 	// must not serve a reference to another.
 	writeFields(h.Write, []byte("root"), []byte(r.Token), []byte(r.Label), []byte(r.Algorithm), []byte{byte(r.Class)},
-		[]byte(r.KCV.Method), []byte(r.KCV.Value), []byte(strconv.FormatBool(r.Volatile)))
+		[]byte(r.KCV.Method), []byte(r.KCV.Value), []byte(r.Public), []byte(strconv.FormatBool(r.Volatile)))
 	k := &Key{root: r}
 	h.Sum(k.id[:0])
 	return k

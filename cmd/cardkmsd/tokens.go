@@ -158,6 +158,9 @@ func (n *node) verifyToken(ctx context.Context, name string, t *hsm.Token, versi
 		}
 		for p := range v.KCVs {
 			ours = append(ours, v.ID.Label(p))
+			if v.Destroying {
+				continue // its objects are there as far as they have not gone
+			}
 			if err := t.Check(ctx, cardkey.Root(v, p)); err != nil {
 				return fmt.Errorf("%s: %w", v.ID.Label(p), err)
 			}

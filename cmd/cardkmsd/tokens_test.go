@@ -15,7 +15,10 @@ import (
 
 	"cardkms/api"
 	"cardkms/audit"
+	"cardkms/derive"
 	"cardkms/kms/hsm"
+	"cardkms/kms/key"
+	"cardkms/kms/kmstest"
 	"cardkms/softhsm"
 	"cardkms/softhsm/faulty"
 	"cardkms/softhsm/testtoken"
@@ -331,5 +334,34 @@ func TestCapabilityWords(t *testing.T) {
 	e := audit.Entry{Time: time.Now(), Actor: audit.ActorService, Operation: "service.start", Decision: audit.Allowed, Outcome: audit.OutcomeOK, Detail: found}
 	if _, err := e.Encode(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestStartWhileDestroying: a version whose destruction broke off, of which one object is there
+// and another has gone, keeps no token from serving, and what is left of it is not foreign.
+func TestStartWhileDestroying(t *testing.T) {
+	noError := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg, err := testtoken.NSSConfig(filepath.Join(t.TempDir(), "nss"))
+	noError(err)
+	tok, err := hsm.Open(t.Context(), cfg)
+	noError(err)
+	defer tok.Close()
+	v := key.Version{ID: key.ID{Issuer: "demo", Name: "isd", Version: 1}, Algorithm: key.AES128, KCVs: map[key.Part]key.KCV{key.Master: {Method: key.KCVGPAES}, "gone": {}}}
+	_, err = tok.Generate(t.Context(), v.ID.Label(key.Master), key.AES128, derive.Static)
+	noError(err)
+	n, log := &node{cfg: &config{}}, new(kmstest.Log)
+	logger := slog.New(slog.NewTextHandler(log, nil))
+	if err := n.verifyToken(t.Context(), "", tok, []key.Version{v}, logger); err == nil {
+		t.Error("a version without its objects was not noticed")
+	}
+	v.Destroying = true
+	noError(n.verifyToken(t.Context(), "", tok, []key.Version{v}, logger))
+	if strings.Contains(log.String(), "not ours") {
+		t.Errorf("what is left is foreign:\n%s", log)
 	}
 }

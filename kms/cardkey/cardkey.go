@@ -30,7 +30,7 @@ func Root(v key.Version, p key.Part) derive.Root {
 	r := derive.Root{Token: v.Token, Label: v.ID.Label(p), Algorithm: v.Algorithm, Class: derive.Static, KCV: v.KCVs[p]}
 	switch {
 	case v.Usage == key.GPSCP11:
-		r.Class = derive.Agreeing
+		r.Class, r.Public = derive.Agreeing, string(v.PublicKey)
 	case p == key.Master:
 	case v.Usage == key.GPSCP02: // [GPCS], Section E.4.1: also the DEK of a session is derived
 		r.Class = derive.StaticCBC

@@ -40,9 +40,9 @@ func (t *Token) Agree(ctx context.Context, ours [2]*derive.Key, peers [2]*ecdh.P
 				return nothing{}, err
 			}
 			shared[i] = d.agree(o.handle, peers[i], agreedSecret(agreedBytes/2))
-		}
-		if d.err != nil {
-			return nothing{}, d.err
+			if d.err != nil {
+				return nothing{}, t.ended(o, d.err)
+			}
 		}
 		return nothing{}, t.concatenate(ctx, s, z, shared)
 	})
@@ -73,7 +73,9 @@ func (t *Token) pieceOf(s pkcs11.SessionHandle, z *object, step derive.Step) (fr
 	}
 	d := &deriver{t: t, s: s}
 	data := append(binary.BigEndian.AppendUint32(nil, uint32(at+1)), step.After...)
-	hash := d.secret("CKM_SHA256_KEY_DERIVATION", d.withData(z.handle, agreedBytes, data), hashBytes, pkcs11.CKM_SHA256_KEY_DERIVATION)
+	input := d.withData(z.handle, agreedBytes, data)
+	d.err = t.ended(z, d.err)
+	hash := d.secret("CKM_SHA256_KEY_DERIVATION", input, hashBytes, pkcs11.CKM_SHA256_KEY_DERIVATION)
 	if d.err != nil {
 		d.end()
 		return 0, nil, nil, d.err

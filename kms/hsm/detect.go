@@ -4,12 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"strings"
 
 	"github.com/miekg/pkcs11"
 
-	"cardkms/derive"
 	"cardkms/kms/fault"
 	"cardkms/kms/key"
 )
@@ -31,14 +28,20 @@ type Capability struct {
 	Operation string
 	Plan      string // how the token does it
 	Err       error  // why it cannot; nil if it can
+
+	try func(context.Context) error
 }
 
 // Capabilities returns what the token was found able to do, in a fixed order.
 func (t *Token) Capabilities() []Capability { return t.caps }
 
-// detect tries what the service needs, on throw-away session keys.
+// detect tries what the service needs, on throw-away session keys. They end with the library's
+// life, so what was found while it began anew says nothing of the token.
 func (t *Token) detect(ctx context.Context) error {
-	var err error
+	before, err := t.lifeNow(ctx)
+	if err != nil {
+		return err
+	}
 	t.plan, err = answerWithin(ctx, t, t.slowly(), nil, func(_ context.Context, s pkcs11.SessionHandle, _ *object) (plan, error) {
 		return plan{
 			copyable: t.keeps(s, pkcs11.NewAttribute(pkcs11.CKA_COPYABLE, false)),
@@ -50,13 +53,23 @@ func (t *Token) detect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t.caps = t.tryAll(ctx)
-	for _, c := range t.caps {
-		if errors.Is(c.Err, context.DeadlineExceeded) || errors.Is(c.Err, context.Canceled) {
-			return c.Err // what did not answer may be able
-		}
+	if t.caps, err = t.tryAll(ctx); err != nil {
+		return err
 	}
-	return nil
+	after, err := t.lifeNow(ctx)
+	if err == nil && after != before {
+		err = fault.New(fault.TokenUnavailable, "the token was lost while it was tried")
+	}
+	return err
+}
+
+// lifeNow returns which life the token's library is in.
+func (t *Token) lifeNow(ctx context.Context) (uint64, error) {
+	if err := t.life.RLock(ctx); err != nil {
+		return 0, err
+	}
+	defer t.life.RUnlock()
+	return t.epoch, nil
 }
 
 // throwAway generates an AES-128 session key with these further attributes.
@@ -143,172 +156,51 @@ func (t *Token) tryWeaken(s pkcs11.SessionHandle) bool {
 }
 
 // tryAll runs one known answer per operation. The value of the throw-away keys
-// is all zeros: the answers are constants of the algorithms.
-func (t *Token) tryAll(ctx context.Context) []Capability {
+// is all zeros: the answers are constants of the algorithms. What does not answer may be
+// able, so the first of these is the error, and nothing is tried after it.
+func (t *Token) tryAll(ctx context.Context) ([]Capability, error) {
+	caps := t.needed()
+	for i, c := range caps {
+		err := c.try(ctx)
+		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+			return nil, err
+		}
+		caps[i].Err = err
+	}
+	boundary := "by software: the token would derive readable keys, this service does not ask"
+	switch {
+	case caps[0].Err != nil:
+		boundary = "not seen: the token derives no keys at all"
+	case t.plan.enforced:
+		boundary = "enforced by the token"
+	}
+	return append(caps, Capability{Word: "no_value_leaves", Operation: "no key value leaves", Plan: boundary}), nil
+}
+
+// needed are the operations that are tried, in the order of Capabilities.
+func (t *Token) needed() []Capability {
 	kdf := "composed from CKM_AES_ECB_ENCRYPT_DATA"
 	if t.plan.native {
 		kdf = "native CKM_SP800_108_COUNTER_KDF"
 	}
-	boundary := "by software: the token would derive readable keys, this service does not ask"
-	if t.plan.enforced {
-		boundary = "enforced by the token"
+	wrap := func(under, a key.Algorithm) func(context.Context) error {
+		return func(ctx context.Context) error { return t.tryWrap(ctx, under, a) }
 	}
-	derivation := t.tryDerivation(ctx)
-	if derivation != nil {
-		boundary = "not seen: the token derives no keys at all"
+	pair := func(a key.Algorithm) func(context.Context) error {
+		return func(ctx context.Context) error { return t.tryKeyPair(ctx, a) }
 	}
-	caps := []Capability{
-		{"derive_aes", "AES-CMAC key derivation (SCP03, KDF3, CUP-1)", kdf, derivation},
-		{"aes_cbc", "AES-CBC", "CKM_AES_CBC", t.tryCBC(ctx)},
-		{"derive_tdea", "3DES diversification (VISA2, EMV CPS)", "CKM_DES3_ECB_ENCRYPT_DATA", t.tryTDEA(ctx)},
+	return []Capability{
+		{"derive_aes", "AES-CMAC key derivation (SCP03, KDF3, CUP-1)", kdf, nil, t.tryDerivation},
+		{"aes_cbc", "AES-CBC", "CKM_AES_CBC", nil, t.tryCBC},
+		{"derive_tdea", "3DES diversification (VISA2, EMV CPS)", "CKM_DES3_ECB_ENCRYPT_DATA", nil, t.tryTDEA},
+		{"wrap_aes128", "PUT KEY wrapping of " + string(key.AES128), "C_WrapKey CKM_AES_CBC", nil, wrap(key.AES128, key.AES128)},
+		{"wrap_aes192", "PUT KEY wrapping of " + string(key.AES192), "C_WrapKey CKM_AES_CBC", nil, wrap(key.AES128, key.AES192)},
+		{"wrap_aes256", "PUT KEY wrapping of " + string(key.AES256), "C_WrapKey CKM_AES_CBC", nil, wrap(key.AES128, key.AES256)},
+		{"retail_mac", "retail MAC (SCP02)", "CKM_DES3_CBC_ENCRYPT_DATA, CKM_DES3_CBC", nil, t.tryRetail},
+		{"wrap_tdea2", "PUT KEY wrapping of " + string(key.TDEA2), "C_WrapKey CKM_DES3_ECB", nil, wrap(key.TDEA2, key.TDEA2)},
+		{"xor_key", "exclusive or with a key (Visa's script keys)", "CKM_XOR_BASE_AND_DATA", nil, t.tryXOR},
+		{"derive_scp11", "SCP11 key derivation", "CKM_ECDH1_DERIVE twice, CKM_CONCATENATE_BASE_AND_KEY, CKM_SHA256_KEY_DERIVATION", nil, t.tryAgreement},
+		{"sign_ed25519", "Ed25519 signature (audit log)", "CKM_EDDSA", nil, pair(key.Ed25519)},
+		{"sign_p256", "ECDSA P-256 signature (audit log)", "CKM_ECDSA", nil, pair(key.P256)},
 	}
-	for _, a := range []key.Algorithm{key.AES128, key.AES192, key.AES256} {
-		caps = append(caps, Capability{"wrap_" + strings.ReplaceAll(string(a), "-", ""), "PUT KEY wrapping of " + string(a), "C_WrapKey CKM_AES_CBC", t.tryWrap(ctx, key.AES128, a)})
-	}
-	caps = append(caps,
-		Capability{"retail_mac", "retail MAC (SCP02)", "CKM_DES3_CBC_ENCRYPT_DATA, CKM_DES3_CBC", t.tryRetail(ctx)},
-		Capability{"wrap_tdea2", "PUT KEY wrapping of " + string(key.TDEA2), "C_WrapKey CKM_DES3_ECB", t.tryWrap(ctx, key.TDEA2, key.TDEA2)})
-	caps = append(caps, Capability{"xor_key", "exclusive or with a key (Visa's script keys)", "CKM_XOR_BASE_AND_DATA", t.tryXOR(ctx)})
-	caps = append(caps, Capability{"derive_scp11", "SCP11 key derivation", "CKM_ECDH1_DERIVE twice, CKM_CONCATENATE_BASE_AND_KEY, CKM_SHA256_KEY_DERIVATION", t.tryAgreement(ctx)})
-	ed := t.tryKeyPair(ctx, key.Ed25519)
-	caps = append(caps, Capability{"sign_ed25519", "Ed25519 signature (audit log)", "CKM_EDDSA", ed})
-	caps = append(caps, Capability{"sign_p256", "ECDSA P-256 signature (audit log)", "CKM_ECDSA", t.tryKeyPair(ctx, key.P256)})
-	return append(caps, Capability{"no_value_leaves", "no key value leaves", boundary, nil})
-}
-
-var zeros16 = make([]byte, 16)
-
-// expect compares a known answer.
-func expect(got []byte, err error, want string) error {
-	if err == nil && fmt.Sprintf("%X", got) != want {
-		err = fault.New(fault.TokenUnable, "the token computes something else")
-	}
-	return err
-}
-
-func (t *Token) tryDerivation(ctx context.Context) error {
-	k, forget, err := t.ImportVolatile(ctx, "cardkms-probe-kdf", key.AES128, derive.Static, zeros16)
-	if err != nil {
-		return err
-	}
-	defer forget()
-	// The derivation of scp03 for constant 01 and 256 bits under the zero key with
-	// a zero context: blaufish/scp03_kdf_testvectors, first vector.
-	before := append(make([]byte, 11), 0x01, 0x00, 0x01, 0x00)
-	child := k.Derive(derive.Step{
-		Function: derive.CMACCounter, Before: before, After: zeros16,
-		Class: derive.Static, Algorithm: key.AES256,
-	})
-	defer t.Release(child)
-	ok, err := t.Matches(ctx, k, child.Step(), unhex("329C873894717F6D545C755D175AE7EC"))
-	if err == nil && !ok {
-		err = fault.New(fault.TokenUnable, "the token derives another key")
-	}
-	if err != nil {
-		return err
-	}
-	// The check value of that key, computed with AES over 16 bytes 01.
-	kcv, err := t.KCV(ctx, child)
-	return expect([]byte(kcv.Value), err, fmt.Sprintf("%X", probeKCV))
-}
-
-func (t *Token) tryCBC(ctx context.Context) error {
-	k, forget, err := t.ImportVolatile(ctx, "cardkms-probe-cbc", key.AES128, derive.SessionENC, zeros16)
-	if err != nil {
-		return err
-	}
-	defer forget()
-	// AES-128 of a zero block under the zero key: NIST AESAVS, KAT.
-	enc, err := t.Encrypt(ctx, k, zeros16)
-	if err := expect(enc, err, "66E94BD4EF8A2C3B884CFA59CA342B2E"); err != nil {
-		return err
-	}
-	dec, err := t.Decrypt(ctx, k, zeros16, enc)
-	return expect(dec, err, fmt.Sprintf("%X", zeros16))
-}
-
-func (t *Token) tryTDEA(ctx context.Context) error {
-	k, forget, err := t.ImportVolatile(ctx, "cardkms-probe-tdea", key.TDEA2, derive.Static, unhex("404142434445464748494A4B4C4D4E4F"))
-	if err != nil {
-		return err
-	}
-	defer forget()
-	// EMV CPS K-ENC for KDD 00010203040506070809: GlobalPlatformPro, TestPlaintextKeys.
-	child := k.Derive(derive.Step{
-		Function: derive.ECB, Messages: [][]byte{unhex("040506070809F0010405060708090F01")},
-		Class: derive.Static, Algorithm: key.TDEA2,
-	})
-	defer t.Release(child)
-	kcv, err := t.KCV(ctx, child)
-	return expect([]byte(kcv.Value), err, fmt.Sprintf("%X", "C33013"))
-}
-
-// tryRetail derives a key of the retail MAC as SCP02 does and computes with it: the
-// pseudo-random card challenge of a session that keycard-go recorded, sequence
-// counter 000D, AID A000000151000000.
-func (t *Token) tryRetail(ctx context.Context) error {
-	base, forget, err := t.ImportVolatile(ctx, "cardkms-probe-retail", key.TDEA2, derive.StaticCBC, unhex("404142434445464748494A4B4C4D4E4F"))
-	if err != nil {
-		return err
-	}
-	defer forget()
-	k, err := base.Retail(derive.Step{Function: derive.CBC, Messages: [][]byte{unhex("0101000D000000000000000000000000")}})
-	if err != nil {
-		return err
-	}
-	defer t.Release(k.Whole(), k.Left())
-	mac, err := t.RetailMAC(ctx, k, unhex("A0000001510000008000000000000000"))
-	if err != nil {
-		return err
-	}
-	return expect(mac[:6], nil, "E9C62BA1C4C8")
-}
-
-// tryXOR makes the session key of a Visa script: emv-visa-cvn10 of the vectors in
-// derive/emv, whose MAC of a command without data is known.
-func (t *Token) tryXOR(ctx context.Context) error {
-	imk, forget, err := t.ImportVolatile(ctx, "cardkms-probe-xor", key.TDEA2, derive.Static, unhex("FEDCBA98765432100123456789ABCDEF"))
-	if err != nil {
-		return err
-	}
-	defer forget()
-	made := derive.Step{Function: derive.ECB, Messages: [][]byte{unhex("3456789012345600CBA9876FEDCBA9FF")}, Class: derive.Static, Algorithm: key.TDEA2}
-	k, err := imk.RetailXOR(made, unhex("000000000000001C000000000000FFE3"))
-	if err != nil {
-		return err
-	}
-	defer t.Release(k.Whole(), k.Left(), k.Whole().Parent(), k.Left().Parent())
-	t.plan.xor = true
-	mac, err := t.RetailMAC(ctx, k, unhex("8418000008001C29CCA15AE665FA2E80"))
-	if err = expect(mac, err, "DB56BA60087CEFD3"); err != nil {
-		t.plan.xor = false
-	}
-	return err
-}
-
-// tryWrap wraps a key of type a under a key of zeros: zeros too for AES, bytes 01 for
-// 3DES, because NSS gives an imported 3DES key odd parity.
-func (t *Token) tryWrap(ctx context.Context, under, a key.Algorithm) error {
-	dek, forget, err := t.ImportVolatile(ctx, "cardkms-probe-dek", under, derive.DataEncryption, zeros16)
-	if err != nil {
-		return err
-	}
-	defer forget()
-	value, want := make([]byte, a.Size()), "66E94BD4EF8A2C3B884CFA59CA342B2E" // AES-128 of a zero block, as in tryCBC
-	if under.TDEA() {
-		value, want = ones16, "994D4DC157B96C52994D4DC157B96C52" // DES of a block of bytes 01 under the zero key, twice
-	}
-	k, forgetKey, err := t.ImportVolatile(ctx, "cardkms-probe-transport", a, derive.Transport, value)
-	if err != nil {
-		return err
-	}
-	defer forgetKey()
-	out, err := t.Wrap(ctx, dek, k)
-	if err != nil {
-		return err
-	}
-	if len(out) < 16 {
-		return fault.New(fault.TokenUnable, "the token computes something else")
-	}
-	return expect(out[:16], nil, want)
 }

@@ -19,9 +19,11 @@
 // Tokens of one module share its library: C_Initialize and C_Finalize are for the whole
 // process. When one of them is lost the library begins anew for all, every token is opened
 // again, and one that does not open is away: nothing reaches it, because its handles may
-// now be another's. So the others lose their session objects for a moment, and nothing
-// else; attempts for one that stays away come at most every 30 s. Tokens of two modules do
-// not touch each other.
+// now be another's. So the others lose their session objects for a moment, and for good what
+// was agreed on with cards; attempts for one that stays away come at most every 30 s. A token
+// is opened while the others work; only for one that the library does not find does it begin
+// anew, and not soon again while that would end an agreement. Tokens of two modules do not
+// touch each other.
 //
 // # Plans
 //
@@ -72,7 +74,8 @@
 // session, and whoever waits for its answer or for a session gets
 // fault.TokenUnavailable in the end. While one hangs nobody can finalise the library or
 // make token objects (Keep, Generate, Destroy): those fail, at once from when the call is
-// late. When no call comes back a supervisor has to restart the process.
+// late. One that hangs while the library begins anew, in the library or in any of its tokens,
+// stops all of its tokens. When no call comes back a supervisor has to restart the process.
 //
 // BUG: SoftHSM2 and NSS let whoever has the PIN derive an extractable key from a
 // never-extractable one. There the boundary is kept by this package, not by the

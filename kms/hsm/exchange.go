@@ -114,16 +114,24 @@ func (t *Token) DestroyExchange(ctx context.Context, label string) error {
 }
 
 func (t *Token) destroyPair(s pkcs11.SessionHandle, label string) error {
-	for _, class := range []uint{pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_PUBLIC_KEY} {
+	_, err := t.destroyHalves(s, label)
+	return err
+}
+
+// destroyHalves returns how many objects of a pair it destroyed, the public one first: if the
+// process dies in between, the private half still says that there is a pair.
+func (t *Token) destroyHalves(s pkcs11.SessionHandle, label string) (halves int, err error) {
+	for _, class := range []uint{pkcs11.CKO_PUBLIC_KEY, pkcs11.CKO_PRIVATE_KEY} {
 		hs, err := t.findAll(s, append(name(label), pkcs11.NewAttribute(pkcs11.CKA_CLASS, class)))
 		if err != nil {
-			return err
+			return halves, err
 		}
 		for _, h := range hs {
 			if err := t.ctx.DestroyObject(s, h); err != nil {
-				return failed("C_DestroyObject", err)
+				return halves, failed("C_DestroyObject", err)
 			}
+			halves++
 		}
 	}
-	return nil
+	return halves, nil
 }

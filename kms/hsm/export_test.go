@@ -64,7 +64,10 @@ func (t *Token) WithFound(at []*pkcs11.Attribute, f func(pkcs11.SessionHandle, p
 
 // SessionObjects counts the secret keys that end with a session, as the token
 // sees them.
-func (t *Token) SessionObjects() (n int, err error) {
+func (t *Token) SessionObjects() (n int, err error) { return t.SessionObjectsOf(pkcs11.CKO_SECRET_KEY) }
+
+// SessionObjectsOf does so for a class of objects.
+func (t *Token) SessionObjectsOf(class uint) (n int, err error) {
 	_ = t.life.RLock(context.Background())
 	defer t.life.RUnlock()
 	s, err := t.openSession()
@@ -73,7 +76,7 @@ func (t *Token) SessionObjects() (n int, err error) {
 	}
 	defer func() { _ = t.ctx.CloseSession(s) }()
 	if err := t.ctx.FindObjectsInit(s, []*pkcs11.Attribute{
-		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, class),
 		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false),
 	}); err != nil {
 		return 0, err
@@ -172,3 +175,34 @@ func (t *Token) Panic(ctx context.Context) (operation, alone error) {
 
 // Hung returns how many calls of a module take longer than whoever asked waits.
 func Hung(module string) int { return int(libraryOf(module).life.hung.Load()) }
+
+// ReleaseIsWhole reports whether nobody can forget what the token's library held between the
+// moment in which Release takes out k, which is volatile, and that in which it is garbage.
+func (t *Token) ReleaseIsWhole(k *derive.Key) bool {
+	t.objects.mu.Lock() // nothing becomes garbage
+	defer t.objects.mu.Unlock()
+	go t.Release(k)
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if t.fleeting.mu.TryLock() {
+			_, there := t.fleeting.found[k.Root().Label]
+			t.fleeting.mu.Unlock()
+			if !there {
+				return false
+			}
+			continue
+		}
+		time.Sleep(50 * time.Millisecond) // whoever only looks it up is done by then
+		if !t.fleeting.mu.TryLock() {
+			return true
+		}
+		t.fleeting.mu.Unlock()
+	}
+	return false
+}
+
+// Epoch counts the lives of the token's library.
+func (t *Token) Epoch() uint64 {
+	_ = t.life.RLock(context.Background())
+	defer t.life.RUnlock()
+	return t.epoch
+}

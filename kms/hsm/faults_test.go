@@ -71,7 +71,12 @@ func TestFaults(t *testing.T) {
 // faultyToken returns how to open the token through a module that can fail.
 func faultyToken(t *testing.T) (hsm.Config, *faulty.Module) {
 	t.Helper()
-	cfg := softHSM(t)
+	return faultyFor(t, softHSM(t))
+}
+
+// faultyFor has a token be opened through a module that can fail.
+func faultyFor(t *testing.T, cfg hsm.Config) (hsm.Config, *faulty.Module) {
+	t.Helper()
 	headers, err := faulty.Headers(ctx)
 	must(t, err)
 	module, err := faulty.Build(ctx, t.TempDir(), cfg.Module, headers)
@@ -152,4 +157,43 @@ func (p *patient) suffer(number int, function string, ckr uint, when faulty.When
 		p.t.Errorf("%s: %d logins", what, n)
 	}
 	return hits
+}
+
+// TestPairHalfDestroyed: a pair of which one half went, and then something failed, is
+// destroyed by the next attempt; so is one of which either half is left.
+func TestPairHalfDestroyed(t *testing.T) {
+	if !inChild(t) {
+		return
+	}
+	cfg, module := faultyToken(t)
+	tok := openToken(t, cfg)
+	raw, _ := tok.Raw()
+	lose := func(class uint) {
+		is := []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_CLASS, class), pkcs11.NewAttribute(pkcs11.CKA_LABEL, "half")}
+		must(t, tok.WithFound(is, raw.DestroyObject))
+	}
+	for what, f := range map[string]func(){
+		"a failure in between": func() {
+			module.Fail(numberOf("C_DestroyObject"), faulty.After, pkcs11.CKR_FUNCTION_FAILED, 1)
+			if tok.Destroy(ctx, "half") == nil || module.Hits() != 1 {
+				t.Error("no half of the pair failed to go")
+			}
+			module.Heal()
+		},
+		"the public half is left":  func() { lose(pkcs11.CKO_PRIVATE_KEY) },
+		"the private half is left": func() { lose(pkcs11.CKO_PUBLIC_KEY) },
+	} {
+		_, err := tok.GenerateExchange(ctx, "half")
+		must(t, err)
+		f()
+		if err := tok.Destroy(ctx, "half"); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		if held, err := tok.Taken(ctx, "half"); held || err != nil {
+			t.Errorf("%s: a half of the pair is still there: %v", what, err)
+		}
+	}
+	if tok.Destroy(ctx, "half") == nil {
+		t.Error("what is not there was destroyed")
+	}
 }

@@ -35,13 +35,22 @@ func (f *fleeting) put(o *object) {
 	f.found[o.key.Root().Label] = o
 }
 
-// take forgets one, and returns it; nil if it is not there.
-func (f *fleeting) take(label string) *object {
+// release forgets one, and has it destroyed: while nobody forgets them all, and then the
+// garbage. Its handle would be another object's in the next life of the library.
+func (f *fleeting) release(label string, objects *table) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	o := f.found[label]
+	if o := f.found[label]; o != nil {
+		delete(f.found, label)
+		objects.discard(o)
+	}
+}
+
+// forget forgets one whose object is gone.
+func (f *fleeting) forget(label string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	delete(f.found, label)
-	return o
 }
 
 // forgetOwned forgets every one that ended with an owner's session.
@@ -94,6 +103,16 @@ func (t *Token) keepFleeting(ctx context.Context, s pkcs11.SessionHandle, o *obj
 	}
 	t.fleeting.put(o)
 	return nil
+}
+
+// ended says so if a call did not know the handle of a volatile object, which then ended with
+// the session that owned it. Nobody finds it again.
+func (t *Token) ended(o *object, err error) error {
+	if r := o.key.Root(); r.Volatile && remedyFor(err) == findAgain {
+		t.fleeting.forget(r.Label)
+		return errEnded
+	}
+	return err
 }
 
 // errEnded is an object that is gone, and with it whatever was under way.

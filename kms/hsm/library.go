@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"time"
 	"unsafe"
 
 	"github.com/miekg/pkcs11"
@@ -24,6 +25,10 @@ type library struct {
 	args   string      // reserved string of C_Initialize; guarded by life
 	epoch  uint64      // rises with every initialisation; guarded by life
 	tokens []*Token    // that are open; guarded by life
+	// sought is when the library last began anew for a token that was away, by label;
+	// guarded by life.
+	sought map[string]time.Time
+	adding turn // had by whoever opens a token, since two would share the login of one
 }
 
 // libraries are those that tokens were ever opened of, by path without symbolic links. None
@@ -35,7 +40,7 @@ func libraryOf(module string) *library {
 	if err != nil {
 		path = module // the loader has search paths of its own
 	}
-	l, _ := libraries.LoadOrStore(path, &library{life: newLife()})
+	l, _ := libraries.LoadOrStore(path, &library{life: newLife(), sought: map[string]time.Time{}, adding: newTurn()})
 	return l.(*library)
 }
 
@@ -87,41 +92,94 @@ func (l *library) begin(cfg Config) error {
 	return nil
 }
 
-// add opens a token in its library. A library that is in use already may know only the
-// tokens that were there when it was initialised, so a token that it does not find is
-// looked for once more in a new life, which the others pay with their session objects.
+// add opens a token in its library, one at a time. A library that is in use already may
+// know only the tokens that were there when it was initialised, so a token that it does not
+// find is looked for once more in a new life, which the others pay with their session objects.
 func (l *library) add(ctx context.Context, t *Token) error {
-	if err := l.life.Lock(ctx); err != nil {
+	if err := l.adding.take(ctx); err != nil {
 		return err
 	}
-	defer l.life.Unlock()
-	if err := l.admit(t.cfg); err != nil {
-		return err
+	defer l.adding.pass()
+	anew, err := l.admit(ctx, t, true)
+	if anew {
+		_, err = l.admit(ctx, t, false)
 	}
-	t.ctx = newCounted(l.ctx)
-	err := t.openSessions(ctx)
-	if len(l.tokens) > 0 && (errors.Is(err, errNoToken) || remedyFor(err) == reconnect) {
-		if err = l.restart(ctx); err == nil {
-			err = t.openSessions(ctx)
-		}
-	}
-	if err == nil && !t.opening.CompareAndSwap(presented, joined) {
-		_ = l.ctx.CloseAllSessions(t.slot)
-		err = givenUp(ctx)
-	}
-	if err == nil {
-		l.tokens = append(l.tokens, t)
-	}
-	l.endUnused()
 	return err
 }
 
-// admit looks that a token can be open beside those that are; for the first one it begins
-// the library. The caller holds life for writing.
-func (l *library) admit(cfg Config) error {
+// admit opens a token beside the others, or begins the library for the first one, and makes
+// it one of the library's. anew says that the library began a new life instead.
+func (l *library) admit(ctx context.Context, t *Token, mayRestart bool) (anew bool, err error) {
+	epoch, err := l.beside(ctx, t)
+	if lerr := l.life.Lock(ctx); lerr != nil {
+		if err == nil {
+			l.undo(t, epoch)
+		}
+		return false, lerr
+	}
+	defer l.life.Unlock()
+	if t.sealed != nil {
+		return false, err // its PIN is presented no second time
+	}
+	if epoch != l.epoch || len(l.tokens) == 0 { // nothing was opened, or it ended since
+		if err = l.ready(t.cfg); err != nil {
+			return false, err
+		}
+		t.ctx = newCounted(l.ctx)
+		err = t.openSessions()
+	}
+	switch {
+	case err == nil && t.opening.CompareAndSwap(presented, joined):
+		l.tokens = append(l.tokens, t)
+		delete(l.sought, t.cfg.Label)
+	case err == nil:
+		_ = l.ctx.CloseAllSessions(t.slot)
+		err = givenUp(ctx)
+	case mayRestart && heard(ctx) == nil && l.seeks(t, err):
+		err = l.restart()
+		return err == nil, err
+	}
+	l.endUnused()
+	return false, err
+}
+
+// beside opens a token while the others work, so that a call of it that hangs stops none of
+// them. It returns the life of the library in which it did, 0 if it opened nothing.
+func (l *library) beside(ctx context.Context, t *Token) (epoch uint64, err error) {
+	if err := l.life.RLock(ctx); err != nil {
+		return 0, err
+	}
+	defer l.life.RUnlock()
+	if len(l.tokens) == 0 || l.fits(t.cfg) != nil {
+		return 0, nil
+	}
+	t.ctx = newCounted(l.ctx)
+	return l.epoch, t.openSessions()
+}
+
+// undo closes what was opened beside others for a token that does not become one of them. One
+// that was not found has no slot: its number would be another's.
+func (l *library) undo(t *Token, epoch uint64) {
+	if l.life.RLock(context.Background()) != nil {
+		return
+	}
+	defer l.life.RUnlock()
+	if len(l.tokens) > 0 && epoch == l.epoch {
+		_ = l.ctx.CloseAllSessions(t.slot)
+	}
+}
+
+// ready begins a library that has no token, and looks that another can be open beside those
+// that it has. The caller holds life for writing.
+func (l *library) ready(cfg Config) error {
 	if len(l.tokens) == 0 {
 		return l.begin(cfg)
 	}
+	return l.fits(cfg)
+}
+
+// fits looks that a token can be open beside those that are. The caller holds life.
+func (l *library) fits(cfg Config) error {
 	if l.args != cfg.InitArgs {
 		return fmt.Errorf("hsm: %s is in use with another reserved string of C_Initialize", cfg.Module)
 	}
@@ -131,10 +189,30 @@ func (l *library) admit(cfg Config) error {
 	return nil
 }
 
+// seekPause is how long a token that stays away is looked for in no new life of a library
+// while another token of it holds what was agreed on with cards: that ends with each life,
+// and cannot be made again.
+const seekPause = 15 * time.Minute
+
+// seeks reports whether the library may begin anew to find a token that did not open. The
+// caller holds life for writing.
+func (l *library) seeks(t *Token, err error) bool {
+	if len(l.tokens) == 0 || !Away(err) {
+		return false
+	}
+	last, sought := l.sought[t.cfg.Label]
+	holds := func(o *Token) bool { return o.fleeting.live() > 0 }
+	if sought && time.Since(last) < seekPause && slices.ContainsFunc(l.tokens, holds) {
+		return false
+	}
+	l.sought[t.cfg.Label] = time.Now()
+	return true
+}
+
 // restart finalises and initialises the library and opens each of its tokens again: every
 // handle is forgotten. One that does not open is away, and keeps no other from serving.
 // The error is that of the library as a whole. The caller holds life for writing.
-func (l *library) restart(ctx context.Context) error {
+func (l *library) restart() error {
 	for _, t := range l.tokens {
 		t.forgetAll()
 	}
@@ -148,7 +226,7 @@ func (l *library) restart(ctx context.Context) error {
 			continue
 		}
 		if t.away = err; err == nil {
-			t.away = t.openSessions(ctx)
+			t.away = t.openSessions()
 		}
 	}
 	return err

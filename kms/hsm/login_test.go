@@ -6,12 +6,14 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/miekg/pkcs11"
 
 	"cardkms/kms/fault"
 	"cardkms/kms/hsm"
 	"cardkms/kms/secret"
+	"cardkms/softhsm/faulty"
 )
 
 // TestOneLogin counts C_Login in the log of pkcs11-spy. A wrong PIN at the start,
@@ -109,5 +111,56 @@ func TestPINSource(t *testing.T) {
 	}
 	if asked != 3 {
 		t.Errorf("asked %d times", asked)
+	}
+}
+
+// TestSlowLibrary: a library that was slow to begin anew is no login that was late, so an
+// error that the token answers to its PIN at once is one to try again after.
+func TestSlowLibrary(t *testing.T) {
+	if !inChild(t) {
+		return
+	}
+	cfg, module := faultyToken(t)
+	cfg.CallWait = 100 * time.Millisecond
+	tok := openToken(t, cfg)
+	must(t, tok.LoseSessions())
+	module.Fail(numberOf("C_Login"), faulty.Before, pkcs11.CKR_DEVICE_ERROR, 1)
+	module.Hang(numberOf("C_Initialize"), 1)
+	wantCode(t, "a library that hangs", tok.Ready(ctx), fault.TokenUnavailable)
+	hangs(t, cfg.Module, true)
+	module.Hang(-1, 0)
+	hangs(t, cfg.Module, false)
+	if module.Hits() != 1 {
+		t.Errorf("%d logins failed", module.Hits())
+	}
+	module.Heal()
+	eventually(t, "it is connected again", func() error { tok.ForgiveLoss(); return tok.Ready(ctx) })
+}
+
+// TestLateLoginOfOpening: an opening whose login was late and failed says so to whoever still
+// waits, and presents the PIN no second time.
+func TestLateLoginOfOpening(t *testing.T) {
+	if !inChild(t) {
+		return
+	}
+	first, second, module := twoFaulty(t)
+	second.CallWait = time.Second
+	openToken(t, first)
+	login := numberOf("C_Login")
+	before := module.Calls(login)
+	module.Fail(login, faulty.Before, pkcs11.CKR_DEVICE_ERROR, 1)
+	module.Hang(login, 1)
+	go func() {
+		for module.Calls(login) == before {
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(3 * second.CallWait / 2)
+		module.Hang(-1, 0)
+	}()
+	if _, err := hsm.Open(ctx, second); !hsm.PINUnanswered(err) {
+		t.Errorf("the opening says %v", err)
+	}
+	if n := module.Calls(login) - before; n != 1 {
+		t.Errorf("%d logins", n)
 	}
 }

@@ -206,7 +206,7 @@ func (t *Token) reconnect(ctx context.Context, epoch uint64, why error) error {
 	}
 	t.lastLost = time.Now()
 	t.cfg.Logger.Warn("token lost, connecting again", "token", t.cfg.Label, "why", why, "epoch", epoch)
-	_ = t.restart(ctx) // what became of this token is in away
+	_ = t.restart() // what became of this token is in away
 	if t.away != nil {
 		t.pause = min(max(2*t.pause, backOff), backOffMax)
 		return fault.Because(fault.TokenUnavailable, "the token is lost", t.away)

@@ -192,9 +192,7 @@ func (t *Token) Release(keys ...*derive.Key) {
 		case k.Parent() != nil:
 			t.objects.remove(k)
 		case k.Root().Volatile:
-			if o := t.fleeting.take(k.Root().Label); o != nil {
-				t.objects.discard(o)
-			}
+			t.fleeting.release(k.Root().Label, &t.objects)
 		}
 	}
 	t.tidy()

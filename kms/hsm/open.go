@@ -94,8 +94,8 @@ func Away(err error) bool { return errors.Is(err, errNoToken) || remedyFor(err) 
 
 // openSessions finds the token and logs in. What was opened is closed again where it
 // fails: the library may go on with other tokens. The caller holds life for writing, or
-// nobody else knows t yet.
-func (t *Token) openSessions(ctx context.Context) (err error) {
+// shares it and nobody else knows t yet.
+func (t *Token) openSessions() (err error) {
 	if t.slot, err = findSlot(t.library.ctx, t.cfg.Label); err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func (t *Token) openSessions(ctx context.Context) (err error) {
 	if t.anchor, err = t.ctx.OpenSession(t.slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION); err != nil {
 		return failed("C_OpenSession", err)
 	}
-	if err := t.login(ctx); err != nil {
+	if err := t.login(); err != nil {
 		return err
 	}
 	owners := make([]*owner, creators)
@@ -132,8 +132,9 @@ func (t *Token) openSessions(ctx context.Context) (err error) {
 
 // login presents the PIN once: a token may lock after a few wrong ones. So what the token
 // was too late to say, unless it is yes, is as good as a refusal: whoever waited has
-// given up, and does not know how often the PIN was tried.
-func (t *Token) login(ctx context.Context) error {
+// given up, and does not know how often the PIN was tried. The time that counts is the
+// token's alone: what the library or the source of the PIN took before says nothing of it.
+func (t *Token) login() error {
 	pin := t.cfg.PIN
 	if t.cfg.PINSource != nil {
 		var err error
@@ -146,21 +147,17 @@ func (t *Token) login(ctx context.Context) error {
 	if t.opening.Load() == abandoned {
 		return errHangs
 	}
+	began := time.Now()
 	err := failed("C_Login", t.ctx.Login(t.anchor, pkcs11.CKU_USER, string(pin.Reveal())))
 	switch {
 	case err == nil:
 	case remedyFor(err) == stop:
 		t.sealed = fault.Because(fault.TokenUnavailable, "the token refused its PIN", err)
-	case over(ctx):
+	case time.Since(began) > t.cfg.CallWait:
 		t.sealed = fault.Because(fault.TokenUnavailable, "the token did not answer to its PIN in time, which is not presented again before a restart", err)
+		err = fmt.Errorf("%w in time: %w", errUnanswered, err)
 	}
 	return err
-}
-
-// over reports whether the time is over after which nobody waits any more.
-func over(ctx context.Context) bool {
-	end, ok := ctx.Deadline()
-	return ok && time.Now().After(end)
 }
 
 func (t *Token) openSession() (pkcs11.SessionHandle, error) {

@@ -125,6 +125,9 @@ func (t *Token) Public(ctx context.Context, r derive.Root) (*ecdh.PublicKey, err
 		return nil, err
 	}
 	return answer(ctx, t, k, func(_ context.Context, s pkcs11.SessionHandle, o *object) (*ecdh.PublicKey, error) {
+		if r.Public == "" {
+			defer t.roots.drop(r.Label) // whoever learns it refers to the pair by it from now on
+		}
 		return t.public(s, o)
 	})
 }

@@ -112,14 +112,29 @@ func (t *Token) root(s pkcs11.SessionHandle, k *derive.Key) (*object, error) {
 	if err := t.plan.verify(t.ctx, s, h, r.Class, r.Algorithm, true); err != nil {
 		return nil, fmt.Errorf("checking %s: %w", r.Label, err)
 	}
-	got, err := t.rootKCV(s, o)
+	same, err := t.isRoot(s, o)
 	if err != nil {
 		return nil, fmt.Errorf("checking %s: %w", r.Label, err)
 	}
-	if subtle.ConstantTimeCompare([]byte(got.Value), []byte(r.KCV.Value)) != 1 || got.Method != r.KCV.Method {
+	if !same {
 		return nil, fault.New(fault.KeyState, "the token holds another key under the name "+r.Label)
 	}
 	return t.roots.put(r.Label, o), nil
+}
+
+// isRoot compares the check value of an object, and the whole public half of a pair where that
+// is known, with those of the root that it was found for.
+func (t *Token) isRoot(s pkcs11.SessionHandle, o *object) (bool, error) {
+	r := o.key.Root()
+	got, err := t.rootKCV(s, o)
+	if err != nil || subtle.ConstantTimeCompare([]byte(got.Value), []byte(r.KCV.Value)) != 1 || got.Method != r.KCV.Method {
+		return false, err
+	}
+	if r.Public == "" {
+		return true, nil
+	}
+	public, err := t.public(s, o)
+	return err == nil && string(derive.SubjectPublicKeyInfo(public)) == r.Public, err
 }
 
 // rootKCV computes the check value of a root by what its class may do.
