@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"cardkms/derive"
 	"cardkms/derive/diversify"
 	"cardkms/kms/approval"
 	"cardkms/kms/cardkey"
@@ -121,7 +122,7 @@ func actCreate(ctx context.Context, s *Service, p approval.Proposal) (any, error
 		if err != nil {
 			return nil, err
 		}
-		v.PublicKey = subjectPublicKeyInfo(public)
+		v.PublicKey = derive.SubjectPublicKeyInfo(public)
 	}
 	return v, nil
 }

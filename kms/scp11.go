@@ -3,7 +3,6 @@ package kms
 import (
 	"bytes"
 	"context"
-	"crypto/ecdh"
 	"crypto/x509"
 	"fmt"
 
@@ -122,7 +121,7 @@ func (s *Service) proveHost(ctx context.Context, o *openChannel, peer *channel.P
 		return err
 	}
 	why := error(fault.New(fault.NotFound, "no such key"))
-	want := subjectPublicKeyInfo(o.profile.Certificates.HostKey())
+	want := derive.SubjectPublicKeyInfo(o.profile.Certificates.HostKey())
 	for _, v := range all {
 		if v.ID.Name != o.key || v.Usage != key.GPSCP11 {
 			continue
@@ -136,14 +135,6 @@ func (s *Service) proveHost(ctx context.Context, o *openChannel, peer *channel.P
 		return serves(v, key.Protect, s.cfg.Now())
 	}
 	return why
-}
-
-func subjectPublicKeyInfo(public *ecdh.PublicKey) []byte {
-	der, err := x509.MarshalPKIXPublicKey(public)
-	if err != nil {
-		panic("kms: " + err.Error()) // P-256 has an object identifier
-	}
-	return der
 }
 
 // proveSCP11 has the channel verify a card of SCP11.
