@@ -64,13 +64,13 @@ func TestServeTriesThePINOnce(t *testing.T) {
 	s := newSite(t)
 	s.stop()
 	right := s.pin()
-	s.must("", os.WriteFile(filepath.Join(s.dir, "pin"), []byte("wrong-0815"), 0o600))
+	s.must("", os.WriteFile(filepath.Join(s.dir, "pin"), []byte("wrong-and-told-nobody"), 0o600))
 	s.log = new(kmstest.Log)
 	s.launch()
 	s.until("it is sealed", s.answers("/readyz", http.StatusServiceUnavailable, `"code":"pin_refused"`))
 	s.stop()
 	out := s.log.String()
-	if !strings.Contains(out, "token.pin") || strings.Contains(out, "0815") || strings.Count(out, `"level":"ERROR"`) != 1 {
+	if !strings.Contains(out, "token.pin") || strings.Contains(out, "told-nobody") || strings.Count(out, `"level":"ERROR"`) != 1 {
 		t.Errorf("a wrong PIN:\n%s", out)
 	}
 	s.must("", os.WriteFile(filepath.Join(s.dir, "pin"), []byte(right), 0o600))
