@@ -89,7 +89,7 @@ type Health struct {
 	Status string        `json:"status" enum:"ok,ready,degraded,halted" doc:"Degraded: ready, but something that the service can do without for a while is away. Halted: ready, but all use of keys is stopped until officers resume it (system.resume)."`
 	Tokens []TokenHealth `json:"tokens,omitempty" doc:"The main token first; only of readyz."`
 	// Degraded names what is away, beside tokens.
-	Degraded []string `json:"degraded,omitempty" enum:"vault,log-keeper" doc:"vault does not answer; log-keeper: an anchor or a witness has not had the newest checkpoint for more than a minute."`
+	Degraded []string `json:"degraded,omitempty" enum:"vault,log-keeper" doc:"vault does not answer; log-keeper: an anchor or a witness has lacked what is signed for more than a minute (beside anchors.tokenEvery)."`
 }
 
 // TokenHealth is what one token does now.

@@ -174,9 +174,11 @@ func (s *Service) conclude(ctx context.Context, e *event, t transaction, answer 
 	if err != nil {
 		return err
 	}
-	request, err := s.given(ctx, e.req, answer...)
-	if err != nil {
-		return err
+	var request string // of a proof that failed nothing is given again
+	if proof == nil {
+		if request, err = s.given(ctx, e.req, answer...); err != nil {
+			return s.refuse(ctx, *e, err)
+		}
 	}
 	if proof == nil && t.ATC >= counterAlarm {
 		e.detail["counter"] = "ending"

@@ -182,7 +182,7 @@ func (s *Service) SecureOTAPacket(ctx context.Context, r Request, in OTAPacketIn
 	p := otaAwaited{Counter: o.before.Counter + 1, SPI: in.SPI, TAR: in.TAR}
 	var to otaGiven
 	if to.Request, err = s.given(ctx, r); err != nil {
-		return out, err
+		return out, s.refuse(ctx, e, err)
 	}
 	again := to.Request != "" && to.Request == o.before.Given.Request
 	if again {

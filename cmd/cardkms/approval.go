@@ -199,7 +199,8 @@ the proposal is void.`,
 			in.LifeSeconds, in.ValidateOnly = int(life/time.Second), dry
 			return a.with(func(c *client.Client) error {
 				p, err := c.Propose(cmd.Context(), in)
-				if _, known := effects[in.Operation]; err != nil && !known { // a newer service may know it
+				problem := (*api.Problem)(nil)
+				if _, known := effects[in.Operation]; !known && errors.As(err, &problem) && problem.Code == api.InvalidInput { // a newer service may know it
 					return advised{err, `"cardkms help approval propose" lists the operations`}
 				}
 				if err != nil {

@@ -10,25 +10,19 @@ import (
 	"cardkms/kms/ledger"
 )
 
-// TestLagging: a keeper that is behind is missed after a minute, from the start of the
-// process on if it never had a checkpoint.
+// TestLagging: a keeper that lacks what is signed is missed when the patience is over.
 func TestLagging(t *testing.T) {
-	started := time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)
-	now := started.Add(time.Hour)
-	long, short := now.Add(-keeperPatience-time.Second), now.Add(-keeperPatience+time.Second)
+	now := time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)
 	for name, c := range map[string]struct {
-		kept    ledger.Kept
-		started time.Time
-		want    bool
+		behind time.Time
+		want   bool
 	}{
-		"it has all":           {ledger.Kept{Size: 9, At: long}, started, false},
-		"behind for long":      {ledger.Kept{Size: 8, At: long}, started, true},
-		"behind for a moment":  {ledger.Kept{Size: 8, At: short}, started, false},
-		"never had one":        {ledger.Kept{}, started, true},
-		"the process is young": {ledger.Kept{}, short, false},
+		"it has all":          {time.Time{}, false},
+		"behind for a moment": {now.Add(-keeperPatience + time.Second), false},
+		"behind for long":     {now.Add(-keeperPatience - time.Second), true},
 	} {
-		s := ledger.Stats{Signed: ledger.Kept{Size: 9, At: now}, Kept: map[string]ledger.Kept{"good": {Size: 9, At: long}, "one": c.kept}}
-		if got := lagging(s, now, c.started); got != c.want {
+		s := ledger.Stats{Kept: map[string]ledger.Kept{"good": {}, "one": {Behind: c.behind}}}
+		if got := lagging(s, now, keeperPatience); got != c.want {
 			t.Errorf("%s: %t", name, got)
 		}
 	}

@@ -63,8 +63,11 @@ func (t *Token) detect(ctx context.Context) error {
 	return err
 }
 
-// lifeNow returns which life the token's library is in.
+// lifeNow returns which life the token's library is in. It waits no longer than for the
+// call that it stands beside: another token's may have the library to itself, and hang.
 func (t *Token) lifeNow(ctx context.Context) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, t.slowly())
+	defer cancel()
 	if err := t.life.RLock(ctx); err != nil {
 		return 0, err
 	}

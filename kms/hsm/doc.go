@@ -21,8 +21,8 @@
 // again, and one that does not open is away: nothing reaches it, because its handles may
 // now be another's. So the others lose their session objects for a moment, and for good what
 // was agreed on with cards; attempts for one that stays away come at most every 30 s. A token
-// is opened while the others work; only for one that the library does not find does it begin
-// anew, and not soon again while that would end an agreement. Tokens of two modules do not
+// is opened while the others work, unless a call of theirs hangs; only for one that the library
+// does not find does it begin anew, and not soon again while that would end an agreement. Tokens of two modules do not
 // touch each other.
 //
 // # Plans

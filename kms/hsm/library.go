@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -110,7 +111,13 @@ func (l *library) add(ctx context.Context, t *Token) error {
 // admit opens a token beside the others, or begins the library for the first one, and makes
 // it one of the library's. anew says that the library began a new life instead.
 func (l *library) admit(ctx context.Context, t *Token, mayRestart bool) (anew bool, err error) {
+	if l.life.hung.Load() > 0 {
+		return false, errHangs // nobody becomes one of the library's, and a PIN for that is wasted
+	}
 	epoch, err := l.beside(ctx, t)
+	if t.sealed != nil {
+		return false, err // its PIN is presented no second time, whatever comes of the lock
+	}
 	if lerr := l.life.Lock(ctx); lerr != nil {
 		if err == nil {
 			l.undo(t, epoch)
@@ -118,9 +125,6 @@ func (l *library) admit(ctx context.Context, t *Token, mayRestart bool) (anew bo
 		return false, lerr
 	}
 	defer l.life.Unlock()
-	if t.sealed != nil {
-		return false, err // its PIN is presented no second time
-	}
 	if epoch != l.epoch || len(l.tokens) == 0 { // nothing was opened, or it ended since
 		if err = l.ready(t.cfg); err != nil {
 			return false, err
@@ -135,7 +139,8 @@ func (l *library) admit(ctx context.Context, t *Token, mayRestart bool) (anew bo
 	case err == nil:
 		_ = l.ctx.CloseAllSessions(t.slot)
 		err = givenUp(ctx)
-	case mayRestart && heard(ctx) == nil && l.seeks(t, err):
+	case mayRestart && t.sealed == nil && heard(ctx) == nil && l.seeks(t, err):
+		t.cfg.Logger.Warn("token not found, connecting all of its module again", slog.String("token", t.cfg.Label))
 		err = l.restart()
 		return err == nil, err
 	}

@@ -154,8 +154,8 @@ func (t *Token) login() error {
 	case remedyFor(err) == stop:
 		t.sealed = fault.Because(fault.TokenUnavailable, "the token refused its PIN", err)
 	case time.Since(began) > t.cfg.CallWait:
-		t.sealed = fault.Because(fault.TokenUnavailable, "the token did not answer to its PIN in time, which is not presented again before a restart", err)
 		err = fmt.Errorf("%w in time: %w", errUnanswered, err)
+		t.sealed = fault.Because(fault.TokenUnavailable, "the token did not answer to its PIN in time, which is not presented again before a restart", err)
 	}
 	return err
 }

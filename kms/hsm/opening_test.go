@@ -12,6 +12,7 @@ import (
 	"cardkms/derive"
 	"cardkms/kms/fault"
 	"cardkms/kms/hsm"
+	"cardkms/kms/secret"
 	"cardkms/softhsm/faulty"
 	"cardkms/softhsm/testtoken"
 )
@@ -172,5 +173,38 @@ func TestTryingStops(t *testing.T) {
 	wantCode(t, "a token that does not answer", err, fault.TokenUnavailable)
 	if n := module.Calls(numberOf("C_WrapKey")); n != 1 {
 		t.Errorf("%d calls hang", n)
+	}
+}
+
+// TestRefusedBeside: a PIN that is refused while a call of another token hangs is known as
+// refused, or was not presented at all; so nobody presents it again and again.
+func TestRefusedBeside(t *testing.T) {
+	if !inChild(t) {
+		return
+	}
+	first, second, module := twoFaulty(t)
+	first.CallWait = 200 * time.Millisecond
+	tok := openToken(t, first)
+	second.PIN = secret.New([]byte("wrong"))
+	login := numberOf("C_Login")
+	before := module.Calls(login)
+	module.Hang(numberOf("C_GenerateRandom"), 1)
+	defer module.Heal()
+	if _, err := tok.Random(ctx, 8); err == nil {
+		t.Fatal("a call that hangs was answered")
+	}
+	hangs(t, first.Module, true)
+	for range 3 {
+		if _, err := hsm.Open(ctx, second); err == nil {
+			t.Fatal("a wrong PIN opens the token")
+		}
+	}
+	if n := module.Calls(login) - before; n != 0 {
+		t.Errorf("the PIN was presented %d times, for nothing", n)
+	}
+	module.Heal()
+	hangs(t, first.Module, false)
+	if _, err := hsm.Open(ctx, second); !hsm.PINRefused(err) {
+		t.Errorf("then: %v", err)
 	}
 }

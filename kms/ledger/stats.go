@@ -22,8 +22,9 @@ type Stats struct {
 
 // Kept is a checkpoint that somebody has.
 type Kept struct {
-	Size int64
-	At   time.Time // when this process signed, read or brought it
+	Size   int64
+	At     time.Time // when this process signed, read or brought it
+	Behind time.Time // since when an anchor or a witness lacks what is signed; zero if it lacks nothing
 }
 
 // stats is what Stats shows of what belongs to who may sign, so that nobody who looks
@@ -47,13 +48,23 @@ func (s *stats) init(cfg Config) {
 func (s *stats) signed(size int64, at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.last = Kept{size, at}
+	s.last = Kept{Size: size, At: at}
+	for name, k := range s.has {
+		if k.Size < size && k.Behind.IsZero() {
+			k.Behind = at
+			s.has[name] = k
+		}
+	}
 }
 
 func (s *stats) kept(name string, size int64, at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.has[name] = Kept{size, at}
+	k := Kept{Size: size, At: at}
+	if size < s.last.Size {
+		k.Behind = s.has[name].Behind
+	}
+	s.has[name] = k
 }
 
 // Stats returns figures of the log. It reads nothing.

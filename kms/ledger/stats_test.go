@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"cardkms/audit"
 	"cardkms/kms/store"
@@ -26,7 +27,7 @@ func TestStats(t *testing.T) {
 	}
 	must(t, l.Anchored(context.Background()))
 	s := l.Stats()
-	if s.Signed != (Kept{3, start}) || s.Kept["anchor-a"] != (Kept{3, start}) || s.Kept["w"].Size != 3 {
+	if all := (Kept{Size: 3, At: start}); s.Signed != all || s.Kept["anchor-a"] != all || s.Kept["w"].Size != 3 {
 		t.Errorf("signed and kept: %+v", s)
 	}
 	refused := errors.New("no")
@@ -61,4 +62,29 @@ func TestGroupFails(t *testing.T) {
 	if err == nil || !errors.Is(last.Err, broken) {
 		t.Errorf("%v; the group says %v", err, last.Err)
 	}
+}
+
+// TestBehind: a keeper is behind from the first checkpoint on that it lacks, until it has the
+// newest one.
+func TestBehind(t *testing.T) {
+	var s stats
+	s.init(Config{Anchors: []Anchor{{Name: "a"}}})
+	at := func(n int) time.Time { return start.Add(time.Duration(n) * time.Minute) }
+	behind := func(what string, want time.Time) {
+		t.Helper()
+		if got := s.has["a"].Behind; !got.Equal(want) {
+			t.Errorf("%s: behind since %v, want %v", what, got, want)
+		}
+	}
+	behind("nothing is signed", time.Time{})
+	s.signed(3, at(1))
+	behind("the first checkpoint", at(1))
+	s.signed(5, at(2))
+	behind("the second one", at(1))
+	s.kept("a", 3, at(3))
+	behind("it has the first one", at(1))
+	s.kept("a", 5, at(4))
+	behind("it has all", time.Time{})
+	s.signed(6, at(90))
+	behind("after an idle hour", at(90))
 }
