@@ -208,3 +208,53 @@ func TestRefusedBeside(t *testing.T) {
 		t.Errorf("then: %v", err)
 	}
 }
+
+// TestRefusedThenHangs: a PIN that was refused while a token was opened beside others is known
+// as refused, although a call of another one hangs when the opening would be joined.
+func TestRefusedThenHangs(t *testing.T) {
+	if !inChild(t) {
+		return
+	}
+	first, second, module := twoFaulty(t)
+	first.CallWait = time.Second
+	tok := openToken(t, first)
+	second.PIN = secret.New([]byte("wrong"))
+	login := numberOf("C_Login")
+	before := module.Calls(login)
+	module.Hang(login, 1)
+	opened := make(chan error)
+	go func() {
+		_, err := hsm.Open(ctx, second)
+		opened <- err
+	}()
+	eventually(t, "the login hangs", func() error {
+		if module.Calls(login) == before {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	random := numberOf("C_GenerateRandom")
+	called := module.Calls(random)
+	over := make(chan struct{})
+	go func() { // there is always one on its way, so one hangs as soon as the login does not
+		defer close(over)
+		for err := error(nil); err == nil; {
+			_, err = tok.Random(ctx, 8)
+		}
+	}()
+	eventually(t, "calls of the other token", func() error {
+		if module.Calls(random) == called {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	module.Hang(random, faulty.Every)
+	if err := <-opened; !hsm.PINRefused(err) {
+		t.Errorf("the opening says %v", err)
+	}
+	<-over
+	module.Heal()
+	if n := module.Calls(login) - before; n != 1 {
+		t.Errorf("%d logins", n)
+	}
+}
