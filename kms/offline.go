@@ -2,12 +2,12 @@ package kms
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"sync"
 
+	"cardkms/audit"
 	"cardkms/derive"
 	"cardkms/derive/scp02"
 	"cardkms/derive/scp03"
@@ -102,6 +102,7 @@ type preparation struct {
 	profile    cardProfile
 	version    key.Version
 	script     []apdu.Command
+	digest     audit.Digest      // of the plain commands
 	challenger derive.Challenger // under SCP03
 	tdea       derive.TDEAToken  // under SCP02
 }
@@ -136,6 +137,7 @@ func (s *Service) preparation(ctx context.Context, in PrepareInput) (job prepara
 		}
 		job.script = append(job.script, c)
 	}
+	job.digest = digestOf(in.Commands...)
 	if job.version, err = s.version(ctx, in.Issuer, in.Key, job.profile.Usage(), in.KVN, key.Protect); err != nil {
 		return job, err
 	}
@@ -165,11 +167,12 @@ func (s *Service) prepareOne(ctx context.Context, r Request, e event, job prepar
 		s.cfg.Logger.Warn("the sequence counter of a card nears its end", "key", e.key)
 	}
 	err = s.settle(ctx, e, onRow(ref, func(c *Card, _ store.Rows) error {
+		again, err := c.reserve(e.key, at.Counter, script)
 		delete(e.detail, "again") // of a transaction that did not happen
-		if c.Prepared[e.key] == at.Counter && c.Scripts[e.key] == script {
+		if again {
 			e.detail["again"] = "true"
 		}
-		return c.reserve(e.key, at.Counter, script)
+		return err
 	}))
 	if err != nil {
 		return nil, err
@@ -180,19 +183,19 @@ func (s *Service) prepareOne(ctx context.Context, r Request, e event, job prepar
 // longCounterAlarm is when the end of a sequence counter, FFFFFF, is near: 80 % of its way.
 const longCounterAlarm = scp03.CounterMax / 5 * 4
 
-// reserve books that a script was made for a counter.
-func (c *Card) reserve(version string, counter uint32, script string) error {
+// reserve books that a script was made for a counter, and reports whether it was made before.
+func (c *Card) reserve(version string, counter uint32, script string) (again bool, err error) {
 	proved, counted := c.Counters[version]
 	made, before := c.Prepared[version]
-	again := counter == made && script == c.Scripts[version]
+	again = counter == made && script == c.Scripts[version]
 	switch {
 	case c.Quarantined:
-		return fault.New(fault.CardQuarantined, "the card is in quarantine")
+		return false, fault.New(fault.CardQuarantined, "the card is in quarantine")
 	case counted && counter <= proved || before && counter <= made && !again:
-		return fault.New(fault.CardCounter, "the sequence counter was proved by the card, or served another script")
+		return false, fault.New(fault.CardCounter, "the sequence counter was proved by the card, or served another script")
 	}
 	c.Prepared, c.Scripts = with(c.Prepared, version, counter), with(c.Scripts, version, script)
-	return nil
+	return again, nil
 }
 
 // hostChallenge is the host challenge of a script for a card that is not there: the first n
@@ -200,18 +203,14 @@ func (c *Card) reserve(version string, counter uint32, script string) error {
 //
 //	CMAC(K, "cardkms-offline-host/1" 0A | name of the card's row | counter (4) | level | key version | 0A | SHA-256(profile) | SHA-256(commands))
 //
-// under Config.Registry, where each plain command stands behind its length in 4 bytes and the
-// profile is its document. Nobody without the token foresees it. A request that differs in
+// under Config.Registry, where each plain command stands behind its length and the profile is
+// its document. Nobody without the token foresees it. A request that differs in
 // anything has another one and so, under SCP03, other session keys; the same request has the
 // same, so that an answer that was lost is given again.
 func (s *Service) hostChallenge(ctx context.Context, job preparation, at CardAt, ref store.Ref, n int) ([]byte, error) {
-	h := sha256.New()
-	for _, c := range job.Commands {
-		h.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(c))), c...))
-	}
 	m := binary.BigEndian.AppendUint32([]byte("cardkms-offline-host/1\n"+ref.ID), at.Counter)
-	m = append(append(append(m, byte(job.Level)), job.version.ID.String()+"\n"...), job.profile.digest[:]...)
-	m = h.Sum(m)
+	m = append(append(m, byte(job.Level)), job.version.ID.String()+"\n"...)
+	m = append(append(m, job.profile.digest[:]...), job.digest[:]...)
 	mac, err := s.cfg.Token.MAC(ctx, s.cfg.Registry, m)
 	if err != nil {
 		return nil, fmt.Errorf("choosing a host challenge: %w", err)
