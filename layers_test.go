@@ -127,7 +127,10 @@ var policy = map[string][]string{
 	// testtoken opens real tokens for tests, so it needs the adapter.
 	"softhsm/testtoken": {"kms/hsm", "kms/secret", "softhsm"},
 
-	"cmd/cardkmsd": {"api/server", "audit", "audit/durable", "audit/tiles", "audit/witness", "deploy/version", "derive", "kms", "kms/approval", "kms/approval/officerkey", "kms/cardkey", "kms/ceremony", "kms/channel",
+	// suggest says which command was meant, for both programs.
+	"cmd/suggest": {},
+
+	"cmd/cardkmsd": {"api/server", "audit", "audit/durable", "audit/tiles", "audit/witness", "cmd/suggest", "deploy/version", "derive", "kms", "kms/approval", "kms/approval/officerkey", "kms/cardkey", "kms/ceremony", "kms/channel",
 		"kms/fault", "kms/hsm", "kms/key", "kms/ledger", "kms/probe", "kms/profile", "kms/report", "kms/secret", "kms/store", "kms/store/postgres", "kms/store/sqlite", "kms/tokens", "kms/vault", "softhsm"},
 	// The client holds no key and links no PKCS#11: update is for the statement that
 	// a release key signs and the commands that ask a card for its status; approval is
@@ -135,7 +138,7 @@ var policy = map[string][]string{
 	// officer signs as the program does that runs it, and profile a card profile as the
 	// service does; key, keywrap, secret and tr31 are for
 	// its offline tool, which is told apart from the client in its help.
-	"cmd/cardkms": {"api", "api/client", "audit", "audit/durable", "audit/tiles", "audit/witness", "deploy/version", "kms/approval", "kms/approval/officerkey", "kms/ceremony", "kms/key", "kms/keywrap", "kms/profile", "kms/secret", "kms/tr31", "kms/update", "kms/report"},
+	"cmd/cardkms": {"api", "api/client", "audit", "audit/durable", "audit/tiles", "audit/witness", "cmd/suggest", "deploy/version", "kms/approval", "kms/approval/officerkey", "kms/ceremony", "kms/key", "kms/keywrap", "kms/profile", "kms/secret", "kms/tr31", "kms/update", "kms/report"},
 	// The demonstration runs what is deployed.
 	"cmd/cardkms-demo": {"deploy", "kms/store/postgres/throwaway", "softhsm/cardsim"},
 }
@@ -154,7 +157,7 @@ var confined = map[string][]string{
 	"github.com/hashicorp/vault":       {"kms/vault", "kms/vault/vaulttest"},
 	"github.com/Shopify/toxiproxy/v2":  {"kms/vault/vaulttest"},
 	"github.com/pressly/goose/v3":      {"kms/store/sqlite", "kms/store/postgres"},
-	"github.com/spf13/cobra":           {"cmd/cardkms", "cmd/cardkmsd"},
+	"github.com/spf13/cobra":           {"cmd/cardkms", "cmd/cardkmsd", "cmd/suggest"},
 	"golang.org/x/crypto":              {"kms/approval/officerkey"},
 	"github.com/coreos/go-oidc/v3":     {"cmd/cardkmsd"},
 	// What is measured is told by hooks and getters in the words of each package; how it is

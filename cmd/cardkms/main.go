@@ -23,6 +23,7 @@ import (
 
 	"cardkms/api"
 	"cardkms/api/client"
+	"cardkms/cmd/suggest"
 	"cardkms/deploy/version"
 	"cardkms/kms/key"
 )
@@ -104,7 +105,7 @@ Exit status: 0 done, 1 failure, 2 usage, 3 a verification was negative,
 	f.StringVar(&a.ca, "ca", "", "CA `FILE` that verifies the server")
 	f.BoolVar(&a.json, "json", false, "print JSON")
 	a.named = f.Changed
-	root.SetFlagErrorFunc(flagError)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return errUsage{suggest.Flag(cmd, err)} })
 	root.AddCommand(a.updateCommand(), a.channelCommand(), a.imageCommand(), a.cardCommand(), a.keyCommand(), a.profileCommand(), a.rotationCommand(), a.emvCommand(), a.otaCommand(), a.scriptsCommand(), a.fleetCommand(), a.auditCommand(), a.witnessCommand(),
 		a.approvalCommand(), a.officerCommand(), a.ceremonyCommand(), a.tr31Command(), a.clientCommand(), a.haltCommand(), a.healthCommand(), manCommand(root))
 	for _, c := range root.Commands() {
@@ -119,28 +120,9 @@ Exit status: 0 done, 1 failure, 2 usage, 3 a verification was negative,
 // like success.
 func group(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return unknown(cmd, args[0])
+		return errUsage{suggest.Command(cmd, args[0])}
 	}
 	return cmd.Help()
-}
-
-// unknown refuses a mistyped command of a group, as cobra does at the top.
-func unknown(group *cobra.Command, typed string) error {
-	text := fmt.Sprintf("unknown command %q for %q", typed, group.CommandPath())
-	group.SuggestionsMinimumDistance = 2 // cobra sets it at the top only
-	if near := group.SuggestionsFor(typed); len(near) > 0 {
-		text += "\n\nDid you mean this?\n\t" + strings.Join(near, "\n\t")
-	}
-	return errUsage{errors.New(text)}
-}
-
-// flagError marks a wrong flag as usage. A group has no flags of its own, so behind a
-// mistyped command it is the command that is wrong.
-func flagError(cmd *cobra.Command, err error) error {
-	if args := cmd.Flags().Args(); cmd.HasParent() && cmd.HasSubCommands() && len(args) > 0 {
-		return unknown(cmd, args[0])
-	}
-	return errUsage{err}
 }
 
 func env(name, otherwise string) string {

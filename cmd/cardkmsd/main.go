@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cardkms/cmd/suggest"
 	"cardkms/deploy/version"
 )
 
@@ -67,7 +68,7 @@ names is missing or wrong, 3 sealed until somebody acts, 75 sealed for now.`,
 		}
 	}
 	markUsage(root)
-	root.SetFlagErrorFunc(flagError)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return errUsage{suggest.Flag(cmd, err)} })
 	return root
 }
 
@@ -118,26 +119,7 @@ func markUsage(c *cobra.Command) {
 // like success.
 func group(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return unknown(cmd, args[0])
+		return errUsage{suggest.Command(cmd, args[0])}
 	}
 	return cmd.Help()
-}
-
-// unknown refuses a mistyped command of a group, as cobra does at the top.
-func unknown(group *cobra.Command, typed string) error {
-	text := fmt.Sprintf("unknown command %q for %q", typed, group.CommandPath())
-	group.SuggestionsMinimumDistance = 2 // cobra sets it at the top only
-	if near := group.SuggestionsFor(typed); len(near) > 0 {
-		text += "\n\nDid you mean this?\n\t" + strings.Join(near, "\n\t")
-	}
-	return errUsage{errors.New(text)}
-}
-
-// flagError marks a wrong flag as usage. A group has no flags of its own, so behind a
-// mistyped command it is the command that is wrong.
-func flagError(cmd *cobra.Command, err error) error {
-	if args := cmd.Flags().Args(); cmd.HasParent() && cmd.HasSubCommands() && len(args) > 0 {
-		return unknown(cmd, args[0])
-	}
-	return errUsage{err}
 }
