@@ -27,6 +27,17 @@ func twoFaulty(t *testing.T) (first, second hsm.Config, module *faulty.Module) {
 	return first, second, module
 }
 
+// called waits until a function of the module is called more often than before.
+func called(t *testing.T, what string, module *faulty.Module, function, before int) {
+	t.Helper()
+	eventually(t, what, func() error {
+		if module.Calls(function) == before {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+}
+
 // TestOpeningBeside: while a token of a library that is in use is opened and does not answer,
 // the other one serves.
 func TestOpeningBeside(t *testing.T) {
@@ -47,12 +58,7 @@ func TestOpeningBeside(t *testing.T) {
 			opened, err = hsm.Open(ctx, second)
 			done <- err
 		}()
-		eventually(t, "the opening hangs", func() error {
-			if module.Calls(numberOf(function)) == calls {
-				return errors.New("not yet")
-			}
-			return nil
-		})
+		called(t, "the opening hangs", module, numberOf(function), calls)
 		for n := range 8 {
 			if err := w.one(tok, n); err != nil {
 				t.Errorf("%s hangs: %v", function, err)
@@ -227,14 +233,9 @@ func TestRefusedThenHangs(t *testing.T) {
 		_, err := hsm.Open(ctx, second)
 		opened <- err
 	}()
-	eventually(t, "the login hangs", func() error {
-		if module.Calls(login) == before {
-			return errors.New("not yet")
-		}
-		return nil
-	})
+	called(t, "the login hangs", module, login, before)
 	random := numberOf("C_GenerateRandom")
-	called := module.Calls(random)
+	calls := module.Calls(random)
 	over := make(chan struct{})
 	go func() { // there is always one on its way, so one hangs as soon as the login does not
 		defer close(over)
@@ -242,12 +243,7 @@ func TestRefusedThenHangs(t *testing.T) {
 			_, err = tok.Random(ctx, 8)
 		}
 	}()
-	eventually(t, "calls of the other token", func() error {
-		if module.Calls(random) == called {
-			return errors.New("not yet")
-		}
-		return nil
-	})
+	called(t, "calls of the other token", module, random, calls)
 	module.Hang(random, faulty.Every)
 	if err := <-opened; !hsm.PINRefused(err) {
 		t.Errorf("the opening says %v", err)
